@@ -9,3 +9,11 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod outcome;
+pub mod routing;
+
+#[cfg(feature = "runtime")]
+pub mod net;
+
+pub mod exchange;
+
+pub mod delivery;
