@@ -4,8 +4,10 @@
 //! to the remote.
 
 pub mod clock;
+pub mod config;
 pub mod envelope;
 pub mod id;
 pub mod limits;
 pub mod message;
 pub mod outcome;
+pub mod routing;
