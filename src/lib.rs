@@ -4,10 +4,13 @@
 //! to the remote.
 
 pub mod clock;
+pub mod config;
 pub mod envelope;
+pub mod event;
 pub mod id;
 pub mod limits;
 pub mod message;
+pub mod metrics;
 pub mod outcome;
 pub mod routing;
 

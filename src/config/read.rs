@@ -1,0 +1,391 @@
+//! PURE. Reads a configuration file: all its errors at once, each with line, column, key, what was found and what is
+//! allowed.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::options::{Config, MIB};
+use super::schema::{ROUTES, SECTIONS, SETTINGS};
+use super::value::{Wrong, found, show_duration, show_size};
+use crate::routing::Target;
+
+/// One thing that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// `section.key`, or the section; empty when the text is no TOML there.
+    pub key: String,
+    /// What was found, and what is allowed in its place.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}: ", self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Unreadable {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file could be read and is wrong.
+    #[error("{}", listed(path, problems))]
+    Invalid {
+        /// As given.
+        path: PathBuf,
+        /// At least one, by line.
+        problems: Vec<Problem>,
+    },
+    /// The system's host name cannot stand in `smtp.hostname`.
+    #[error(
+        "the system's host name {name:?} cannot be used in SMTP: set `hostname = \"mail.example.com\"` under \
+         `[smtp]` in a file given with --config (labels of letters, digits and `-`, joined by dots)"
+    )]
+    HostName {
+        /// What the system said.
+        name: String,
+    },
+}
+
+fn listed(path: &std::path::Path, problems: &[Problem]) -> String {
+    let lines: Vec<String> =
+        problems.iter().map(|problem| format!("{}: {problem}", path.display())).collect();
+    format!("{}\n(`ringpost config --default` prints a complete file with comments)", lines.join("\n"))
+}
+
+/// Problems found so far, and the text they are in.
+struct Reader<'a> {
+    text: &'a str,
+    problems: Vec<(usize, Problem)>,
+    /// Where each setting of the file stands, as `section.key`, for rules between settings.
+    places: Vec<(String, Range<usize>)>,
+}
+
+impl Config {
+    /// Reads a file's text. Settings that are left out have their defaults.
+    ///
+    /// # Errors
+    /// Every problem of the file, by place; at least one.
+    pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+        let mut reader = Reader { text, problems: Vec::new(), places: Vec::new() };
+        let mut config = Config::default();
+        let (document, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            let place = error.span().map_or(0, |span| span.start);
+            reader.problem(place, String::new(), format!("not TOML: {}", error.message()));
+        }
+        for (name, table) in document.get_ref() {
+            reader.section(&mut config, name, table);
+        }
+        // Rules between settings would only confuse while single ones are wrong.
+        if reader.problems.is_empty() {
+            reader.rules(&config);
+        }
+        if reader.problems.is_empty() {
+            return Ok(config);
+        }
+        reader.problems.sort_by_key(|(place, _)| *place);
+        Err(reader.problems.into_iter().map(|(_, problem)| problem).collect())
+    }
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, place: usize, key: String, what: String) {
+        let mut place = place.min(self.text.len());
+        while !self.text.is_char_boundary(place) {
+            place -= 1;
+        }
+        let before = &self.text[..place];
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = before.matches('\n').count() + 1;
+        let column = before[line_start..].chars().count() + 1;
+        self.problems.push((place, Problem { line, column, key, what }));
+    }
+
+    fn section(
+        &mut self,
+        config: &mut Config,
+        name: &Spanned<std::borrow::Cow<'_, str>>,
+        table: &Spanned<DeValue<'_>>,
+    ) {
+        let section: &str = name.get_ref();
+        if !SECTIONS.iter().any(|known| known.name == section) {
+            let known: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
+            // A key written without its table is the usual slip.
+            let homes: Vec<String> =
+                SETTINGS.iter().filter(|s| s.key == section).map(|s| format!("[{}]", s.section)).collect();
+            let what = if homes.is_empty() {
+                unknown("section", section, &known)
+            } else {
+                format!("this key belongs under {}", homes.join(" or "))
+            };
+            return self.problem(name.span().start, section.to_owned(), what);
+        }
+        let Some(entries) = table.get_ref().as_table() else {
+            let what = format!(
+                "found {}; it is a section: write `[{section}]`, its keys below",
+                found(table.get_ref())
+            );
+            return self.problem(table.span().start, section.to_owned(), what);
+        };
+        for (key, value) in entries {
+            if section == ROUTES {
+                self.route(config, key, value);
+            } else {
+                self.setting(config, section, key, value);
+            }
+        }
+    }
+
+    fn setting(
+        &mut self,
+        config: &mut Config,
+        section: &str,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let full = format!("{section}.{}", key.get_ref());
+        let Some(setting) = SETTINGS.iter().find(|s| s.section == section && s.key == key.get_ref()) else {
+            let known: Vec<&str> = SETTINGS.iter().filter(|s| s.section == section).map(|s| s.key).collect();
+            return self.problem(key.span().start, full, unknown("key", key.get_ref(), &known));
+        };
+        if let Err(wrong) = (setting.set)(config, value.get_ref()) {
+            let why = match wrong {
+                Wrong::Form => String::new(),
+                Wrong::Reason(reason) => format!(": {reason}"),
+            };
+            let what = format!("found {}{why}; allowed is {}", found(value.get_ref()), (setting.allowed)());
+            self.problem(value.span().start, full.clone(), what);
+        }
+        self.places.push((full, value.span()));
+    }
+
+    fn route(
+        &mut self,
+        config: &mut Config,
+        pattern: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let key = format!("{ROUTES}.{:?}", pattern.get_ref());
+        let target = match value.get_ref().as_str().map(str::parse::<Target>) {
+            Some(Ok(target)) => target,
+            // Unquoted, `example.com = "mx"` is a table `example` with a key `com`.
+            None if value.get_ref().is_table() => {
+                let what = "found a table; quote the domain: \"example.com\" = \"mx\"".to_owned();
+                return self.problem(pattern.span().start, key, what);
+            }
+            _ => {
+                let what = format!(
+                    "found {}; allowed is \"mx\", \"smtp://HOST:PORT\", \"discard\" or \"hold\"",
+                    found(value.get_ref())
+                );
+                return self.problem(value.span().start, key, what);
+            }
+        };
+        if let Err(error) = config.routing.table.insert(pattern.get_ref(), target) {
+            self.problem(pattern.span().start, key, error.to_string());
+        }
+    }
+
+    /// Rules between settings: each names the setting that the file gives, the later one if it gives both.
+    fn rules(&mut self, config: &Config) {
+        let (delivery, resolver) = (&config.delivery, &config.resolver);
+        let mut rule = |holds: bool, keys: [&str; 2], what: String| {
+            if !holds {
+                let given = self.places.iter().filter(|(key, _)| keys.contains(&key.as_str()));
+                let (key, place) = given
+                    .max_by_key(|(_, span)| span.start)
+                    .map_or_else(|| (keys[0].to_owned(), 0), |(key, span)| (key.clone(), span.start));
+                self.problem(place, key, what);
+            }
+        };
+        rule(
+            config.spool.segment_bytes.is_multiple_of(MIB),
+            ["spool.segment_bytes"; 2],
+            format!("found {}; allowed is a multiple of 1MiB", show_size(config.spool.segment_bytes)),
+        );
+        rule(
+            delivery.retry_first <= delivery.retry_max,
+            ["delivery.retry_first", "delivery.retry_max"],
+            format!(
+                "retry_first is {} and retry_max {}; allowed is retry_first ≤ retry_max",
+                show_duration(delivery.retry_first),
+                show_duration(delivery.retry_max)
+            ),
+        );
+        rule(
+            resolver.ttl_min <= resolver.ttl_max,
+            ["resolver.ttl_min", "resolver.ttl_max"],
+            format!(
+                "ttl_min is {} and ttl_max {}; allowed is ttl_min ≤ ttl_max",
+                show_duration(resolver.ttl_min),
+                show_duration(resolver.ttl_max)
+            ),
+        );
+        rule(
+            config.smtp.message_bytes_max <= config.limits.in_flight_bytes_max,
+            ["smtp.message_bytes_max", "limits.in_flight_bytes_max"],
+            format!(
+                "a message may have {} and all that are being received together {}; allowed is \
+                 smtp.message_bytes_max ≤ limits.in_flight_bytes_max",
+                show_size(config.smtp.message_bytes_max),
+                show_size(config.limits.in_flight_bytes_max)
+            ),
+        );
+        for (index, address) in config.smtp.listen.iter().enumerate() {
+            let taken = config.smtp.listen[..index].contains(address) && address.port() != 0;
+            rule(!taken, ["smtp.listen"; 2], format!("{address} stands in the list twice"));
+        }
+    }
+}
+
+/// The words for an unknown name: the nearest known one if it is near, and all of them.
+fn unknown(kind: &str, name: &str, known: &[&str]) -> String {
+    let nearest = known.iter().map(|other| (distance(name, other), other)).min();
+    let hint = match nearest {
+        Some((distance, other)) if distance <= 1 + other.len() / 4 => format!(" (did you mean `{other}`?)"),
+        _ => String::new(),
+    };
+    format!("unknown {kind}{hint}; known are {}", known.join(", "))
+}
+
+/// Letters to insert, remove or replace to make `left` into `right` (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    // Names in a file have no bound, and nothing long is near anything known.
+    for (above, from) in left.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = above + 1;
+        for (column, to) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `want`: line, column, key, and words that must stand in the text.
+    fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
+        let problems = Config::parse(file).expect_err(file);
+        assert_eq!(problems.len(), want.len(), "{file}\n{problems:#?}");
+        for (problem, (line, column, key, words)) in problems.iter().zip(want) {
+            assert_eq!(
+                (problem.line, problem.column, problem.key.as_str()),
+                (*line, *column, *key),
+                "{problem}"
+            );
+            for word in words.split('|') {
+                assert!(problem.what.contains(word), "`{word}` is missing: {problem}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(Config::parse(""), Ok(Config::default()));
+        assert_eq!(Config::parse("# nothing\n[smtp]\n"), Ok(Config::default()));
+    }
+
+    #[test]
+    fn a_wrong_type_or_an_impossible_value_names_place_key_found_and_allowed() {
+        check("[smtp]\nlisten = 25\n", &[(2, 10, "smtp.listen", "found 25|allowed is a list of")]);
+        check(
+            "[delivery]\nretry_first = 5 # é\nmx_port = 65536\n",
+            &[
+                (2, 15, "delivery.retry_first", "found 5|such as \"5m\""),
+                (3, 11, "delivery.mx_port", "found 65536|from 1 to 65535"),
+            ],
+        );
+        check("[smtp]\nrelay_networks = ['10.1.0.0/8']\n", &[(2, 18, "smtp.relay_networks", "10.0.0.0/8")]);
+        check("[smtp]\nlisten = []\n", &[(2, 10, "smtp.listen", "too short")]);
+        check("[log]\nlevel = 'loud'\n", &[(2, 9, "log.level", "\"loud\"|\"error\", \"warn\", \"info\"")]);
+    }
+
+    #[test]
+    fn unknown_names_get_the_nearest_and_the_list() {
+        check("[smpt]\n", &[(1, 2, "smpt", "did you mean `smtp`?|resolver")]);
+        check("[spool]\ndirectroy = 'x'\n", &[(2, 1, "spool.directroy", "`directory`|segment_bytes")]);
+        check("[admin]\nzzzzzzzzzz = 1\n", &[(2, 1, "admin.zzzzzzzzzz", "unknown key; known are listen")]);
+        check("hostname = 'a'\n", &[(1, 1, "hostname", "belongs under [smtp]")]);
+        check("smtp = 1\n", &[(1, 8, "smtp", "write `[smtp]`")]);
+    }
+
+    #[test]
+    fn all_errors_come_at_once_in_the_order_of_lines() {
+        check(
+            "[threads]\nshards = 0\npin = 'yes'\n[routes]\n'a b' = 'mx'\n'*' = 'drop'\n[x]\n",
+            &[
+                (2, 10, "threads.shards", "\"auto\""),
+                (3, 7, "threads.pin", "true or false"),
+                (5, 1, "routes.\"a b\"", "`*.domain`"),
+                (6, 7, "routes.\"*\"", "\"drop\"|smtp://HOST:PORT"),
+                (7, 2, "x", "unknown section"),
+            ],
+        );
+    }
+
+    #[test]
+    fn text_that_is_no_toml_names_its_place() {
+        let problems = Config::parse("[smtp]\nhostname = \n").expect_err("no value");
+        assert_eq!(problems[0].line, 2, "{problems:?}");
+        assert!(problems[0].what.contains("not TOML"), "{problems:?}");
+        assert!(Config::parse("[smtp\u{0}").is_err());
+        assert!(Config::parse("é = [").is_err());
+    }
+
+    #[test]
+    fn an_unquoted_domain_says_to_quote_it() {
+        check("[routes]\nexample.com = 'mx'\n", &[(2, 1, "routes.\"example\"", "quote the domain")]);
+    }
+
+    #[test]
+    fn a_rule_between_settings_points_at_the_one_in_the_file() {
+        check("[delivery]\nretry_max = '1m'\n", &[(2, 13, "delivery.retry_max", "retry_first is 5m")]);
+        check(
+            "[limits]\nin_flight_bytes_max = '1MiB'\n",
+            &[(2, 23, "limits.in_flight_bytes_max", "50MiB|1MiB")],
+        );
+        check("[spool]\nsegment_bytes = 5000001\n", &[(2, 17, "spool.segment_bytes", "multiple of 1MiB")]);
+        check("[smtp]\nlisten = ['127.0.0.1:25', '127.0.0.1:25']\n", &[(2, 10, "smtp.listen", "twice")]);
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        for (left, right, want) in [("", "", 0), ("abc", "", 3), ("smpt", "smtp", 2), ("listn", "listen", 1)]
+        {
+            assert_eq!(distance(left, right), want, "{left} {right}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics_the_reader(text in "(\\[[a-z]{1,9}\\]\n|[a-z_]{1,12} = |\"[^\"]{0,9}\"|[0-9\\-.é\n\\[\\]{}=,'x]{0,5}){0,12}") {
+            let _ = Config::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! PURE. The table of all settings. Reading, `config --default` and the hints in errors are made from it.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::de::DeValue;
+
+use super::options::{Config, GIB, KIB, MIB, Network, ROLES_MAX};
+use super::value::{
+    Count, CountOrAuto, Fraction, Kind, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Size, Switch, TIMEOUT, Time,
+    WIRING, Wrong, list, quoted, text,
+};
+use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
+
+/// One key of the file.
+pub(super) struct Setting {
+    /// Its table.
+    pub section: &'static str,
+    /// Its key there.
+    pub key: &'static str,
+    /// What it is, for the comment above it.
+    pub about: &'static str,
+    /// The allowed values, in words.
+    pub allowed: fn() -> String,
+    /// Its value as TOML.
+    pub show: fn(&Config) -> String,
+    /// Takes its value over, or says what is wrong.
+    pub set: fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>,
+}
+
+/// A table of the file.
+pub(super) struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+}
+
+/// The one section that is no list of known keys: domain → target.
+pub(super) const ROUTES: &str = "routes";
+
+/// The sections in the order of the default file.
+pub(super) const SECTIONS: &[Section] = &[
+    Section { name: "smtp", about: "Receiving mail." },
+    Section { name: "limits", about: "Budgets of the whole process." },
+    Section { name: "spool", about: "Keeping mail. Changes need a restart." },
+    Section {
+        name: ROUTES,
+        about: "Where mail goes, by recipient domain: the exact domain first, then the longest \"*.suffix\"\n\
+                # (which does not match the suffix itself), then \"*\". The order of the lines means nothing.\n\
+                #   \"mx\"                to the hosts of the domain's MX records\n\
+                #   \"smtp://HOST:PORT\"  to this host\n\
+                #   \"discard\"           nowhere, taken as delivered: for measuring\n\
+                #   \"hold\"              kept in the spool until the route changes",
+    },
+    Section { name: "delivery", about: "Sending mail." },
+    Section { name: "resolver", about: "DNS." },
+    Section {
+        name: "admin",
+        about: "Health and metrics over HTTP. There is no access control: keep it on loopback.",
+    },
+    Section {
+        name: "threads",
+        about: "Shards accept and keep mail, workers send it. Changes need a restart.",
+    },
+    Section { name: "log", about: "Log lines, on standard error. RUST_LOG wins over the level." },
+];
+
+/// Rows of [`SETTINGS`]: `section: field.path as "key" = kind, "about"`.
+macro_rules! settings {
+    ($($section:literal $key:literal: $first:ident $(. $field:ident)+ = $kind:expr, $about:expr;)*) => {
+        &[$(Setting {
+            section: $section,
+            key: $key,
+            about: $about,
+            allowed: || $kind.allowed(),
+            show: |config| $kind.show(&config.$first$(.$field)+),
+            set: |config, value| {
+                config.$first$(.$field)+ = $kind.read(value)?;
+                Ok(())
+            },
+        }),*]
+    };
+}
+
+const ADDRESS: &str = "\"ADDRESS:PORT\", such as \"127.0.0.1:2525\" or \"[::1]:2525\"";
+const NETWORK: &str = "networks such as \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
+const DOMAINS: &str = "domains such as \"example.com\", or \"*.example.com\" for all below it";
+/// A duration of up to 90 days.
+const LIFETIME: Time = Time(1000..=90 * 86_400_000);
+
+/// Every setting but the routes.
+pub(super) const SETTINGS: &[Setting] = settings! {
+    "smtp" "hostname": smtp.hostname = NameOrEmpty,
+        "Our name in the banner, in replies and in Received. \"\" means the system's host name.";
+    "smtp" "listen": smtp.listen = list::<SocketAddr>(1, ADDRESS),
+        "Where to listen for mail.";
+    "smtp" "relay_networks": smtp.relay_networks = list::<Network>(0, NETWORK),
+        "Clients in these networks may send to any domain; all others get 550 5.7.1.";
+    "smtp" "relay_domains": smtp.relay_domains = list::<String>(0, DOMAINS),
+        "Anybody may send to these recipient domains.";
+    "smtp" "message_bytes_max": smtp.message_bytes_max = Size(64 * KIB..=2 * GIB),
+        "Longest message.";
+    "smtp" "recipients_max": smtp.recipients_max = Count(1..=RECIPIENTS_MAX as u16),
+        "Most recipients of one transaction; the next gets 452.";
+    "smtp" "command_timeout": smtp.command_timeout = TIMEOUT,
+        "How long to wait for a command.";
+    "smtp" "data_timeout": smtp.data_timeout = TIMEOUT,
+        "How long to wait for more of a message.";
+
+    "limits" "connections_max": limits.connections_max = Count(1..=1_000_000u32),
+        "Inbound connections open at once; the next is told 421. Each needs a descriptor (ulimit -n).";
+    "limits" "in_flight_bytes_max": limits.in_flight_bytes_max = Size(MIB..=1024 * GIB),
+        "Memory for messages that are being received; beyond it clients get 452 and keep their mail.";
+    "limits" "resident_bytes_max": limits.resident_bytes_max = Size(MIB..=1024 * GIB),
+        "Memory for accepted messages that wait for a worker; others are read back from the spool.";
+
+    "spool" "directory": spool.directory = text::<PathBuf>("a path, relative to the working directory"),
+        "Where messages are kept. Put it on a disk of its own, never on tmpfs.";
+    "spool" "segment_bytes": spool.segment_bytes = Size(4 * BATCH_BYTES_MAX as u64..=GIB),
+        "Size of a log segment, a multiple of 1MiB. Each shard prepares a few of them.";
+    "spool" "reserve_bytes": spool.reserve_bytes = Size(16 * MIB..=1024 * GIB),
+        "Disk space that new mail may not use (452 4.3.1): outcomes and bounces need it.";
+
+    "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
+        "Our name in EHLO. \"\" means smtp.hostname.";
+    "delivery" "mx_port": delivery.mx_port = Count(1..=u16::MAX),
+        "Port of MX hosts. Anything but 25 is for tests and labs.";
+    "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
+        "Whether MX records may name loopback and private addresses. For tests and labs: with it, anybody\n\
+         # who controls a domain can make the relay connect to hosts behind your firewall.";
+    "delivery" "connections_max": delivery.connections_max = Count(1..=10_000u16),
+        "Connections open at once to one path (all domains with the same MX hosts share a path).";
+    "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = Count(1..=1_000_000u32),
+        "Messages after which a connection is closed.";
+    "delivery" "recipients_per_transaction_max":
+        delivery.recipients_per_transaction_max = Count(1..=LEG_RECIPIENTS_MAX as u16),
+        "Recipients of one transaction.";
+    "delivery" "idle_timeout": delivery.idle_timeout = TIMEOUT,
+        "How long a connection without work is kept open.";
+    "delivery" "window": delivery.window = Count(1..=65_536u32),
+        "Messages of one path that may be at the workers at once.";
+    "delivery" "connect_timeout": delivery.timeouts.connect = TIMEOUT,
+        "Waits for the remote; the defaults follow RFC 5321, section 4.5.3.2.";
+    "delivery" "greeting_timeout": delivery.timeouts.greeting = TIMEOUT, "";
+    "delivery" "command_timeout": delivery.timeouts.command = TIMEOUT, "";
+    "delivery" "recipient_timeout": delivery.timeouts.recipient = TIMEOUT, "";
+    "delivery" "data_timeout": delivery.timeouts.data = TIMEOUT, "";
+    "delivery" "block_timeout": delivery.timeouts.block = TIMEOUT, "";
+    "delivery" "end_of_data_timeout": delivery.timeouts.end_of_data = TIMEOUT, "";
+    "delivery" "attempt_timeout": delivery.timeouts.attempt = TIMEOUT,
+        "The whole attempt, whatever the remote does to prolong it.";
+    "delivery" "retry_first": delivery.retry_first = LIFETIME,
+        "Wait before the first retry; each further one is longer by the factor, up to the longest wait,\n\
+         # varied either way by the jitter (a part of the wait).";
+    "delivery" "retry_factor": delivery.retry_factor = Fraction(1.0..=10.0), "";
+    "delivery" "retry_max": delivery.retry_max = LIFETIME, "";
+    "delivery" "retry_jitter": delivery.retry_jitter = Fraction(0.0..=0.9), "";
+    "delivery" "expire_after": delivery.expire_after = LIFETIME,
+        "Age at which a message that could not be delivered bounces.";
+    "delivery" "hold_max": delivery.hold_max = LIFETIME,
+        "Age at which a message that is held bounces.";
+
+    "resolver" "addresses": resolver.addresses = list::<SocketAddr>(0, ADDRESS),
+        "DNS servers to ask. [] means those of /etc/resolv.conf.";
+    "resolver" "timeout": resolver.timeout = TIMEOUT,
+        "How long to wait for one server.";
+    "resolver" "attempts": resolver.attempts = Count(1..=10u8),
+        "Tries in all.";
+    "resolver" "ttl_min": resolver.ttl_min = Time(0..=86_400_000),
+        "Bounds of how long an answer is kept, whatever its TTL.";
+    "resolver" "ttl_max": resolver.ttl_max = Time(1000..=86_400_000), "";
+    "resolver" "retry": resolver.retry = TIMEOUT,
+        "Wait before a lookup that failed is tried again; the domain's mail waits with it.";
+
+    "admin" "listen": admin.listen = text::<SocketAddr>(ADDRESS),
+        "/metrics, /healthz and /readyz are here.";
+
+    "threads" "shards": threads.shards = CountOrAuto(ROLES_MAX),
+        "\"auto\" means one per CPU.";
+    "threads" "workers": threads.workers = CountOrAuto(ROLES_MAX), "";
+    "threads" "wiring": threads.wiring = WIRING,
+        "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
+    "threads" "pin": threads.pin = Switch,
+        "Whether each thread stays on one CPU.";
+
+    "log" "format": log.format = LOG_FORMAT,
+        "For people, or one JSON object a line.";
+    "log" "level": log.level = LOG_LEVEL,
+        "\"info\" has one line per message accepted and per outcome.";
+};
+
+/// The defaults as a commented TOML file that reads back to them.
+pub fn default_file() -> String {
+    file_of(&Config::default())
+}
+
+/// `config` as a commented TOML file.
+pub(super) fn file_of(config: &Config) -> String {
+    let mut file = String::from(
+        "# Configuration of Ringpost. Every setting is here with its default; leave out what you do not change.\n\
+         # Check a file with: ringpost check --config FILE\n\
+         # Sizes are \"64MiB\" (B, KiB, MiB, GiB), durations \"5m\" (ms, s, m, h, d).\n",
+    );
+    for section in SECTIONS {
+        // Writing to a String cannot fail.
+        let _ = write!(file, "\n# {}\n[{}]\n", section.about, section.name);
+        if section.name == ROUTES {
+            for (pattern, target) in config.routing.table.entries() {
+                let _ = writeln!(file, "{} = {}", quoted(&pattern), quoted(&target.to_string()));
+            }
+        }
+        for setting in SETTINGS.iter().filter(|setting| setting.section == section.name) {
+            if !setting.about.is_empty() {
+                let _ = writeln!(file, "# {}", setting.about);
+            }
+            let _ = writeln!(file, "{} = {}", setting.key, (setting.show)(config));
+        }
+    }
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_reads_back_to_exactly_the_defaults() {
+        assert_eq!(Config::parse(&default_file()).expect("the default file is valid"), Config::default());
+    }
+
+    #[test]
+    fn each_setting_survives_being_written_and_read() {
+        let mut config = Config::default();
+        config.smtp.relay_domains = vec!["example.com".into(), "*.bücher.example".into()];
+        config.smtp.hostname = "mail.example.com".into();
+        config.spool.directory = "/var/spool/a \"b\" \\c".into();
+        config.delivery.retry_factor = 1.25;
+        config.delivery.timeouts.connect = std::time::Duration::from_millis(1500);
+        config.resolver.addresses = vec!["[::1]:5353".parse().expect("address")];
+        config.threads.shards = 7;
+        config
+            .routing
+            .table
+            .insert("*.example.org", "smtp://[::1]:26".parse().expect("target"))
+            .expect("pattern");
+        assert_eq!(Config::parse(&file_of(&config)).expect("valid"), config);
+    }
+
+    #[test]
+    fn every_setting_has_a_section_and_no_key_stands_twice() {
+        let mut seen = std::collections::BTreeSet::new();
+        for setting in SETTINGS {
+            assert!(SECTIONS.iter().any(|section| section.name == setting.section), "{}", setting.section);
+            assert!(seen.insert((setting.section, setting.key)), "{}.{}", setting.section, setting.key);
+        }
+    }
+
+    #[test]
+    fn comments_of_the_default_file_stay_comments() {
+        for line in default_file().lines() {
+            assert!(line.len() <= 140, "{line}");
+            assert!(line.is_empty() || line.starts_with(['#', '[', '"']) || line.contains(" = "), "{line}");
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! PURE. Kinds of values: how each is read from TOML, shown as TOML, and described to the operator.
+
+use std::fmt::Display;
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
+use crate::routing::{is_domain, is_host_name};
+
+/// A kind of value. Reading never panics; what it says on failure completes "found …".
+pub(super) trait Kind {
+    /// What it is read into.
+    type Value;
+    /// The value, or what is wrong with it when the allowed forms alone do not say it.
+    fn read(&self, value: &DeValue<'_>) -> Result<Self::Value, Wrong>;
+    /// As TOML that reads back to the same.
+    fn show(&self, value: &Self::Value) -> String;
+    /// The allowed forms, in words.
+    fn allowed(&self) -> String;
+}
+
+/// Why a value is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// It is not of the allowed form.
+    Form,
+    /// It is, but cannot be; the reason.
+    Reason(String),
+}
+
+/// A whole number within bounds.
+pub(super) struct Count<T>(pub RangeInclusive<T>);
+
+impl<T: TryFrom<u64> + PartialOrd + Display> Kind for Count<T> {
+    type Value = T;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<T, Wrong> {
+        let count = integer(value).and_then(|count| T::try_from(count).ok()).ok_or(Wrong::Form)?;
+        if self.0.contains(&count) { Ok(count) } else { Err(Wrong::Form) }
+    }
+
+    fn show(&self, value: &T) -> String {
+        value.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        format!("a whole number from {} to {}", self.0.start(), self.0.end())
+    }
+}
+
+/// A whole number within bounds, or `"auto"`, which is read as 0.
+pub(super) struct CountOrAuto(pub u16);
+
+impl Kind for CountOrAuto {
+    type Value = u16;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<u16, Wrong> {
+        if value.as_str() == Some("auto") { Ok(0) } else { Count(1..=self.0).read(value) }
+    }
+
+    fn show(&self, value: &u16) -> String {
+        if *value == 0 { quoted("auto") } else { value.to_string() }
+    }
+
+    fn allowed(&self) -> String {
+        format!("\"auto\" or {}", Count(1..=self.0).allowed())
+    }
+}
+
+/// A number with a fraction, within bounds.
+pub(super) struct Fraction(pub RangeInclusive<f64>);
+
+impl Kind for Fraction {
+    type Value = f64;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<f64, Wrong> {
+        let number = match value {
+            DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
+            other => integer(other).map(|count| count as f64),
+        };
+        number.filter(|number| self.0.contains(number)).ok_or(Wrong::Form)
+    }
+
+    fn show(&self, value: &f64) -> String {
+        format!("{value:?}")
+    }
+
+    fn allowed(&self) -> String {
+        format!("a number from {:?} to {:?}", self.0.start(), self.0.end())
+    }
+}
+
+/// `true` or `false`.
+pub(super) struct Switch;
+
+impl Kind for Switch {
+    type Value = bool;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<bool, Wrong> {
+        value.as_bool().ok_or(Wrong::Form)
+    }
+
+    fn show(&self, value: &bool) -> String {
+        value.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        "true or false".into()
+    }
+}
+
+/// Units of sizes, largest first, so that a size is shown in the largest that divides it.
+const SIZE_UNITS: [(&str, u64); 4] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1)];
+/// Units of durations, likewise, in milliseconds.
+const TIME_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+/// Reads `64MiB` and the like: digits, then one of `units`.
+fn quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+/// Shows `amount` in the largest of `units` that divides it.
+fn show_quantity(amount: u64, units: &[(&str, u64)]) -> String {
+    let fits = |(_, scale): &&(&str, u64)| amount.is_multiple_of(*scale) && (amount > 0 || *scale == 1);
+    let (name, scale) = units.iter().find(fits).unwrap_or(&units[units.len() - 1]);
+    format!("{}{name}", amount / scale)
+}
+
+/// A size in bytes.
+pub(super) struct Size(pub RangeInclusive<u64>);
+
+impl Kind for Size {
+    type Value = u64;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<u64, Wrong> {
+        let bytes = match value.as_str() {
+            Some(text) => quantity(text, &SIZE_UNITS),
+            None => integer(value),
+        };
+        bytes.filter(|bytes| self.0.contains(bytes)).ok_or(Wrong::Form)
+    }
+
+    fn show(&self, value: &u64) -> String {
+        quoted(&show_quantity(*value, &SIZE_UNITS))
+    }
+
+    fn allowed(&self) -> String {
+        let (least, most) =
+            (show_quantity(*self.0.start(), &SIZE_UNITS), show_quantity(*self.0.end(), &SIZE_UNITS));
+        format!("a size such as \"64MiB\" (units B, KiB, MiB, GiB) from {least} to {most}")
+    }
+}
+
+/// A duration, bounds in milliseconds.
+pub(super) struct Time(pub RangeInclusive<u64>);
+
+/// A time-out: 100 ms to a day.
+pub(super) const TIMEOUT: Time = Time(100..=86_400_000);
+
+impl Kind for Time {
+    type Value = Duration;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Duration, Wrong> {
+        let text = value.as_str().ok_or(Wrong::Form)?;
+        let millis = quantity(text, &TIME_UNITS).filter(|millis| self.0.contains(millis));
+        millis.map(Duration::from_millis).ok_or(Wrong::Form)
+    }
+
+    fn show(&self, value: &Duration) -> String {
+        quoted(&show_duration(*value))
+    }
+
+    fn allowed(&self) -> String {
+        let (least, most) =
+            (show_quantity(*self.0.start(), &TIME_UNITS), show_quantity(*self.0.end(), &TIME_UNITS));
+        format!("a duration such as \"5m\" (units ms, s, m, h, d) from {least} to {most}")
+    }
+}
+
+/// `5m` and the like.
+pub(super) fn show_duration(duration: Duration) -> String {
+    show_quantity(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &TIME_UNITS)
+}
+
+/// `64MiB` and the like.
+pub(super) fn show_size(bytes: u64) -> String {
+    show_quantity(bytes, &SIZE_UNITS)
+}
+
+/// Types that read themselves from a text.
+pub(super) trait FromText: Sized {
+    fn from_text(text: &str) -> Result<Self, Wrong>;
+    fn to_text(&self) -> String;
+}
+
+impl FromText for std::net::SocketAddr {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|_| Wrong::Form)
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl FromText for Network {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(Wrong::Reason)
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl FromText for PathBuf {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        if text.is_empty() || text.contains('\0') { Err(Wrong::Form) } else { Ok(text.into()) }
+    }
+    fn to_text(&self) -> String {
+        self.to_string_lossy().into_owned()
+    }
+}
+
+/// A domain, or `*.domain`.
+impl FromText for String {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        if is_domain(name) { Ok(text.to_lowercase()) } else { Err(Wrong::Form) }
+    }
+    fn to_text(&self) -> String {
+        self.clone()
+    }
+}
+
+/// A text that a type reads itself.
+pub(super) struct Parsed<T>(&'static str, PhantomData<T>);
+
+/// A text read by `T`, with the words for what is allowed.
+pub(super) const fn text<T: FromText>(allowed: &'static str) -> Parsed<T> {
+    Parsed(allowed, PhantomData)
+}
+
+impl<T: FromText> Kind for Parsed<T> {
+    type Value = T;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<T, Wrong> {
+        T::from_text(value.as_str().ok_or(Wrong::Form)?)
+    }
+
+    fn show(&self, value: &T) -> String {
+        quoted(&value.to_text())
+    }
+
+    fn allowed(&self) -> String {
+        self.0.into()
+    }
+}
+
+/// A list of texts; `least` of them at least.
+pub(super) struct List<T> {
+    item: Parsed<T>,
+    least: usize,
+}
+
+/// A list of at least `least` texts read by `T`.
+pub(super) const fn list<T: FromText>(least: usize, allowed: &'static str) -> List<T> {
+    List { item: text(allowed), least }
+}
+
+impl<T: FromText> Kind for List<T> {
+    type Value = Vec<T>;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Vec<T>, Wrong> {
+        let array = value.as_array().ok_or(Wrong::Form)?;
+        if array.len() < self.least {
+            return Err(Wrong::Reason("the list is too short".into()));
+        }
+        let item = |item: &Spanned<DeValue<'_>>| {
+            self.item.read(item.get_ref()).map_err(|wrong| match wrong {
+                Wrong::Form => Wrong::Reason(format!("{} is not allowed in it", found(item.get_ref()))),
+                reason => reason,
+            })
+        };
+        array.iter().map(item).collect()
+    }
+
+    fn show(&self, value: &Vec<T>) -> String {
+        let items: Vec<String> = value.iter().map(|item| self.item.show(item)).collect();
+        format!("[{}]", items.join(", "))
+    }
+
+    fn allowed(&self) -> String {
+        format!("a list of {}", self.item.allowed())
+    }
+}
+
+/// A name, or empty for the one that stands in for it.
+pub(super) struct NameOrEmpty;
+
+impl Kind for NameOrEmpty {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Wrong> {
+        let name = value.as_str().ok_or(Wrong::Form)?;
+        if name.is_empty() || is_host_name(name) { Ok(name.to_owned()) } else { Err(Wrong::Form) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn allowed(&self) -> String {
+        "a host name such as \"mail.example.com\", or \"\"".into()
+    }
+}
+
+/// One of a few words.
+pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
+
+/// Words of `threads.wiring`.
+pub(super) const WIRING: Choice<Wiring> =
+    Choice(&[("auto", Wiring::Auto), ("shared", Wiring::Shared), ("split", Wiring::Split)]);
+/// Words of `log.format`.
+pub(super) const LOG_FORMAT: Choice<LogFormat> =
+    Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+/// Words of `log.level`.
+pub(super) const LOG_LEVEL: Choice<LogLevel> = Choice(&[
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+]);
+
+impl<T: Copy + PartialEq> Kind for Choice<T> {
+    type Value = T;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<T, Wrong> {
+        let word = value.as_str().ok_or(Wrong::Form)?;
+        self.0.iter().find(|(name, _)| *name == word).map(|(_, choice)| *choice).ok_or(Wrong::Form)
+    }
+
+    fn show(&self, value: &T) -> String {
+        quoted(self.0.iter().find(|(_, choice)| choice == value).map_or("", |(name, _)| name))
+    }
+
+    fn allowed(&self) -> String {
+        let words: Vec<String> = self.0.iter().map(|(name, _)| quoted(name)).collect();
+        words.join(", ")
+    }
+}
+
+/// A TOML string.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn integer(value: &DeValue<'_>) -> Option<u64> {
+    let integer = value.as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// A value in the words of an error, cut short, without control characters.
+pub(super) fn found(value: &DeValue<'_>) -> String {
+    const SHOWN_CHARS_MAX: usize = 60;
+    let text = match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(switch) => switch.to_string(),
+        DeValue::Datetime(time) => format!("the date {time}"),
+        DeValue::Array(items) => return format!("a list of {}", items.len()),
+        DeValue::Table(_) => return "a table".into(),
+    };
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<K: Kind>(kind: &K, toml: &str) -> Option<K::Value> {
+        kind.read(DeValue::parse(toml).expect("test TOML").get_ref()).ok()
+    }
+
+    #[test]
+    fn sizes_are_read_with_and_without_unit() {
+        let check = |toml: &str, want: Option<u64>| assert_eq!(read(&Size(1..=GIB), toml), want, "{toml}");
+        check("\"64MiB\"", Some(64 * MIB));
+        check("\"64 MiB\"", Some(64 * MIB));
+        check("4096", Some(4096));
+        check("0x1000", Some(4096));
+        check("\"1GiB\"", Some(GIB));
+        check("\"1025MiB\"", None);
+        check("\"0B\"", None);
+        check("\"64MB\"", None);
+        check("\"MiB\"", None);
+        check("\"64\"", None);
+        check("\"\"", None);
+        check("\"18446744073709551615GiB\"", None);
+        check("-1", None);
+        check("1.5", None);
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        let check = |toml: &str, want: Option<u64>| {
+            assert_eq!(read(&Time(1..=86_400_000), toml), want.map(Duration::from_millis), "{toml}");
+        };
+        check("\"5m\"", Some(300_000));
+        check("\"250ms\"", Some(250));
+        check("\"1d\"", Some(86_400_000));
+        check("\"25h\"", None);
+        check("5", None);
+        check("\"5\"", None);
+        check("\"5 minutes\"", None);
+        check("\"-5m\"", None);
+        check("\"99999999999999999999d\"", None);
+    }
+
+    #[test]
+    fn quantities_are_shown_in_the_largest_unit_that_divides_them() {
+        for (bytes, want) in [(50 * MIB, "50MiB"), (1536, "1536B"), (2048, "2KiB"), (0, "0B")] {
+            assert_eq!(show_size(bytes), want);
+        }
+        for (millis, want) in [(300_000, "5m"), (90_000, "90s"), (1500, "1500ms"), (432_000_000, "5d")] {
+            assert_eq!(show_duration(Duration::from_millis(millis)), want);
+        }
+    }
+
+    #[test]
+    fn a_list_says_which_item_is_wrong() {
+        let value = DeValue::parse("['127.0.0.1:25', 'localhost']").expect("test TOML");
+        let wrong = list::<std::net::SocketAddr>(1, "addresses").read(value.get_ref()).expect_err("a name");
+        assert!(matches!(&wrong, Wrong::Reason(why) if why.contains("\"localhost\"")), "{wrong:?}");
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_or_of_another_type_are_refused() {
+        assert_eq!(read(&Count(1..=5u16), "5"), Some(5));
+        for toml in ["0", "6", "65537", "-1", "1.0", "\"1\"", "true", "[]"] {
+            assert_eq!(read(&Count(1..=5u16), toml), None, "{toml}");
+        }
+        assert_eq!(read(&Fraction(0.0..=1.0), "1"), Some(1.0));
+        for toml in ["nan", "inf", "-0.1", "1.01"] {
+            assert_eq!(read(&Fraction(0.0..=1.0), toml), None, "{toml}");
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut_in_errors() {
+        let value = DeValue::String("é".repeat(1000).into());
+        assert_eq!(found(&value).chars().count(), 61);
+    }
+}
