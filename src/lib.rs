@@ -18,5 +18,6 @@ pub mod routing;
 pub mod net;
 
 pub mod exchange;
+pub mod protocol;
 
 pub mod delivery;

@@ -99,6 +99,14 @@ impl Home {
         self.assign();
     }
 
+    /// One connection more could not be opened while others stand: the remote wants fewer.
+    pub fn shrink(&mut self) {
+        if self.state == State::Open {
+            self.allowed = (self.allowed - self.allowed / 4).saturating_sub(1).max(1);
+            self.assign();
+        }
+    }
+
     /// When [`Self::tick`] has something to do.
     pub fn next_wake(&self) -> Option<Moment> {
         match self.state {
@@ -122,11 +130,6 @@ impl Home {
         let lane = self.lanes.iter_mut().find(|lane| lane.dirty)?;
         lane.dirty = false;
         Some((lane.worker, lane.lease))
-    }
-
-    /// Whether no lane uses or wants the path.
-    pub fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|lane| !lane.wants && lane.held == 0)
     }
 
     /// Workers whose lanes may have connections now.

@@ -24,30 +24,30 @@ pub struct Lane<J> {
     busy: u32,
     /// Connections open or opening.
     connections: u32,
+    /// Of these, how many have an open session.
+    ready: u32,
     /// Of these, how many wait for a job.
     idle: u32,
     lease: Lease,
     grants: Grants,
     /// What home was last told, to tell it only news.
     told: Option<(bool, u32)>,
-    /// Last sign of work, for forgetting lanes that have none.
-    used_at: Moment,
 }
 
 impl<J> Lane<J> {
     /// A lane without slots: home leases it some.
-    pub fn new(spec: Arc<PathSpec>, at_home: bool, now: Moment) -> Self {
+    pub fn new(spec: Arc<PathSpec>, at_home: bool) -> Self {
         Self {
             spec,
             at_home,
             jobs: VecDeque::new(),
             busy: 0,
             connections: 0,
+            ready: 0,
             idle: 0,
             lease: Lease { slots: 0, rest_until: None },
             grants: Grants::default(),
             told: None,
-            used_at: now,
         }
     }
 
@@ -64,15 +64,13 @@ impl<J> Lane<J> {
     }
 
     /// News from a shard.
-    pub fn demand(&mut self, shard: ShardIndex, demand: &Demand, now: Moment) {
-        self.used_at = now;
+    pub fn demand(&mut self, shard: ShardIndex, demand: &Demand) {
         self.update(demand.path.clone());
         self.grants.demand(shard, demand, self.at_home);
     }
 
     /// A job arrived. It comes back when the path rests: the shard keeps it meanwhile.
-    pub fn arrive(&mut self, shard: ShardIndex, job: J, now: Moment) -> Result<(), J> {
-        self.used_at = now;
+    pub fn arrive(&mut self, shard: ShardIndex, job: J) -> Result<(), J> {
         self.grants.arrived(shard, self.at_home);
         if self.lease.rest_until.is_some() {
             return Err(job);
@@ -89,8 +87,7 @@ impl<J> Lane<J> {
     }
 
     /// A job that was taken has ended.
-    pub fn finished(&mut self, now: Moment) {
-        self.used_at = now;
+    pub fn finished(&mut self) {
         assert!(self.busy > 0, "more ends than jobs");
         self.busy -= 1;
     }
@@ -123,6 +120,16 @@ impl<J> Lane<J> {
     /// A connection waits for work, or has stopped waiting.
     pub fn set_idle(&mut self, idle: bool) {
         self.idle = if idle { self.idle + 1 } else { self.idle.saturating_sub(1) };
+    }
+
+    /// A connection's session was opened, or has ended.
+    pub fn set_ready(&mut self, ready: bool) {
+        self.ready = if ready { self.ready + 1 } else { self.ready.saturating_sub(1) };
+    }
+
+    /// Connections with an open session.
+    pub fn ready(&self) -> u32 {
+        self.ready
     }
 
     /// Whether a connection must close because home wants its slot.
@@ -175,10 +182,5 @@ impl<J> Lane<J> {
     /// Connections open or opening.
     pub fn connections(&self) -> u32 {
         self.connections
-    }
-
-    /// Whether nothing holds the lane and nothing has used it since `since`.
-    pub fn is_forgettable(&self, since: Moment) -> bool {
-        self.connections == 0 && self.depth() == 0 && self.grants.is_idle() && self.used_at < since
     }
 }

@@ -9,7 +9,6 @@ use super::job::ActiveJob;
 use super::lane::Lane;
 use crate::clock::Moment;
 use crate::id::{ShardIndex, WorkerIndex};
-use crate::net;
 use crate::net::event::Event;
 use crate::routing::PathSpec;
 
@@ -28,9 +27,9 @@ pub struct PathState {
 
 impl PathState {
     /// A path without jobs or slots.
-    pub(super) fn new(spec: Arc<PathSpec>, home: Option<Home>, now: Moment) -> Self {
+    pub(super) fn new(spec: Arc<PathSpec>, home: Option<Home>) -> Self {
         Self {
-            lane: RefCell::new(Lane::new(spec, home.is_some(), now)),
+            lane: RefCell::new(Lane::new(spec, home.is_some())),
             home: home.map(RefCell::new),
             idle: RefCell::default(),
             shards: RefCell::default(),
@@ -46,7 +45,7 @@ impl PathState {
     /// A job that no connection will get.
     pub(super) fn take_parked(&self) -> Option<ActiveJob> {
         let job = self.take()?;
-        self.lane.borrow_mut().finished(net::now().mono);
+        self.lane.borrow_mut().finished();
         Some(job)
     }
 

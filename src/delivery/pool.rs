@@ -21,7 +21,6 @@ use crate::exchange::{self, Demand, End, Grant, Job, Report, ToShard, ToWorker};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
 use crate::metrics::WorkerMetrics;
 use crate::net::doorbell::{Inbox, Receiver, Sender};
-use crate::net::event::Event;
 use crate::net::{self, stream};
 use crate::outcome::Reply;
 use crate::routing::{PathKind, PathSpec};
@@ -29,10 +28,8 @@ use crate::routing::{PathKind, PathSpec};
 /// A path's rest after its first failure, and the longest.
 const REST: RestOptions =
     RestOptions { first: Duration::from_secs(1), longest: Duration::from_secs(10 * 60) };
-/// Period after which shards that sent nothing get no credits in advance, and unused lanes are looked for.
+/// Period after which shards that sent nothing get no credits in advance.
 const COOLING: Duration = Duration::from_secs(2);
-/// A lane that nobody has used for so long is forgotten.
-const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
 /// Messages taken in per round before connections get their turn.
 const ROUND: usize = 256;
 
@@ -45,8 +42,8 @@ pub enum Peer {
     Lease { path: Arc<PathSpec>, lease: Lease, shards: Vec<ShardIndex> },
     /// Lane → home: a session was opened.
     Succeeded(PathId),
-    /// Lane → home: no host could be reached, or all sent us away.
-    Failed(PathId),
+    /// Lane → home: no host could be reached, or it sent us away; `alone` says that no other connection stands.
+    Failed { path: PathId, alone: bool },
 }
 
 /// Channels and settings of a worker.
@@ -132,7 +129,7 @@ impl Pool {
             let now = net::now().mono;
             if now.since(cooled) >= COOLING {
                 cooled = now;
-                self.cool(now);
+                self.cool();
             }
             self.end_rests(now);
             for path in self.unsaid.take() {
@@ -182,8 +179,8 @@ impl Pool {
             for _ in 0..ROUND {
                 let Some(message) = receiver.try_recv() else { break };
                 match message {
-                    ToPool::Demand(shard, demand) => touched.push(self.hear_demand(shard, &demand)),
-                    ToPool::Job(job) => touched.push(self.hear_job(job)),
+                    ToWorker::Demand(shard, demand) => touched.push(self.hear_demand(shard, &demand)),
+                    ToWorker::Job(job) => touched.push(self.hear_job(job)),
                 }
             }
         }
@@ -203,21 +200,21 @@ impl Pool {
 
     fn hear_demand(&self, shard: ShardIndex, demand: &Demand) -> PathId {
         let path = self.path(&demand.path);
-        path.lane.borrow_mut().demand(shard, demand, path.home.is_some(), net::now().mono);
+        path.lane.borrow_mut().demand(shard, demand);
         demand.path.id
     }
 
     fn hear_job(self: &Rc<Self>, job: Job<Payload>) -> PathId {
         let (id, shard) = (job.path, job.shard);
         let active = ActiveJob::new(job, self.clone());
-        // A shard announces a path before its first job; a path that has been forgotten since sends its jobs back.
-        let Some(path) = self.paths.borrow().get(&id).cloned() else { return id };
+        let path = self.paths.borrow().get(&id).cloned();
+        let path = path.expect("a shard announces a path before its first job, on the same channel");
         if self.stopping.get() {
             path.lane.borrow_mut().grants().arrived(shard, path.home.is_some());
             return id;
         }
         let discards = matches!(path.lane.borrow().spec().kind, PathKind::Discard);
-        let returned = path.lane.borrow_mut().arrive(shard, active, net::now().mono);
+        let returned = path.lane.borrow_mut().arrive(shard, active);
         drop(returned);
         if discards {
             path.discard_all();
@@ -243,9 +240,11 @@ impl Pool {
                 self.with_home(id, |home| home.succeeded());
                 id
             }
-            Peer::Failed(id) => {
+            Peer::Failed { path: id, alone } => {
                 let now = net::now().mono;
-                self.with_home(id, |home| home.failed(now, noise(now, id)));
+                self.with_home(id, |home| {
+                    if alone { home.failed(now, noise(now, id)) } else { home.shrink() }
+                });
                 id
             }
         }
@@ -273,14 +272,15 @@ impl Pool {
     }
 
     /// No host could be reached, or sent us away before MAIL. `reply` is what expiry quotes.
-    pub fn path_failed(self: &Rc<Self>, path: PathId, reply: &Reply) {
+    pub fn path_failed(self: &Rc<Self>, path: &PathState, reply: &Reply) {
         self.say_path_error(path, reply);
-        self.tell_home(path, Peer::Failed(path));
-        self.upkeep(path);
+        let (id, alone) = (path.lane.borrow().spec().id, path.lane.borrow().ready() == 0);
+        self.tell_home(id, Peer::Failed { path: id, alone });
+        self.upkeep(id);
     }
 
-    fn say_path_error(&self, id: PathId, reply: &Reply) {
-        let Some(path) = self.paths.borrow().get(&id).cloned() else { return };
+    fn say_path_error(&self, path: &PathState, reply: &Reply) {
+        let id = path.lane.borrow().spec().id;
         let shards: Vec<_> = path.lane.borrow_mut().grants().demanding().collect();
         for shard in shards {
             // Words for a later bounce: lost without harm when the channel is full.
@@ -294,7 +294,7 @@ impl Pool {
             self.hear_peer(message);
             self.upkeep(path);
         } else if let Err(message) = self.wiring.to_peers[usize::from(home.0)].send(message) {
-            debug_assert!(matches!(message, Peer::Succeeded(_) | Peer::Failed(_)));
+            debug_assert!(matches!(message, Peer::Succeeded(_) | Peer::Failed { .. }));
             // Home hears of the next one.
         }
     }
@@ -423,7 +423,7 @@ impl Pool {
         }
         let at_home = exchange::home(spec.id, self.wiring.workers) == self.wiring.index;
         let home = at_home.then(|| Home::new(u32::from(spec.limits.connections), REST));
-        let path = Rc::new(PathState::new(spec.clone(), home, net::now().mono));
+        let path = Rc::new(PathState::new(spec.clone(), home));
         self.paths.borrow_mut().insert(spec.id, path.clone());
         path
     }
@@ -457,8 +457,8 @@ impl Pool {
         [rest, retry, cooling].into_iter().flatten().min().map(|at| at.since(now))
     }
 
-    /// Ends a period of activity, and forgets what has not been used for long.
-    fn cool(self: &Rc<Self>, now: Moment) {
+    /// Ends a period of activity.
+    fn cool(self: &Rc<Self>) {
         let paths: Vec<_> = self.paths.borrow().iter().map(|(id, path)| (*id, path.clone())).collect();
         for (id, path) in paths {
             let changed = {
@@ -469,10 +469,6 @@ impl Pool {
             };
             if changed {
                 self.upkeep(id);
-            }
-            let at_rest = path.home.as_ref().is_none_or(|home| home.borrow().is_idle());
-            if at_rest && path.lane.borrow().is_forgettable(now - FORGET_AFTER) {
-                self.paths.borrow_mut().remove(&id);
             }
         }
     }
