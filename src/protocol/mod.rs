@@ -1,0 +1,17 @@
+//! PURE. SMTP without sockets: bytes in, bytes and wants out. No clock, no randomness, no logging, no `async`.
+//!
+//! What comes from the wire is cut into lines by [`line`], understood by [`command`] and [`address`], and decoded by
+//! [`body`]; what goes to it is worded by [`reply`] and [`extension`]; [`trace`] writes our `Received` header.
+//! [`server`] puts them together into the session that `inbound` drives.
+//!
+//! Copies: a body is copied once, from the receive buffer into the driver's body buffer; an accepted mailbox once, into
+//! the envelope builder. Everything else is borrowed from the receive buffer.
+
+pub mod address;
+pub mod body;
+pub mod command;
+pub mod extension;
+pub mod line;
+pub mod reply;
+pub mod server;
+pub mod trace;
