@@ -45,9 +45,14 @@ pub struct Home {
 enum State {
     Open,
     /// No connection until then; `step` failures in a row led here.
-    Resting { until: Moment, step: u32 },
+    Resting {
+        until: Moment,
+        step: u32,
+    },
     /// One connection is allowed; its fate decides.
-    Probing { step: u32 },
+    Probing {
+        step: u32,
+    },
 }
 
 #[derive(Debug)]
@@ -92,7 +97,8 @@ impl Home {
             State::Open => 0,
             State::Probing { step } => step + 1,
         };
-        let full = self.rest.first.saturating_mul(1u32.checked_shl(step).unwrap_or(u32::MAX)).min(self.rest.longest);
+        let full =
+            self.rest.first.saturating_mul(1u32.checked_shl(step).unwrap_or(u32::MAX)).min(self.rest.longest);
         let until = now + full.mul_f64(0.5 + noise.clamp(0.0, 1.0) / 2.0);
         self.state = State::Resting { until, step };
         self.allowed = 1;
@@ -170,7 +176,8 @@ impl Home {
             })
             .collect();
         // What the others hold beyond their new share is not free yet.
-        let excess: u32 = self.lanes.iter().zip(&fair).map(|(lane, fair)| lane.held.saturating_sub(*fair)).sum();
+        let excess: u32 =
+            self.lanes.iter().zip(&fair).map(|(lane, fair)| lane.held.saturating_sub(*fair)).sum();
         let mut missing = excess;
         for (lane, fair) in self.lanes.iter_mut().zip(fair) {
             let waits = missing.min(fair.saturating_sub(lane.held));

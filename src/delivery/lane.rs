@@ -106,7 +106,8 @@ impl<J> Lane<J> {
     /// Whether one more connection should be opened now; counts it if so.
     pub fn open_connection(&mut self) -> bool {
         let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
-        let opening = self.connections < self.lease.slots && waiting > self.idle && self.lease.rest_until.is_none();
+        let opening =
+            self.connections < self.lease.slots && waiting > self.idle && self.lease.rest_until.is_none();
         self.connections += u32::from(opening);
         opening
     }

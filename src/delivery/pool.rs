@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use crate::clock::Moment;
 use super::connection::{self, ConnectionOptions};
 use super::home::{Home, Lease, RestOptions};
 use super::job::{ActiveJob, Payload};
 use super::path::PathState;
+use crate::clock::Moment;
 use crate::exchange::{self, Demand, End, Grant, Job, Report, ToShard, ToWorker};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
 use crate::metrics::WorkerMetrics;
@@ -242,9 +242,12 @@ impl Pool {
             }
             Peer::Failed { path: id, alone } => {
                 let now = net::now().mono;
-                self.with_home(id, |home| {
-                    if alone { home.failed(now, noise(now, id)) } else { home.shrink() }
-                });
+                self.with_home(
+                    id,
+                    |home| {
+                        if alone { home.failed(now, noise(now, id)) } else { home.shrink() }
+                    },
+                );
                 id
             }
         }
@@ -479,8 +482,14 @@ impl Pool {
 
     /// Sends a job's report. There is always room, since a shard's window is not larger than the channel.
     pub fn report(&self, job: &Job<Payload>, end: End) {
-        let report =
-            Report { worker: self.wiring.index, leg: job.leg, id: job.id, path: job.path, bytes: job.bytes, end };
+        let report = Report {
+            worker: self.wiring.index,
+            leg: job.leg,
+            id: job.id,
+            path: job.path,
+            bytes: job.bytes,
+            end,
+        };
         if self.to_shard(job.shard).send(ToShard::Report(report)).is_err() {
             panic!("a report found no room: the channel must hold a shard's whole window");
         }

@@ -131,7 +131,10 @@ impl Grants {
 
     /// Shards with ready legs, or with jobs of late.
     pub fn demanding(&self) -> impl Iterator<Item = ShardIndex> {
-        self.accounts.iter().filter(|account| account.ready > 0 || account.active).map(|account| account.shard)
+        self.accounts
+            .iter()
+            .filter(|account| account.ready > 0 || account.active)
+            .map(|account| account.shard)
     }
 
     /// Whether a shard has sent jobs, or has some, since the last [`Self::cool`].

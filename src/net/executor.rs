@@ -58,12 +58,9 @@ pub fn check_host(executors: usize) -> Result<(), HostError> {
     let need_bytes = MEMLOCK_PER_EXECUTOR * executors as u64;
     // A process with CAP_IPC_LOCK is not held to the limit by the kernel, but glommio checks it all the same.
     match getrlimit(Resource::Memlock).current {
-        Some(have) if have < need_bytes => Err(HostError::Memlock {
-            have: have / 1024,
-            need: need_bytes / 1024,
-            need_bytes,
-            executors,
-        }),
+        Some(have) if have < need_bytes => {
+            Err(HostError::Memlock { have: have / 1024, need: need_bytes / 1024, need_bytes, executors })
+        }
         _ => Ok(()),
     }
 }
