@@ -228,6 +228,44 @@ fn a_client_name_is_cleaned_and_bounded() {
 }
 
 #[test]
+fn a_greeting_stays_on_one_line() {
+    let options = Options::new("mx.test", 1, 1, Extensions::default()).with_greeting("ESMTP hello\r\n250 x");
+    let mut out = Vec::new();
+    Session::new().banner(&options, &mut out);
+    assert_eq!(out, b"220 mx.test ESMTP hello  250 x\r\n");
+}
+
+#[test]
+fn a_message_that_goes_round_in_circles_is_refused_at_its_end() {
+    for (fields, want) in [(99, "250 2.6.0"), (100, "554 5.4.6")] {
+        let text = "Received: by x\r\n".repeat(fields);
+        let input = format!("{ENVELOPE}DATA\r\n{text}\r\n.\r\nNOOP\r\n");
+        let (out, _, _) = run(1 << 20, input.as_bytes(), &[]);
+        let reply = out.lines().rev().nth(1).unwrap();
+        assert!(reply.starts_with(want), "{fields}: {reply}");
+    }
+}
+
+#[test]
+fn chunks_may_fill_the_size_limit_to_the_last_octet() {
+    for (bytes, want) in [(9, "250"), (10, "250"), (11, "552")] {
+        let input = format!("{ENVELOPE}BDAT {bytes} LAST\r\n{}", "x".repeat(bytes));
+        let (out, _, _) = run(10, input.as_bytes(), &[]);
+        assert!(out.lines().last().unwrap().starts_with(want), "{bytes}: {out}");
+    }
+}
+
+#[test]
+fn nothing_of_a_transaction_outlives_it() {
+    for end in ["RSET\r\n", "EHLO c\r\n", "DATA\r\n.\r\n", "DATA\r\nx\n\r\n.\r\n", "BDAT 1000\r\n"] {
+        let mut driver = Driver::new(100);
+        driver.feed(format!("{ENVELOPE}{end}").as_bytes());
+        let envelope = driver.session.envelope();
+        assert_eq!((envelope.recipient_count(), envelope.sender()), (0, ""), "{end:?}");
+    }
+}
+
+#[test]
 fn an_idle_session_is_small() {
     assert!(size_of::<Session>() <= 512, "{}", size_of::<Session>());
 }
