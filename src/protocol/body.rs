@@ -138,8 +138,9 @@ impl Decoder {
     pub fn finish_chunks(&mut self, body: &mut Vec<u8>) {
         match self.at {
             At::Cr => self.bare_newline = true,
-            At::Middle => self.keep(b"\r\n", body),
-            At::LineStart | At::Dot | At::DotCr => {}
+            // Not counted: a client that kept to SIZE must not fail for what we add.
+            At::Middle if self.fault().is_none() => body.extend_from_slice(b"\r\n"),
+            At::Middle | At::LineStart | At::Dot | At::DotCr => {}
         }
     }
 
@@ -350,6 +351,14 @@ mod tests {
         }
         assert_eq!(body, b"12345678\r\n");
         assert!(decoder.decode(b".\r\n", &mut body).ended);
+    }
+
+    #[test]
+    fn the_line_end_that_is_added_to_chunks_does_not_count() {
+        let (mut decoder, mut body) = (Decoder::chunks(3), Vec::new());
+        decoder.decode(b"abc", &mut body);
+        decoder.finish_chunks(&mut body);
+        assert_eq!((decoder.fault(), decoder.size(), body.as_slice()), (None, 3, &b"abc\r\n"[..]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! PURE. SMTP without sockets: bytes in, bytes and wants out. No clock, no randomness, no logging, no `async`.
 //!
-//! What comes from the wire is cut into lines by [`line`], understood by [`command`] and [`address`], and decoded by
+//! What comes from the wire is cut into lines by [`mod@line`], understood by [`command`] and [`address`], and decoded by
 //! [`body`]; what goes to it is worded by [`reply`] and [`extension`]; [`trace`] writes our `Received` header.
 //! [`server`] puts them together into the session that `inbound` drives.
 //!

@@ -23,7 +23,7 @@ pub use session::Session;
 use crate::envelope::Parameters;
 use crate::limits::RECIPIENTS_MAX;
 use crate::protocol::extension::Extensions;
-use crate::protocol::reply::Refusal;
+use crate::protocol::reply::{Refusal, push_text};
 
 /// Errors of a client between two accepted messages at which it is sent away. Refusals that are temporary do not count:
 /// a client with more recipients than fit one transaction is no nuisance.
@@ -47,18 +47,30 @@ impl Options {
     pub fn new(hostname: &str, size_max: u64, recipients_max: usize, extensions: Extensions) -> Self {
         Self {
             hostname: hostname.to_owned(),
-            banner: format!("220 {hostname} ESMTP Ringpost\r\n").into_bytes(),
+            banner: Vec::new(),
             ehlo: extensions.ehlo_reply(hostname, size_max),
             postmaster: format!("postmaster@{hostname}"),
             size_max,
             recipients_max: recipients_max.min(RECIPIENTS_MAX),
             extensions,
         }
+        .with_greeting("ESMTP Ringpost")
     }
 
     /// Gives `<Postmaster>` another mailbox; `mailbox` has a domain.
     pub fn with_postmaster(mut self, mailbox: &str) -> Self {
         mailbox.clone_into(&mut self.postmaster);
+        self
+    }
+
+    /// Gives the banner other words behind our name; on one line, whatever is in them.
+    pub fn with_greeting(mut self, text: &str) -> Self {
+        self.banner.clear();
+        self.banner.extend_from_slice(b"220 ");
+        push_text(&mut self.banner, &self.hostname);
+        self.banner.push(b' ');
+        push_text(&mut self.banner, text);
+        self.banner.extend_from_slice(b"\r\n");
         self
     }
 

@@ -144,15 +144,18 @@ impl Session {
     /// Instead of taking the body (after [`Want::BeginBody`]) or in the middle of it (after [`Want::Chunk`]): the client
     /// is told `refusal` as soon as the protocol allows it. Step again afterwards.
     pub fn refuse_body(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
-        match std::mem::replace(&mut self.state, State::Idle) {
+        match &mut self.state {
             State::BeginData => {
                 refusal.write(out);
                 self.end_transaction();
             }
-            State::Data { decoder, .. } => self.state = State::Data { decoder, refused: Some(refusal) },
-            State::BeginChunk(bdat) => self.fail_chunk(bdat.size, refusal),
-            State::Chunk { left, .. } => self.fail_chunk(left, refusal),
-            other => self.state = other,
+            State::Data { refused, .. } => *refused = Some(refusal),
+            State::BeginChunk(Bdat { size: left, .. }) | State::Chunk { left, .. } => {
+                let left = *left;
+                self.fail_chunk(left, refusal);
+            }
+            // No body is open: nothing to refuse.
+            _ => {}
         }
     }
 
