@@ -3,6 +3,7 @@
 //! `src/ARCHITECTURE.md` is the map. A reader who takes the modules in the order below follows a message from the socket
 //! to the remote.
 
+pub mod bounce;
 pub mod clock;
 pub mod config;
 pub mod envelope;

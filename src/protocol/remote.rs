@@ -205,8 +205,10 @@ fn split_number(text: &[u8]) -> Option<(u16, &[u8])> {
 mod tests {
     use super::*;
 
+    type Replies = Vec<(u16, Option<Enhanced>, String)>;
+
     /// All replies of `input`, given in pieces of `step` bytes; stops at an error.
-    fn parse(input: &[u8], step: usize) -> (Vec<(u16, Option<Enhanced>, String)>, Option<Malformed>) {
+    fn parse(input: &[u8], step: usize) -> (Replies, Option<Malformed>) {
         let mut parser = ReplyParser::default();
         let mut replies = Vec::new();
         for mut piece in input.chunks(step) {

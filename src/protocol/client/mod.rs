@@ -404,11 +404,12 @@ impl Client {
             ));
         }
         let asked = transaction.parameters.smtputf8 || !transaction.sender.is_ascii();
-        if !recipient.mailbox.is_ascii() && !(self.offered.smtputf8 && asked) {
+        let speaks_utf8 = self.offered.smtputf8 && asked;
+        if !speaks_utf8 && !recipient.mailbox.is_ascii() {
             return Some(Reply::new(
                 0,
                 Enhanced(5, 6, 7),
-                "recipient address needs SMTPUTF8, which the remote or the sender does not offer",
+                "recipient address needs SMTPUTF8, which the remote does not offer or the sender did not ask for",
             ));
         }
         None
@@ -457,7 +458,8 @@ impl Client {
         self.say_hello(Expect::Ehlo);
     }
 
-    /// Ends the session: QUIT goes out when the transactions in flight are finished; no other begins.
+    /// Ends the session: QUIT goes out when the transactions in flight are finished; no other begins. Before
+    /// [`Event::Ready`] there is nothing to end: close the connection.
     pub fn quit(&mut self) {
         if self.state == State::Ready {
             self.state = State::Leaving;

@@ -345,3 +345,50 @@ proptest! {
         check(&case);
     }
 }
+
+/// What a broken or hostile remote may say, whole replies and parts of them.
+const FRAGMENTS: &[&str] = &[
+    "220 hi\r\n",
+    "250 ok\r\n",
+    "250 ok\r\n",
+    "250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n",
+    "354 go\r\n",
+    "421 closing\r\n",
+    "450 later\r\n",
+    "552 full\r\n",
+    "503-no\r\n",
+    "503 ",
+    "\r\n",
+    "junk",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #[test]
+    fn a_hostile_remote_causes_no_panic_and_no_lost_recipient(
+        case in cases(),
+        capabilities in 1usize..4,
+        said in proptest::collection::vec(proptest::sample::select(FRAGMENTS), 0..40),
+    ) {
+        let mut client = Client::new(Options { ehlo_name: "me.test".into(), body_with_envelope: true });
+        let (mut next, mut reported) = (0, vec![None; case.messages.len()]);
+        // Most remotes get as far as transactions.
+        for fragment in [FRAGMENTS[0], FRAGMENTS[capabilities]].iter().chain(&said) {
+            for piece in fragment.as_bytes().chunks(case.step) {
+                if client.handle(piece).is_err() {
+                    client.lost("misbehaved");
+                }
+                drive(&case, &mut client, &mut next, &mut reported);
+            }
+        }
+        client.lost("cut");
+        let begun = next;
+        drive(&case, &mut client, &mut next, &mut reported);
+        prop_assert_eq!(begun, next, "a transaction began on a lost connection");
+        for (tag, (count, _)) in case.messages.iter().enumerate().take(begun) {
+            let (results, untried, _) = reported[tag].as_ref().expect("begun");
+            let all = results.iter().fold(*untried, |all, result| all + result.recipients);
+            prop_assert_eq!(all, (1 << count) - 1);
+        }
+    }
+}
