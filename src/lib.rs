@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod envelope;
 pub mod event;
 pub mod id;
