@@ -6,6 +6,7 @@
 pub mod bounce;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod envelope;
 pub mod event;
 pub mod id;

@@ -1,0 +1,20 @@
+//! Control: what well-kept libraries do best and no message waits for one by one.
+//!
+//! | file | what it does | thread |
+//! | --- | --- | --- |
+//! | `path_map` | DNS answers → paths. PURE | |
+//! | `dns` | MX and address lookups | `dns` |
+//! | `resolver` | questions of shards → DNS → answers | `dns` |
+//! | `exposition` | snapshots → Prometheus text | `admin` |
+//! | `admin` | HTTP: metrics, health, readiness | `admin` |
+//! | `log` | events → log lines | `log` |
+//!
+//! tokio lives here and nowhere else; each thread has its own current-thread runtime. Nothing here can make a shard or a
+//! worker wait: they send without waiting, and are told through channels that they own.
+
+pub mod path_map;
+
+#[cfg(feature = "runtime")]
+mod dns;
+#[cfg(feature = "runtime")]
+pub mod resolver;
