@@ -487,6 +487,7 @@ impl Pool {
             leg: job.leg,
             id: job.id,
             path: job.path,
+            recipients: job.recipients,
             bytes: job.bytes,
             end,
         };

@@ -59,6 +59,8 @@ struct Lane {
     sent: u64,
     /// Ready legs that the worker has been told of.
     told: u32,
+    /// The worker knows the path: a job may follow on the same channel.
+    announced: bool,
     dirty: bool,
 }
 
@@ -109,14 +111,11 @@ impl Ledger {
         let Some(entry) = self.paths.get_mut(&path) else { return };
         (entry.ready, entry.oldest) = (ready, oldest);
         if entry.lanes.is_empty() && ready > 0 {
-            entry.lanes.push(Lane {
-                worker: home(path, workers),
-                epoch: 0,
-                granted: CREDITS_AT_START,
-                sent: 0,
-                told: 0,
-                dirty: false,
-            });
+            let worker = home(path, workers);
+            let (granted, announced) = (CREDITS_AT_START, false);
+            let mut lane = Lane { worker, epoch: 0, granted, sent: 0, told: 0, announced, dirty: false };
+            mark(&mut self.dirty, path, &mut lane);
+            entry.lanes.push(lane);
         }
         let without_credit = ready > 0 && entry.lanes.iter().all(|lane| lane.credits() == 0);
         for lane in &mut entry.lanes {
@@ -139,6 +138,7 @@ impl Ledger {
                 granted: 0,
                 sent: 0,
                 told: 0,
+                announced: true,
                 dirty: false,
             });
             entry.lanes.len() - 1
@@ -216,8 +216,13 @@ impl Ledger {
                 self.dirty.push_back((path, worker));
                 continue;
             }
-            lane.dirty = false;
+            (lane.dirty, lane.announced) = (false, true);
             lane.told = entry.ready;
+            // A lane that waited for its announcement may send now.
+            let listed = std::mem::replace(&mut entry.listed, true);
+            if !listed {
+                self.sendable.push_back(path);
+            }
             let demand = Demand {
                 path: entry.spec.clone(),
                 epoch: lane.epoch,
@@ -267,7 +272,8 @@ fn pick(entry: &Entry, windows: &[Window], limits: WindowLimits, near: Option<Wo
     for lane in entry.lanes.iter().filter(|lane| lane.credits() > 0) {
         credit = true;
         let window = windows[usize::from(lane.worker.0)];
-        let open = window.jobs == 0 || (window.jobs < limits.jobs && window.bytes < limits.bytes);
+        let fits = window.jobs == 0 || (window.jobs < limits.jobs && window.bytes < limits.bytes);
+        let open = fits && lane.announced;
         if !open {
             continue;
         }

@@ -92,6 +92,8 @@ pub struct Report {
     pub id: MessageId,
     /// The path whose credit was used.
     pub path: PathId,
+    /// Recipients that were to be tried.
+    pub recipients: u64,
     /// Bytes to give back to the window.
     pub bytes: u32,
     /// The end of it.
