@@ -88,7 +88,7 @@ pub fn notification(
         return None;
     }
     let is_reported = |failed: &&Failed<'_>| failed.recipient.notify.on_failure();
-    // RFC 6533 §3: only who can send from such an address, or asked for SMTPUTF8, can read such a report.
+    // RFC 6533: only who can send from such an address, or asked for SMTPUTF8, can read such a report.
     let utf8 = original.envelope.parameters().smtputf8 || !sender.is_ascii();
     let report = Report::new(original, failed, reporter.host, utf8);
     failed[..report.covered].iter().find(is_reported)?;
@@ -99,7 +99,7 @@ pub fn notification(
     let mut builder = EnvelopeBuilder::default();
     builder.begin("", parameters, "");
     builder.set_tenant(original.envelope.tenant());
-    // RFC 3461 §6.2: nothing is reported about a report.
+    // RFC 3461: nothing is reported about a report.
     builder.push_recipient(sender, Notify(Notify::NEVER), "").ok()?;
     let envelope = builder.encode(reporter.now, reporter.expires_at);
     Some(Notification { envelope, body, covered })

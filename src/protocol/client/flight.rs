@@ -104,7 +104,7 @@ impl Flight {
         self.unanswered == 0 && matches!(self.body, Body::Ended | Body::Void)
     }
 
-    /// Whether the remote would take the next MAIL for a nested one (RFC 5321 §4.1.4, RFC 3030 §2).
+    /// Whether the remote would take the next MAIL for a nested one (RFC 5321 §4.1.4, RFC 3030).
     pub(super) fn needs_reset(&self) -> bool {
         self.mail == Mail::Accepted && !self.closed_by_peer
     }

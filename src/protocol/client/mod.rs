@@ -354,7 +354,7 @@ impl Client {
 
     fn issue_mail(&mut self, transaction: &Transaction<'_>, flight: &mut Flight) {
         // If chunks are refused the remote may still be in their transaction, and would add these recipients to it:
-        // RFC 3030 §2 wants RSET, which costs no round trip here.
+        // RFC 3030 wants RSET, which costs no round trip here.
         if self.flights.back().is_some_and(|last| last.form == Form::Chunks) {
             self.issue(Expect::Rset, |_, out| out.extend_from_slice(b"RSET\r\n"));
         }
