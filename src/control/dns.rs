@@ -1,7 +1,7 @@
 //! The one place that talks to hickory: MX and address lookups, and what their errors mean.
 //!
 //! `NXDOMAIN` and "no such record" are facts about a name; everything else (SERVFAIL, REFUSED, time-out, answers that make
-//! no sense, endless aliases) is doubt, and doubt never bounces mail.
+//! no sense) is doubt, and doubt never bounces mail.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

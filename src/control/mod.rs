@@ -18,3 +18,6 @@ pub mod path_map;
 mod dns;
 #[cfg(feature = "runtime")]
 pub mod resolver;
+
+#[cfg(all(test, feature = "runtime"))]
+mod dns_stub;
