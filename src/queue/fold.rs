@@ -289,9 +289,11 @@ impl Queue {
         bits.flying &= bits.open;
         bits.deferred &= bits.open;
         let leg = &mut self.legs[slot];
-        if bits.place() == Place::Waiting && WallTime::from(leg.due) <= now.wall {
+        if bits.deferred != 0 && WallTime::from(leg.due) <= now.wall {
             bits.deferred = 0;
-            bits.round = leg.attempts;
+            if bits.flying == 0 {
+                bits.round = leg.attempts;
+            }
         }
         // A due time in the wheel is worked out anew when the leg's own has changed.
         if leg.place == Place::Waiting {

@@ -42,9 +42,9 @@ impl Index {
     }
 
     /// The slot with this hash for which `is_it` holds.
-    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let table = &self.tables[self.table(hash)];
-        let at = table.probe(hash as u32, |slot| is_it(slot))?;
+        let at = table.probe(hash as u32, is_it)?;
         Some(table.entries[at] as u32)
     }
 

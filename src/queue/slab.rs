@@ -204,7 +204,7 @@ mod tests {
         let slots: Vec<_> = (0..PAGE).map(|_| slab.take()).collect();
         let bytes = slab.resident_bytes();
         slots.iter().for_each(|slot| slab.release(*slot));
-        (0..PAGE).for_each(|_| drop(slab.take()));
+        let _again: Vec<_> = (0..PAGE).map(|_| slab.take()).collect();
         assert_eq!((slab.resident_bytes(), slab.len()), (bytes, PAGE));
     }
 
@@ -212,7 +212,7 @@ mod tests {
         #[test]
         fn a_list_does_what_a_deque_does(steps in prop::collection::vec((0..4u8, 0..16u32), 0..200)) {
             let mut slab = Slab::<Entry>::new();
-            (0..16).for_each(|_| drop(slab.take()));
+            let _slots: Vec<_> = (0..16).map(|_| slab.take()).collect();
             let (mut list, mut deque) = (List::default(), VecDeque::new());
             for (step, slot) in steps {
                 let place = deque.iter().position(|other| *other == slot);

@@ -108,7 +108,9 @@ impl World {
     fn recovered(&self, log: &[Record]) -> World {
         let mut other = World::new();
         other.now = self.now;
-        log.iter().for_each(|record| drop(other.queue.apply(record.change(), self.now)));
+        log.iter().for_each(|record| {
+            other.queue.apply(record.change(), self.now);
+        });
         other
     }
 }
@@ -197,8 +199,7 @@ fn recipients_without_a_result_go_back_to_the_front() {
     world.accept(2, "t", &["c@one.test"], 1);
     world.route("one.test", 1);
     let job = world.queue.pop(PathId(1), 50).unwrap();
-    let results =
-        vec![LegResult { recipients: u64::MAX & 1, verdict: Verdict::Delivered, reply: Reply::default() }];
+    let results = vec![LegResult { recipients: 1, verdict: Verdict::Delivered, reply: Reply::default() }];
     let outcome = world.queue.outcome(job.leg, job.recipients, results, true, world.now).unwrap();
     world.apply(Record::Outcome(outcome));
     let again = world.queue.pop(PathId(1), 50).unwrap();
@@ -714,25 +715,16 @@ fn report(world: &mut World, model: &mut Model, which: usize, verdicts: u64, kno
     model.forget_settled(job.id, applied);
 }
 
+/// Both queues would write the same moved copies.
 fn assert_same(live: &Queue, other: &Queue, model: &Model) {
     assert_eq!(live.depth().messages, other.depth().messages);
     for id in model.fates.keys() {
-        let sorted = |queue: &Queue| {
-            let (location, mut states) = queue.state(*id).unwrap();
-            for state in &mut states {
-                // One due time for recipients of which some were tried stands for no durable fact.
-                state.due = WallTime(state.due.0 * u64::from(state.owed == 0 && state.attempts > 0));
-                let mut bits = [0; 3];
-                state.replies.iter().for_each(|r| bits[r.verdict as usize] |= r.recipients);
-                state.replies.clear();
-                assert_eq!(bits[Verdict::Failed as usize], state.owed, "every owed recipient has its reply");
-            }
-            (location, states)
-        };
-        let (a, b) = (sorted(live), sorted(other));
-        let durable = |state: &LegState| (state.leg, state.attempts, state.open, state.owed);
-        assert_eq!(a.0, b.0);
-        assert_eq!(a.1.iter().map(durable).collect::<Vec<_>>(), b.1.iter().map(durable).collect::<Vec<_>>());
+        let (place, states) = live.state(*id).unwrap();
+        for state in &states {
+            let failed = state.replies.iter().filter(|result| result.verdict == Verdict::Failed);
+            assert_eq!(failed.fold(0, |bits, result| bits | result.recipients), state.owed, "{state:?}");
+        }
+        assert_eq!(other.state(*id), Some((place, states)));
     }
 }
 
@@ -759,8 +751,6 @@ fn drain(world: &mut World, model: &mut Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
-
     #[test]
     fn each_recipient_has_exactly_one_fate(ops in prop::collection::vec(op(), 1..120)) {
         let (mut world, mut model) = (World::new(), Model::default());

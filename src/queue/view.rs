@@ -99,10 +99,9 @@ impl Queue {
                 }
             }
         }
-        // With some recipients deferred and others not tried yet, one due time cannot say both: the untried must not
-        // wait, so after a restart the deferred ones are early.
-        let both = bits.deferred != 0 && bits.open & !bits.deferred != 0;
-        let due = if both { WallTime(0) } else { leg.due.into() };
+        // One due time for all: recipients of which some were deferred and some not tried yet all wait for it after a
+        // restart from this copy. What is written depends on records alone, never on how far a timer has come.
+        let due = leg.due.into();
         LegState { leg: leg.first, attempts: leg.attempts, due, open: bits.open, owed: bits.owed, replies }
     }
 
