@@ -23,3 +23,4 @@ pub mod exchange;
 pub mod protocol;
 
 pub mod delivery;
+pub mod queue;
