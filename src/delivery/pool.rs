@@ -111,21 +111,33 @@ impl Pool {
         self.stopping.get()
     }
 
-    /// Connections open or opening.
-    pub fn connections(&self) -> u32 {
-        self.connections.get()
+    /// Reads the levels that a scrape shows.
+    pub fn update_gauges(&self) {
+        let metrics = self.metrics();
+        let paths = self.paths.borrow();
+        let (mut waiting, mut active, mut credits, mut resting) = (0, 0, 0, 0);
+        for path in paths.values() {
+            let mut lane = path.lane.borrow_mut();
+            waiting += lane.parked() as u64;
+            active += lane.depth() as u64 - lane.parked() as u64;
+            credits += lane.grants().outstanding();
+            resting += u64::from(lane.rest_until().is_some());
+        }
+        metrics.jobs_waiting.set(waiting);
+        metrics.jobs_active.set(active);
+        metrics.credits.set(credits);
+        metrics.paths.set(paths.len() as u64);
+        metrics.paths_backing_off.set(resting);
+        let waiting: usize = self.wiring.from_shards.iter().map(Receiver::len).sum();
+        metrics.channel_depth.set(waiting as u64);
     }
 
-    /// Jobs parked or in flight.
-    pub fn jobs(&self) -> usize {
-        self.paths.borrow().values().map(|path| path.lane.borrow().depth()).sum()
-    }
-
-    /// Takes in messages until the worker is stopped and its connections are closed.
-    pub async fn run(self: Rc<Self>) {
+    /// Takes in messages until the worker is stopped and its connections are closed. `take_orders` does what control
+    /// says and tells whether there was anything; `has_no_orders` looks whether there is.
+    pub async fn run(self: Rc<Self>, take_orders: impl Fn() -> bool, has_no_orders: impl Fn() -> bool) {
         let mut cooled = net::now().mono;
         loop {
-            let worked = self.take_in();
+            let worked = self.take_in() | take_orders();
             let now = net::now().mono;
             if now.since(cooled) >= COOLING {
                 cooled = now;
@@ -142,7 +154,7 @@ impl Pool {
                 net::yield_now().await;
             } else {
                 let limit = self.next_wake(now, cooled);
-                self.wiring.inbox.wait(limit, || self.is_inbox_empty()).await;
+                self.wiring.inbox.wait(limit, || self.is_inbox_empty() && has_no_orders()).await;
             }
         }
     }

@@ -74,7 +74,7 @@ impl Grants {
     /// Grants so that, with the `busy` jobs that are here already, about `want` jobs are here or may come. Whoever wants
     /// any gets at least one in turn, as long as `want` allows.
     pub fn replenish(&mut self, want: u32, busy: u32) {
-        let outstanding: u64 = self.accounts.iter().map(Account::outstanding).sum();
+        let outstanding = self.outstanding();
         let mut free = u64::from(want).saturating_sub(u64::from(busy) + outstanding);
         let wanting = self.accounts.iter().filter(|account| account.wants()).count() as u64;
         if wanting == 0 || free == 0 {
@@ -117,6 +117,11 @@ impl Grants {
         let account = self.accounts.iter_mut().find(|account| account.dirty && has_room(account.shard))?;
         account.dirty = false;
         Some((account.shard, account.epoch, account.granted))
+    }
+
+    /// Jobs that were granted and have not arrived.
+    pub fn outstanding(&self) -> u64 {
+        self.accounts.iter().map(Account::outstanding).sum()
     }
 
     /// Whether a grant waits to be sent.

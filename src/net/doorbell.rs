@@ -182,6 +182,14 @@ impl<T> Receiver<T> {
         }
     }
 
+    /// Messages that wait.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Remote(receiver) => receiver.len(),
+            Self::Local(queue) => queue.borrow().len(),
+        }
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         match self {

@@ -4,7 +4,7 @@ use super::Queue;
 use super::leg::Place;
 use super::slab::NONE;
 use crate::clock::WallTime;
-use crate::id::{Location, MessageId, PathId};
+use crate::id::{LegRef, Location, MessageId, PathId};
 use crate::outcome::{LegResult, LegState, Verdict};
 
 /// How much is queued.
@@ -161,6 +161,17 @@ impl Queue {
     /// Acceptance of the oldest queued message, whatever its state, rounded down to a second.
     pub fn oldest(&self) -> Option<WallTime> {
         self.ages.keys().next().map(|second| WallTime(u64::from(*second) * 1000))
+    }
+
+    /// Domain of a leg; `None` if the leg is gone.
+    pub fn domain_of(&self, leg: LegRef) -> Option<&str> {
+        let slot = self.slot(leg)?;
+        Some(self.routes.domain_name(self.legs[slot].flow))
+    }
+
+    /// When a message was accepted, rounded down to a second; `None` if it is unknown.
+    pub fn accepted_at(&self, id: MessageId) -> Option<WallTime> {
+        self.find(id).map(|message| self.messages[message].accepted_at())
     }
 
     /// Memory held, free places included.
