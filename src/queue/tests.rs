@@ -432,6 +432,23 @@ fn a_moved_copy_stands_for_what_went_before() {
 }
 
 #[test]
+fn an_older_deferral_read_again_does_not_replace_the_last_reply() {
+    let mut world = World::new();
+    world.accept(1, "t", &["a@one.test"], 1);
+    let deferral = |attempts: u16, text: &str| {
+        let reply = Reply::new(451, Enhanced(4, 7, attempts), text);
+        let results = vec![LegResult { recipients: 1, verdict: Verdict::Deferred, reply }];
+        let due = START.wall + HOUR;
+        Record::Outcome(Outcome { id: id(1), leg: 0, attempts, at: START.wall, due, results })
+    };
+    for (attempts, text) in [(1, "first"), (2, "second"), (1, "first")] {
+        world.apply(deferral(attempts, text));
+    }
+    let (_, states) = world.queue.state(id(1)).unwrap();
+    assert_eq!((states[0].attempts, &*states[0].replies[0].reply.text), (2, "second"));
+}
+
+#[test]
 fn unused_domains_are_remembered_up_to_a_number_and_then_freed() {
     let mut world = World::with(QueueOptions { idle_domains_max: 10, ..QueueOptions::default() });
     for i in 0..100u64 {
