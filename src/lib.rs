@@ -9,3 +9,4 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod outcome;
+pub mod spool;
