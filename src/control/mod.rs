@@ -6,6 +6,7 @@
 //! | `dns` | MX and address lookups | `dns` |
 //! | `resolver` | questions of shards → DNS → answers | `dns` |
 //! | `exposition` | snapshots → Prometheus text | `admin` |
+//! | `process` | memory, CPU and descriptors of the process | `admin` |
 //! | `admin` | HTTP: metrics, health, readiness | `admin` |
 //! | `log` | events → log lines | `log` |
 //!
@@ -15,7 +16,13 @@
 pub mod path_map;
 
 #[cfg(feature = "runtime")]
+pub mod admin;
+#[cfg(feature = "runtime")]
 mod dns;
+#[cfg(feature = "runtime")]
+pub mod exposition;
+#[cfg(feature = "runtime")]
+pub mod process;
 #[cfg(feature = "runtime")]
 pub mod resolver;
 
