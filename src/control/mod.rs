@@ -22,6 +22,8 @@ mod dns;
 #[cfg(feature = "runtime")]
 pub mod exposition;
 #[cfg(feature = "runtime")]
+pub mod log;
+#[cfg(feature = "runtime")]
 pub mod process;
 #[cfg(feature = "runtime")]
 pub mod resolver;
