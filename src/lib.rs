@@ -3,6 +3,8 @@
 //! `src/ARCHITECTURE.md` is the map. A reader who takes the modules in the order below follows a message from the socket
 //! to the remote.
 
+#[cfg(feature = "runtime")]
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
