@@ -1,7 +1,7 @@
 //! The DNS thread: shards ask where a domain's mail goes, it asks the DNS, and answers.
 //!
 //! One lookup is in flight per domain, however many shards ask. Answers are kept for their TTL within configured bounds;
-//! when a refresh fails the old path keeps serving for [`STALE_MAX`], so that an outage of the DNS stops no mail whose way
+//! when a refresh fails the old path keeps serving for a day, so that an outage of the DNS stops no mail whose way
 //! was known. A name that does not exist is refused; whatever is in doubt is delayed. It does not decide what an answer
 //! means (`path_map` does), and it writes no record.
 
@@ -391,8 +391,12 @@ mod tests {
 
     impl Asker {
         fn new(stub: &Stub, file: &str) -> Self {
+            Self::patient(stub, "20s", file)
+        }
+
+        fn patient(stub: &Stub, timeout: &str, file: &str) -> Self {
             let file = format!(
-                "[resolver]\naddresses = ['{}']\ntimeout = '200ms'\nattempts = 1\nttl_min = '0ms'\n{file}",
+                "[resolver]\naddresses = ['{}']\ntimeout = '{timeout}'\nattempts = 1\nttl_min = '0ms'\n{file}",
                 stub.address
             );
             let mut config = Config::parse(&file).expect("test file");
@@ -503,7 +507,7 @@ mod tests {
         stub.set("hostfail.test", A, Say::Code(SERVFAIL));
         let loops = Record::Alias("loop.test", "loop.test");
         stub.set("loop.test", MX, Say::Records(vec![loops]));
-        let asker = Asker::new(&stub, "");
+        let asker = Asker::patient(&stub, "200ms", "");
         for domain in ["fail.test", "silent.test", "refused.test", "half.test"] {
             asker.delayed(domain);
         }
