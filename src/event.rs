@@ -156,6 +156,7 @@ pub fn event_channel() -> (Sender<Event>, Receiver<Event>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::{EnvelopeBuilder, Notify, Parameters};
 
     #[test]
     fn a_log_that_is_behind_costs_events_and_they_are_counted() {
@@ -167,5 +168,19 @@ mod tests {
         clone.send(event());
         sender.send(event());
         assert_eq!((sender.dropped(), receiver.len()), (2, 1));
+    }
+
+    #[test]
+    fn an_accepted_event_names_the_first_recipient_and_counts_all() {
+        let mut builder = EnvelopeBuilder::default();
+        builder.begin("from@example.com", Parameters::default(), "");
+        for mailbox in ["a@one.example", "b@two.example", "c@one.example"] {
+            builder.push_recipient(mailbox, Notify::DEFAULT, "").expect("room");
+        }
+        let envelope = builder.encode(WallTime(1), WallTime(2));
+        let client = "127.0.0.1".parse().expect("address");
+        let event = Event::accepted(WallTime(1), MessageId::from_u64(7), &envelope, 10, client);
+        let Event::Accepted { sender, recipient, recipients, .. } = event else { panic!("another event") };
+        assert_eq!((&*sender, &*recipient, recipients), ("from@example.com", "a@one.example", 3));
     }
 }

@@ -14,6 +14,8 @@ pub mod metrics;
 pub mod outcome;
 pub mod routing;
 
+#[cfg(feature = "runtime")]
+pub mod cli;
 pub mod config;
 
 // The path of a message, in its order.

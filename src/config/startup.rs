@@ -48,6 +48,9 @@ fn relaying(config: &Config) -> String {
         true => "no client may send to any domain".to_owned(),
         false => format!("clients in {} may send to any domain", networks.join(", ")),
     };
+    if config.smtp.relay_networks.iter().any(|network| network.prefix == 0) {
+        return format!("{who}: AN OPEN RELAY, unless a firewall stands before it (smtp.relay_networks)");
+    }
     match config.smtp.relay_domains.is_empty() {
         true => format!("{who}; others are refused"),
         false => format!("{who}; anybody to {}", config.smtp.relay_domains.join(", ")),
@@ -73,7 +76,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Commands that can be pasted as they are. Python's smtplib is there on nearly every host; `nc` talks too early.
+/// Commands that can be pasted as they are. Python's smtplib is there on nearly every host; a pipe into `nc` talks too early.
 fn next_steps(config: &Config, started: &Started) -> String {
     let Some(smtp) = started.listening.first().map(|address| reachable(*address)) else {
         return String::new();
@@ -82,8 +85,7 @@ fn next_steps(config: &Config, started: &Started) -> String {
     let mut text = format!(
         "Try next, in another terminal:\n  \
          send one   python3 -c \"import smtplib; smtplib.SMTP('{host}', {port}).sendmail('me@example.com', \
-         ['you@example.com'], 'Subject: hello\\r\\n\\r\\nhello\\r\\n')\"\n             \
-         swaks --server {smtp} --from me@example.com --to you@example.com\n  \
+         ['you@example.com'], 'Subject: hello\\r\\n\\r\\nhello\\r\\n')\"\n  \
          see it     curl -s http://{admin}/metrics | grep ringpost_queue\n",
         host = smtp.ip(),
         port = smtp.port(),
@@ -139,7 +141,12 @@ mod tests {
     #[test]
     fn commands_use_an_address_that_can_be_connected_to() {
         assert!(text("", "0.0.0.0:25").contains("smtplib.SMTP('127.0.0.1', 25)"));
-        assert!(text("", "[::]:25").contains("--server [::1]:25"));
+        assert!(text("", "[::]:25").contains("smtplib.SMTP('::1', 25)"));
+    }
+
+    #[test]
+    fn an_open_relay_is_told_so() {
+        assert!(text("[smtp]\nrelay_networks = ['::/0']\n", "0.0.0.0:25").contains("OPEN RELAY"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf;
 
 use super::path_map::Missing;
 use crate::config::Resolver as Options;
@@ -38,16 +39,28 @@ type Found<T> = Result<(Vec<T>, Duration), Missing>;
 impl Dns {
     /// A client for the configured servers, or those of `/etc/resolv.conf`.
     pub(super) fn new(options: &Options, lookups_max: usize) -> io::Result<Self> {
-        let mut builder = if options.addresses.is_empty() {
-            // A host without resolv.conf can still relay to addresses: it gets a client that fails each lookup.
-            TokioResolver::builder_tokio().unwrap_or_else(|_| {
-                TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
-            })
-        } else {
-            let servers = options.addresses.iter().map(|address| server(*address)).collect();
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        };
+        let servers: Vec<_> = options.addresses.iter().map(|address| server(*address)).collect();
+        if !servers.is_empty() {
+            return Self::with_servers(servers, options, lookups_max);
+        }
+        match system_conf::read_system_conf() {
+            Ok((system, _)) => Self::with_servers(system.name_servers().to_vec(), options, lookups_max),
+            Err(error) => {
+                // Such a host can still relay to addresses; what needs a name is delayed.
+                tracing::warn!(target: "control", %error,
+                    "no DNS server is known: /etc/resolv.conf names none; set addresses under [resolver]");
+                Self::with_servers(Vec::new(), options, lookups_max)
+            }
+        }
+    }
+
+    fn with_servers(
+        servers: Vec<NameServerConfig>,
+        options: &Options,
+        lookups_max: usize,
+    ) -> io::Result<Self> {
+        let config = ResolverConfig::from_name_servers(servers);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let settings: &mut ResolverOpts = builder.options_mut();
         settings.timeout = options.timeout;
         settings.attempts = usize::from(options.attempts.saturating_sub(1));
@@ -143,4 +156,28 @@ fn server(address: SocketAddr) -> NameServerConfig {
         connection
     });
     NameServerConfig::new(address.ip(), true, connections.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_servers_every_lookup_is_in_doubt() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let dns = Dns::with_servers(Vec::new(), &Options::default(), 1).expect("client");
+        let found = runtime.block_on(dns.exchanges("example.test"));
+        assert!(matches!(found, Err(Missing::Unknown(_))), "{found:?}");
+        let found = runtime.block_on(dns.addresses("example.test"));
+        assert!(matches!(found, Err(Missing::Unknown(_))), "{found:?}");
+    }
+
+    #[test]
+    fn a_text_that_is_no_name_does_not_exist() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let dns = Dns::with_servers(Vec::new(), &Options::default(), 1).expect("client");
+        for text in ["a..b", &"x".repeat(64), &"abc.".repeat(80), "é..b"] {
+            assert_eq!(runtime.block_on(dns.exchanges(text)), Err(Missing::Name), "{text}");
+        }
+    }
 }

@@ -5,7 +5,8 @@
 //! | `path_map` | DNS answers → paths. PURE | |
 //! | `dns` | MX and address lookups | `dns` |
 //! | `resolver` | questions of shards → DNS → answers | `dns` |
-//! | `exposition` | snapshots → Prometheus text | `admin` |
+//! | `exposition`, `page` | snapshots → Prometheus text | `admin` |
+//! | `process` | memory, CPU and descriptors of the process | `admin` |
 //! | `admin` | HTTP: metrics, health, readiness | `admin` |
 //! | `log` | events → log lines | `log` |
 //!
@@ -15,7 +16,17 @@
 pub mod path_map;
 
 #[cfg(feature = "runtime")]
+pub mod admin;
+#[cfg(feature = "runtime")]
 mod dns;
+#[cfg(feature = "runtime")]
+pub mod exposition;
+#[cfg(feature = "runtime")]
+pub mod log;
+#[cfg(feature = "runtime")]
+mod page;
+#[cfg(feature = "runtime")]
+pub mod process;
 #[cfg(feature = "runtime")]
 pub mod resolver;
 

@@ -1,7 +1,7 @@
 //! The DNS thread: shards ask where a domain's mail goes, it asks the DNS, and answers.
 //!
 //! One lookup is in flight per domain, however many shards ask. Answers are kept for their TTL within configured bounds;
-//! when a refresh fails the old path keeps serving for [`STALE_MAX`], so that an outage of the DNS stops no mail whose way
+//! when a refresh fails the old path keeps serving for a day, so that an outage of the DNS stops no mail whose way
 //! was known. A name that does not exist is refused; whatever is in doubt is delayed. It does not decide what an answer
 //! means (`path_map` does), and it writes no record.
 
@@ -34,6 +34,8 @@ const DOMAINS_WAITING_MAX: usize = 64 * 1024;
 const LOOKUPS_MAX: usize = 256;
 /// How long a path serves behind the end of its TTL while the DNS does not answer (RFC 8767 §4 names 1 to 3 days).
 const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Shards are never told to ask again sooner, whatever the TTL.
+const VALID_MIN: Duration = Duration::from_secs(1);
 /// Answers kept before those that have ended are looked for and dropped.
 const ANSWERS_KEPT_MIN: usize = 4096;
 
@@ -205,7 +207,12 @@ impl Control {
             let next = self.state.borrow_mut().queue.pop_front();
             let Some(domain) = next else { break };
             let start = Instant::now();
-            let (decision, ttl) = self.look_up(&domain).await;
+            // A task of its own, so that a panic in it (answers are strangers' bytes) costs this lookup only.
+            let lookup = tokio::task::spawn_local(self.clone().look_up(domain.clone()));
+            let (decision, ttl) = lookup.await.unwrap_or_else(|_| {
+                let reply = dns_trouble(&domain, "the lookup failed by a bug of the relay");
+                (Decision::Delayed(reply), self.options.retry)
+            });
             count(
                 &self.counters.lookup_micros,
                 u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
@@ -221,7 +228,9 @@ impl Control {
         let kept = state.kept.get(domain)?;
         let left = kept.fresh_until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         Some(match &kept.answer {
-            RouteAnswer::Path { spec, .. } => RouteAnswer::Path { spec: spec.clone(), valid_for: left },
+            RouteAnswer::Path { spec, .. } => {
+                RouteAnswer::Path { spec: spec.clone(), valid_for: left.max(VALID_MIN) }
+            }
             RouteAnswer::Refused { reply } => RouteAnswer::Refused { reply: reply.clone() },
             RouteAnswer::Delayed { reply, .. } => {
                 RouteAnswer::Delayed { reply: reply.clone(), retry_in: left }
@@ -236,7 +245,7 @@ impl Control {
             Decision::Path { spec, complete } => {
                 count(&self.counters.found, 1);
                 let valid_for = if complete { ttl } else { ttl.min(self.options.retry) };
-                (RouteAnswer::Path { spec, valid_for }, valid_for, now)
+                (RouteAnswer::Path { spec, valid_for: valid_for.max(VALID_MIN) }, valid_for, now)
             }
             Decision::Refused(reply) => {
                 count(&self.counters.refused, 1);
@@ -273,13 +282,13 @@ impl Control {
     }
 
     /// Where mail for `domain` goes, and how long that holds.
-    async fn look_up(&self, domain: &str) -> (Decision, Duration) {
+    async fn look_up(self: Rc<Self>, domain: Box<str>) -> (Decision, Duration) {
         let fixed = |spec| (Decision::Path { spec, complete: true }, self.options.ttl_max);
-        match self.routes.target(domain) {
+        match self.routes.target(&domain) {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
             Target::Smtp { host, port } => self.smart_host(host, *port).await,
-            Target::Mx => self.mail_exchanges(domain).await,
+            Target::Mx => self.mail_exchanges(&domain).await,
         }
     }
 
@@ -382,8 +391,12 @@ mod tests {
 
     impl Asker {
         fn new(stub: &Stub, file: &str) -> Self {
+            Self::patient(stub, "20s", file)
+        }
+
+        fn patient(stub: &Stub, timeout: &str, file: &str) -> Self {
             let file = format!(
-                "[resolver]\naddresses = ['{}']\ntimeout = '200ms'\nattempts = 1\nttl_min = '0ms'\n{file}",
+                "[resolver]\naddresses = ['{}']\ntimeout = '{timeout}'\nattempts = 1\nttl_min = '0ms'\n{file}",
                 stub.address
             );
             let mut config = Config::parse(&file).expect("test file");
@@ -494,7 +507,7 @@ mod tests {
         stub.set("hostfail.test", A, Say::Code(SERVFAIL));
         let loops = Record::Alias("loop.test", "loop.test");
         stub.set("loop.test", MX, Say::Records(vec![loops]));
-        let asker = Asker::new(&stub, "");
+        let asker = Asker::patient(&stub, "200ms", "");
         for domain in ["fail.test", "silent.test", "refused.test", "half.test"] {
             asker.delayed(domain);
         }
