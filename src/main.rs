@@ -1,1 +1,79 @@
-fn main() {}
+//! The `ringpost` command.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ringpost::cli::{self, Command, Serve};
+use ringpost::config::{Config, Started, startup_text};
+use ringpost::control::admin::{AdminListener, Readiness, Unready};
+use ringpost::control::exposition::Exposition;
+use ringpost::control::log;
+use ringpost::relay::Relay;
+
+// Frees across threads are the rule here: a body is made on a shard and dropped on a worker.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How often the main thread looks for a signal, and at the health of the executors.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    match cli::parse().command {
+        Command::Serve(flags) => match serve(&flags) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("ringpost: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Check { config } => cli::check(&config),
+        Command::Config { .. } => cli::print_default(),
+    }
+}
+
+fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let config = Arc::new(flags.load()?);
+    log::init(&config.log)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let readiness = Arc::new(Readiness::default());
+    let admin = AdminListener::bind(config.admin.listen)?;
+    let admin_address = admin.address();
+    let relay = Relay::start(config.clone())?;
+    let exposition = Exposition::new(&config, relay.resolver());
+    let admin = admin.serve(exposition, Arc::new(relay.orders()), readiness.clone())?;
+    readiness.clear(Unready::Recovering);
+    readiness.clear(Unready::NotListening);
+    let started = Started {
+        listening: relay.listening().to_vec(),
+        admin: admin_address,
+        queued: relay.queued(),
+        directory: std::env::current_dir()?,
+    };
+    print!("{}", startup_text(&config, &started));
+    let healthy = wait(&relay, &config, &stop, &readiness);
+    readiness.set(Unready::Stopping);
+    let clean = relay.stop();
+    admin.stop();
+    Ok(if healthy && clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits for a signal, or for an executor to die; says whether all was well until then.
+fn wait(relay: &Relay, _: &Config, stop: &AtomicBool, readiness: &Readiness) -> bool {
+    let fence = relay.fence();
+    while !stop.load(Ordering::Relaxed) {
+        if fence.reason().is_some() {
+            readiness.set(Unready::Fenced);
+        }
+        if !relay.is_alive() {
+            eprintln!("ringpost: an executor has ended unexpectedly; stopping: a restart recovers the queue");
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    true
+}

@@ -29,3 +29,7 @@ pub use ring::SegmentPin;
 pub use layout::Layout;
 pub use reader::Pinned;
 pub use replay::{Recovered, RecoveryReport};
+
+/// A log on the real disk.
+#[cfg(feature = "runtime")]
+pub type DiskLog = Log<storage::disk::Disk>;

@@ -27,7 +27,7 @@ use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::server::{Options, Session, Want};
 use crate::protocol::trace::{Protocol, Trace};
-use crate::spool::{AppendError, Committed, Log};
+use crate::spool::{AppendError, Committed, DiskLog};
 
 /// Room for a trace header in front of a body, bytes.
 const TRACE_ROOM: usize = 512;
@@ -48,7 +48,7 @@ pub struct Inbound {
     /// Budgets.
     pub admission: Admission,
     /// Where messages are made durable.
-    pub log: Log,
+    pub log: DiskLog,
     /// Takes over what is durable.
     pub on_accepted: OnAccepted,
     /// Counters of the shard.

@@ -79,6 +79,13 @@ fn probe_io_uring() -> io::Result<()> {
     super::fd::probe_ring(&mut parameters).map(drop)
 }
 
+/// CPUs that this process may run on, in order.
+pub fn online_cpus() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None);
+    let is_set = |cpu: &usize| set.as_ref().is_ok_and(|set| set.is_set(*cpu));
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(is_set).collect()
+}
+
 /// Starts an executor on a thread of its own, pinned to `cpu` if one is given, and runs `main` on it.
 pub fn start<G, F>(name: &str, cpu: Option<usize>, main: G) -> Result<JoinHandle<()>, HostError>
 where

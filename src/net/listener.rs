@@ -31,6 +31,18 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Fails if somebody listens there already: SO_REUSEPORT alone would let a second relay of the same user share the
+/// address unnoticed, and half of the connections with it.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(1)
+}
+
 /// The address a bound socket has, which matters when port 0 was asked for.
 pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     let address = Socket::from(socket.try_clone()?).local_addr()?;

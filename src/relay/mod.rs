@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::config::{Config, Wiring as WiringChoice};
+use crate::control::admin::{Roles, SnapshotSender};
 use crate::control::log::LogThread;
 use crate::control::resolver::ResolverCounters;
+use crate::event::EVENTS_WAITING_MAX;
 use crate::exchange::ledger::WindowLimits;
-use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
 use crate::net::listener;
@@ -36,8 +37,6 @@ const WINDOW: WindowLimits = WindowLimits { jobs: 2048, bytes: 64 << 20 };
 const CONTROL_ROOM: usize = 2048;
 /// Room of a channel between a shard and a worker: a whole window, so that nobody waits to send.
 const CHANNEL_ROOM: usize = WINDOW.jobs as usize + CONTROL_ROOM;
-/// Answers of the resolver that may wait for a shard.
-const ANSWERS_ROOM: usize = 16 * 1024;
 /// Time for a stop: after it, what is still open is ended.
 const STOP_LIMIT: Duration = Duration::from_secs(7);
 /// Shards and workers up to which `auto` puts both roles on one executor.
@@ -100,23 +99,6 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Asks every role for its counters; the answers come through the channel, which closes when all have answered.
-    pub fn request_snapshots(&self) -> channel::Receiver<RoleSnapshot> {
-        let (answer, answers) = channel::bounded(self.roles());
-        for shard in &self.shards {
-            let _ = shard.send(shard::Order::Snapshot(answer.clone()));
-        }
-        for worker in &self.workers {
-            let _ = worker.send(worker::Order::Snapshot(answer.clone()));
-        }
-        answers
-    }
-
-    /// How many roles there are.
-    pub fn roles(&self) -> usize {
-        self.shards.len() + self.workers.len()
-    }
-
     fn tell_all(&self, shard_order: fn() -> shard::Order, worker_order: fn() -> worker::Order) {
         for shard in &self.shards {
             let _ = shard.send(shard_order());
@@ -139,14 +121,16 @@ impl Relay {
         let executors = if shared { shards.max(workers) } else { shards + workers };
         executor::check_host(usize::from(executors))?;
         let (sockets, listening) = bind_all(&config)?;
+        make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
-        let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
+        let (events, lines) = channel::bounded(EVENTS_WAITING_MAX);
+        let log = LogThread::start(lines).map_err(system("cannot start the log thread"))?;
         let plans = seats::plan_parts(&mut spool, config.threads.shards)
             .map_err(system("cannot make a part of the spool"))?;
         let made = seats::make(&config, shared, sockets, plans)?;
         let (recovered, recoveries) = mpsc::channel();
         let fence = Fence::default();
-        let common = Common { config, events: log.sender(), fence: fence.clone(), recovered };
+        let common = Common { config, events, fence: fence.clone(), recovered };
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
@@ -234,11 +218,34 @@ impl Relay {
     }
 }
 
+/// Makes the spool's directory if only itself is missing: a wrong path must not grow a tree. Mail is private.
+fn make_directory(path: &std::path::Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            let reason = format!("cannot create {}: {error}; choose another place with --spool", path.display());
+            Err(SpoolError::Layout(reason).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn is_shared(config: &Config) -> bool {
     match config.threads.wiring {
         WiringChoice::Shared => true,
         WiringChoice::Split => false,
         WiringChoice::Auto => config.threads.shards.max(config.threads.workers) <= SHARED_UP_TO,
+    }
+}
+
+impl Roles for Orders {
+    fn request_snapshots(&self, answers: &SnapshotSender) {
+        for shard in &self.shards {
+            let _ = shard.send(shard::Order::Snapshot(answers.clone()));
+        }
+        for worker in &self.workers {
+            let _ = worker.send(worker::Order::Snapshot(answers.clone()));
+        }
     }
 }
 

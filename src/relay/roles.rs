@@ -62,7 +62,8 @@ async fn start(seat: Seat, common: &Common) -> Result<(), String> {
     };
     let running = Running::default();
     if let (Some(worker), Some(inbox)) = (seat.worker, worker_inbox) {
-        running.start(make_worker(worker, inbox, &mut near, common, events.clone()).run());
+        let worker = make_worker(worker, inbox, &mut near, common, events.clone()).await?;
+        running.start(worker.run());
     }
     if let (Some(seat), Some(inbox)) = (seat.shard, shard_inbox) {
         let (shard, inbound) = make_shard(seat, inbox, &mut near, common, events).await?;
@@ -136,13 +137,13 @@ fn receivers<T>(remote: Vec<Option<channel::Receiver<T>>>, near: &mut Option<Rec
     remote.into_iter().map(fill).collect()
 }
 
-fn make_worker(
+async fn make_worker(
     seat: WorkerSeat,
     inbox: Inbox,
     near: &mut NearChannels,
     common: &Common,
     events: EventSender,
-) -> Worker {
+) -> Result<Worker, String> {
     let shares_executor = near.from_shard.is_some();
     let metrics = Rc::new(WorkerMetrics::default());
     let delivery = &common.config.delivery;
@@ -169,10 +170,15 @@ fn make_worker(
                 attempt: waits.attempt,
             },
         },
-        disk: Disk::new(&common.config.spool.directory),
+        disk: open_disk(common).await?,
         metrics: metrics.clone(),
     };
-    Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders)
+    Ok(Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders))
+}
+
+async fn open_disk(common: &Common) -> Result<Disk, String> {
+    let directory = &common.config.spool.directory;
+    Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
 async fn make_shard(
@@ -185,7 +191,7 @@ async fn make_shard(
     let config = &common.config;
     let shares_executor = near.from_worker.is_some();
     let mut queue = Queue::new(queue_options(config), getrandom::u64().unwrap_or(u64::from(seat.index.0)));
-    let disk = Disk::new(&config.spool.directory);
+    let disk = open_disk(common).await?;
     let options = LogOptions {
         segment_bytes: u32::try_from(config.spool.segment_bytes).unwrap_or(u32::MAX),
         reserve_bytes: config.spool.reserve_bytes,

@@ -30,6 +30,7 @@ use crossbeam_channel as channel;
 use foldhash::fast::RandomState;
 
 use crate::clock::Moment;
+use crate::control::admin::SnapshotSender;
 use crate::control::resolver::ResolverHandle;
 use crate::delivery::job::Payload;
 use crate::event::EventSender;
@@ -39,7 +40,7 @@ use crate::id::{Location, MessageId, PartId, PathId, ShardIndex};
 use crate::inbound::accept::Loads;
 use crate::inbound::session::Inbound;
 use crate::message::Message;
-use crate::metrics::{RoleSnapshot, ShardMetrics};
+use crate::metrics::ShardMetrics;
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
 use crate::outcome::Reply;
@@ -58,7 +59,7 @@ const BOUNCES_MAX: usize = 8;
 #[derive(Debug)]
 pub enum Order {
     /// Answer with the counters.
-    Snapshot(channel::Sender<RoleSnapshot>),
+    Snapshot(SnapshotSender),
     /// Stop: no new connections, transactions or jobs.
     Stop,
     /// The time for stopping is over: end what is still open.
@@ -239,7 +240,7 @@ impl Shard {
             match order {
                 Order::Snapshot(answer) => {
                     self.update_gauges(inbound);
-                    let _ = answer.try_send(self.metrics.role_snapshot(self.wiring.index));
+                    answer.send(self.metrics.role_snapshot(self.wiring.index));
                 }
                 Order::Stop => self.stop(inbound),
                 Order::Hurry => inbound.sessions.shut(),

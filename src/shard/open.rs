@@ -121,6 +121,11 @@ impl Shard {
     /// Starts the tasks of the logs.
     pub fn start_logs(self: &Rc<Self>) {
         for part in &self.parts {
+            let metrics = self.metrics.clone();
+            part.log.set_on_commit(Box::new(move |took, records| {
+                metrics.commit.observe(took);
+                metrics.commit_records.record(records.into());
+            }));
             net::spawn(part.log.clone().run_committer());
             net::spawn(part.log.clone().run_clock());
             net::spawn(part.log.clone().run_upkeep(QueueLiveness(self.clone()), random));

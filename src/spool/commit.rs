@@ -93,6 +93,8 @@ pub struct LogStats {
     pub disk_bytes: u64,
     /// Bytes of records that are still needed.
     pub live_bytes: u64,
+    /// Outcomes and bounces that were appended and are not durable yet: what a crash now would repeat.
+    pub notes_pending: u64,
     /// Whether acceptances are refused for want of disk.
     pub full: bool,
     /// Whether a commit has outlasted its deadline.
@@ -163,8 +165,14 @@ pub(super) struct State<S: Storage> {
     /// Messages with chunks between their Accepted being placed and their acceptor being told.
     pub accepting: HashSet<MessageId, foldhash::fast::RandomState>,
     pub leaving: Vec<Leaving>,
+    /// Outcomes and bounces in the filling batch, and in the one being written.
+    notes_filling: u64,
+    notes_writing: u64,
     pub stats: LogStats,
 }
+
+/// Told of each commit: how long it took, and how many records it had.
+pub type OnCommit = Box<dyn Fn(Duration, u32)>;
 
 pub(super) struct Inner<S: Storage> {
     pub storage: S,
@@ -173,6 +181,7 @@ pub(super) struct Inner<S: Storage> {
     pub options: LogOptions,
     pub fence: Fence,
     pub state: RefCell<State<S>>,
+    pub on_commit: RefCell<Option<OnCommit>>,
 }
 
 /// A part's log. Clones are handles to the same one; all on one thread.
@@ -375,7 +384,10 @@ impl<S: Storage> Log<S> {
             self.poll_place(&mut state, context, Class::Settle, &[draft])
         })
         .await?;
-        self.0.state.borrow_mut().nudge();
+        let mut state = self.0.state.borrow_mut();
+        state.notes_filling += 1;
+        state.nudge();
+        drop(state);
         Ok(self.ticket(placed.sequence, false))
     }
 
@@ -423,6 +435,27 @@ impl<S: Storage> Log<S> {
         }
     }
 
+    /// Whether new mail would be taken now: asked before a body is read, so that a client keeps it.
+    pub fn admits(&self) -> Result<(), AppendError> {
+        self.0.fence.check()?;
+        let state = self.0.state.borrow();
+        match (state.full, state.stuck) {
+            (true, _) => Err(AppendError::Full),
+            (_, true) => Err(AppendError::Stuck),
+            _ => Ok(()),
+        }
+    }
+
+    /// The disk, for readers on this thread.
+    pub fn storage(&self) -> &S {
+        &self.0.storage
+    }
+
+    /// Has every commit told to `on_commit`, which must not call the log.
+    pub fn set_on_commit(&self, on_commit: OnCommit) {
+        *self.0.on_commit.borrow_mut() = Some(on_commit);
+    }
+
     /// Counters and gauges.
     pub fn stats(&self) -> LogStats {
         let state = self.0.state.borrow();
@@ -431,6 +464,7 @@ impl<S: Storage> Log<S> {
             spares: state.ring.spares.len() as u64,
             disk_bytes: state.ring.disk_bytes(self.0.options.segment_bytes),
             live_bytes: state.ring.live_bytes(),
+            notes_pending: state.notes_filling + state.notes_writing,
             full: state.full,
             stuck: state.stuck,
             ..state.stats
@@ -652,6 +686,10 @@ impl<S: Storage> Log<S> {
         }
         let header = batch.header;
         state.durable = header.sequence;
+        state.notes_writing = 0;
+        if let Some(on_commit) = &*self.0.on_commit.borrow() {
+            on_commit(took, header.records);
+        }
         state.ring.oldest_durable = state.ring.oldest_durable.max(header.oldest);
         state.watermark_owed = header.records > 0;
         state.idle_since = now;
@@ -700,6 +738,7 @@ impl<S: Storage> Log<S> {
         }
         (state.urgent, state.lazy, state.watermark_due) = (false, false, false);
         let mut filling = state.filling.take()?;
+        state.notes_writing = std::mem::take(&mut state.notes_filling);
         let header = batch::Header {
             bytes: filling.used as u32,
             sequence: filling.sequence,
@@ -810,6 +849,8 @@ impl<S: Storage> State<S> {
             chunks: HashMap::default(),
             accepting: HashSet::default(),
             leaving: Vec::new(),
+            notes_filling: 0,
+            notes_writing: 0,
             stats: LogStats::default(),
         }
     }

@@ -93,6 +93,11 @@ pub async fn read_chunk<S: Storage>(
     Ok(())
 }
 
+/// Bytes of body in a chunk's record.
+pub fn chunk_body_bytes(chunk: Location) -> usize {
+    (chunk.bytes as usize).saturating_sub(super::record::HEADER_BYTES)
+}
+
 fn damaged<P>(pinned: &Pinned<P>, at: Location) -> ReadError {
     ReadError::Damaged { id: pinned.id, segment: at.segment, offset: at.offset }
 }

@@ -484,7 +484,8 @@ impl<S: Storage> Replay<S> {
         let mut state = State::new(head, ring, tail, next_message, self.storage.now());
         state.chunks = self.chunks;
         let state = RefCell::new(state);
-        let inner = Inner { storage: self.storage, part, dir: self.dir, options, fence, state };
+        let on_commit = RefCell::default();
+        let inner = Inner { storage: self.storage, part, dir: self.dir, options, fence, state, on_commit };
         Ok((Log::start(inner), self.report))
     }
 }

@@ -22,6 +22,9 @@ const FILE_MODE: u32 = 0o600;
 /// Longest single read, bytes: bounds the aligned buffer behind it.
 const READ_BYTES_MAX: usize = 4 << 20;
 
+/// Keeps a segment readable on other executors.
+pub type DiskPin = OwnedDmaFile;
+
 /// A spool directory. Clones share it; one per executor.
 #[derive(Clone)]
 pub struct Disk(Rc<Inner>);
