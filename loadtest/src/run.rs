@@ -125,6 +125,9 @@ fn run(command: &RunCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
     if let (Some(before), Some(after)) = (before, after) {
         report.relay = Some(RelayReport::of(&before, &after, board.source.accepted));
     }
+    if before.is_some() && after.is_none() {
+        report.faults.push("the relay's process is gone, so its CPU time and memory are not known".into());
+    }
     let holds = report.holds == Some(true);
     publish(report, &command.output)?;
     Ok(u8::from(!holds || board.source.accepted == 0))

@@ -74,7 +74,7 @@ pub enum Flow {
     Continue,
     /// Write the replies, then close.
     Close,
-    /// Close without writing.
+    /// Close without a further reply.
     Drop,
 }
 
@@ -506,7 +506,7 @@ mod tests {
     fn pipelined_transactions_are_taken_whole_and_byte_by_byte() {
         let one = [ENVELOPE.as_bytes(), b"DATA\r\n", &message(true)].concat();
         let bytes = [b"EHLO me\r\n", &one[..], &one, b"QUIT\r\n"].concat();
-        let replies = "250 250 250 250 250 250 250 250 250 250 354 250 250 250 250 354 250 221";
+        let replies = "250 250 250 250 250 250 250 250 250 250 250 354 250 250 250 250 354 250 221";
         let seen = check(&[], &bytes, replies, Flow::Close);
         let recipients = [0, 1].map(|index| Local::Recipient { number: 5, index }).to_vec();
         assert_eq!(seen.delivered, vec![(Some(ID), true, recipients, 2000); 2]);

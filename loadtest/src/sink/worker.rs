@@ -124,8 +124,9 @@ impl Host for Tray {
             return;
         };
         self.counts.corrupted += u64::from(!receipt.intact());
-        if let Some(sent) = receipt.sent().filter(|sent| *sent <= self.now) {
-            self.transits.push(self.now - sent);
+        // A turn may be long, and the sender's clock is read at each message too.
+        if let Some(transit) = receipt.sent().and_then(|sent| clock::now().checked_sub(sent)) {
+            self.transits.push(transit);
         }
         for recipient in *recipients {
             match recipient {
@@ -337,7 +338,11 @@ impl Worker {
             match session.receive(&fixed, &self.buffer[..count], replies, &mut self.tray) {
                 Flow::Continue => {}
                 Flow::Close => connection.closing = true,
-                Flow::Drop => return self.close(index),
+                Flow::Drop => {
+                    // Earlier transactions keep their replies: only this one is cut off.
+                    let _ = connection.flush();
+                    return self.close(index);
+                }
             }
             if connection.flush().is_err() || (connection.closing && connection.replies.is_empty()) {
                 return self.close(index);

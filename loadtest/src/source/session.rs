@@ -215,7 +215,7 @@ impl Session {
 
     /// The connection is gone. Ends what was under way and is ready for a new connection.
     pub fn lost(&mut self, now: Micros, host: &mut impl Host) {
-        let state = std::mem::replace(self, Self::default()).state;
+        let state = std::mem::take(self).state;
         match state {
             State::Envelope { transaction, .. } => end(&transaction, Answer::Aborted, now, host),
             State::Content { transaction, to_nobody, behind } => {
@@ -305,14 +305,14 @@ impl Session {
                     end(&transaction, Answer::Refused, now, host);
                     return self.proceed(plan, false, now, host);
                 }
-                self.to_rcpt(plan, number, 0)
+                self.rcpt_from(plan, number, 0)
             }
             Step::Rcpt(index) => {
                 if !taken {
                     transaction.refused.push(index);
                 }
                 if index + 1 < plan.recipients {
-                    self.to_rcpt(plan, number, index + 1)
+                    self.rcpt_from(plan, number, index + 1)
                 } else if lockstep && transaction.refused.len() == usize::from(plan.recipients) {
                     end(&transaction, Answer::Refused, now, host);
                     return self.proceed(plan, true, now, host);
@@ -332,7 +332,7 @@ impl Session {
         State::Envelope { transaction, step }
     }
 
-    fn to_rcpt(&mut self, plan: &Plan, number: u64, index: u16) -> Step {
+    fn rcpt_from(&mut self, plan: &Plan, number: u64, index: u16) -> Step {
         if !self.pipelining {
             plan.rcpt(number, index, self.out.text());
         }

@@ -180,8 +180,10 @@ enum Link {
 struct Connection {
     session: Session,
     link: Link,
-    /// Last time bytes moved.
+    /// Last time bytes moved or connecting began.
     moved: Micros,
+    /// Last time bytes were read.
+    last_read: Micros,
     /// In the list of idle ones.
     listed: bool,
     /// Connections in a row that were shut out before any transaction.
@@ -246,7 +248,7 @@ impl Worker {
             }
             self.start_due(now);
             self.desk.settle(&mut self.board.lock());
-            if self.connections.iter().all(|connection| matches!(connection.link, Link::Retired)) {
+            if self.is_forsaken(now, started) {
                 break;
             }
             if self.desk.due(now) == Due::Never {
@@ -265,14 +267,28 @@ impl Worker {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
             }
-            let now = clock::now();
             for event in &events {
-                self.handle(event.token().0, now);
+                // A turn may be long: each reply is timed as it is read.
+                self.handle(event.token().0, clock::now());
             }
         }
         self.desk.settle(&mut self.board.lock());
         let wall = Duration::from_micros(clock::now().saturating_sub(started));
         Ok(ThreadUse { cpu: clock::thread_cpu().saturating_sub(cpu), wall })
+    }
+
+    /// No connection is left, or none has moved a byte for the whole time-out: a run is bounded in time even if it
+    /// reconnects.
+    fn is_forsaken(&self, now: Micros, started: Micros) -> bool {
+        let connections = &self.connections;
+        if connections.iter().all(|connection| matches!(connection.link, Link::Retired)) {
+            return true;
+        }
+        if connections.iter().any(|connection| matches!(connection.link, Link::Up(_))) {
+            return false;
+        }
+        let moved = connections.iter().map(|connection| connection.last_read).max().unwrap_or(0).max(started);
+        self.desk.due(now) != Due::Never && now.saturating_sub(moved) > self.settings.timeout
     }
 
     /// Opens what is down and gives up what has been silent too long.
@@ -414,6 +430,7 @@ impl Worker {
                 Err(_) => return self.over(index, Over::Lost, now),
             };
             connection.moved = now;
+            connection.last_read = now;
             match connection.session.receive(&self.plan, &self.buffer[..count], now, &mut self.desk) {
                 Flow::Continue => {}
                 Flow::Done => return self.over(index, Over::Orderly, now),
