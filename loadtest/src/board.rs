@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::clock::Micros;
 use crate::ledger::Books;
-use crate::source::session::Stage;
+use crate::source::host::Stage;
 
 /// Latencies in microseconds, three significant digits, up to an hour.
 pub type Latency = Histogram<u64>;

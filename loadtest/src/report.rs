@@ -9,7 +9,7 @@ use crate::board::{Board, Latency, SinkCounts, ThreadUse};
 use crate::clock::Micros;
 use crate::ledger::Verdict;
 use crate::process::Usage;
-use crate::source::session::Stage;
+use crate::source::host::Stage;
 use crate::wire::mark::Run;
 
 /// From this share on, a thread counts as fully used.

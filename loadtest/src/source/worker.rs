@@ -15,11 +15,15 @@ use crate::clock::{self, Micros};
 use crate::ledger::Answer;
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES};
 use crate::source::Settings;
+use crate::source::alarm::Alarm;
+use crate::source::host::{Ended, Host, Job, Stage};
 use crate::source::pace::{Due, Pace};
 use crate::source::plan::Plan;
-use crate::source::session::{Ended, Flow, Host, Job, Session, Stage};
+use crate::source::session::{Flow, Session};
 use crate::wire::reply::ReplyLine;
 
+/// The alarm's token; below are connections.
+const ALARM: Token = Token(usize::MAX - 1);
 /// Between two attempts to connect.
 const RETRY: Micros = 100_000;
 /// Longest sleep: so often a stop request and silence of peers are looked for.
@@ -207,6 +211,7 @@ pub struct Worker {
     desk: Desk,
     board: SharedBoard,
     poll: Poll,
+    alarm: Alarm,
     connections: Vec<Connection>,
     idle: VecDeque<usize>,
     buffer: Vec<u8>,
@@ -219,12 +224,16 @@ impl Worker {
             session: Session::default(),
             link: Link::Down(0),
             moved: 0,
+            last_read: 0,
             listed: false,
             strikes: 0,
         };
+        let poll = Poll::new()?;
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         Ok(Self {
             connections: std::iter::repeat_with(fresh).take(settings.connections).collect(),
-            poll: Poll::new()?,
+            poll,
+            alarm,
             idle: VecDeque::new(),
             buffer: vec![0; READ_BYTES],
             plan: desk.plan.clone(),
@@ -258,16 +267,18 @@ impl Worker {
                     break;
                 }
             }
-            let wake = match self.desk.due(now) {
-                Due::At(due) => due.min(next_tick),
-                Due::Now(_) | Due::Never => next_tick,
-            };
-            let sleep = Duration::from_micros(wake.saturating_sub(clock::now()));
+            if let Due::At(due) = self.desk.due(now) {
+                self.alarm.set(due)?;
+            }
+            let sleep = Duration::from_micros(next_tick.saturating_sub(clock::now()));
             match self.poll.poll(&mut events, Some(sleep)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
             }
             for event in &events {
+                if event.token() == ALARM {
+                    continue;
+                }
                 // A turn may be long: each reply is timed as it is read.
                 self.handle(event.token().0, clock::now());
             }
