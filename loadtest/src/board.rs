@@ -41,6 +41,8 @@ pub struct SourceTally {
     pub connections: u64,
     /// Connects that failed.
     pub connects_failed: u64,
+    /// Why the last of them failed.
+    pub connect_error: Option<String>,
     /// Connections lost, timed out or closed by the peer without a reply to QUIT.
     pub connections_lost: u64,
     /// End of data taken by the socket, to its reply read.
@@ -67,6 +69,7 @@ impl Default for SourceTally {
             in_flight: 0,
             connections: 0,
             connects_failed: 0,
+            connect_error: None,
             connections_lost: 0,
             end_of_data: latency(),
             transaction: latency(),

@@ -51,6 +51,7 @@ struct Batch {
     texts: Vec<(Stage, u16, String)>,
     connections: u64,
     connects_failed: u64,
+    connect_error: Option<String>,
     connections_lost: u64,
 }
 
@@ -83,6 +84,9 @@ impl Desk {
         let tally = &mut board.source;
         tally.connections += std::mem::take(&mut batch.connections);
         tally.connects_failed += std::mem::take(&mut batch.connects_failed);
+        if let Some(error) = batch.connect_error.take() {
+            tally.connect_error = Some(error);
+        }
         tally.connections_lost += std::mem::take(&mut batch.connections_lost);
         tally.in_flight += std::mem::take(&mut batch.begun);
         tally.in_flight -= batch.ended.len() as u64;
@@ -310,7 +314,7 @@ impl Worker {
             let silent = now.saturating_sub(connection.moved) > self.settings.timeout;
             match connection.link {
                 Link::Down(at) if at <= now && !exhausted => self.open(index, now),
-                Link::Connecting(_) if silent => self.connect_failed(index, now),
+                Link::Connecting(_) if silent => self.connect_failed(index, &ErrorKind::TimedOut.into(), now),
                 Link::Up(_) if silent && connection.session.is_waiting() => self.over(index, Over::Lost, now),
                 _ => {}
             }
@@ -328,12 +332,13 @@ impl Worker {
                 self.connections[index].link = Link::Connecting(stream);
                 self.connections[index].moved = now;
             }
-            Err(_) => self.connect_failed(index, now),
+            Err(error) => self.connect_failed(index, &error, now),
         }
     }
 
-    fn connect_failed(&mut self, index: usize, now: Micros) {
+    fn connect_failed(&mut self, index: usize, why: &io::Error, now: Micros) {
         self.desk.batch.connects_failed += 1;
+        self.desk.batch.connect_error = Some(why.to_string());
         self.connections[index].link =
             if self.settings.reconnect { Link::Down(now + RETRY) } else { Link::Retired };
     }
@@ -399,21 +404,19 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match std::mem::replace(&mut connection.link, Link::Retired) {
             Link::Connecting(stream) => {
-                if matches!(stream.take_error(), Ok(None)) && stream.set_nodelay(true).is_ok() {
-                    match stream.peer_addr() {
-                        Ok(_) => {
-                            self.desk.batch.connections += 1;
-                            connection.link = Link::Up(stream);
-                            connection.moved = now;
-                            self.read(index, now);
-                        }
-                        Err(error) if error.kind() == ErrorKind::NotConnected => {
-                            connection.link = Link::Connecting(stream);
-                        }
-                        Err(_) => self.connect_failed(index, now),
+                let failed = stream.take_error().and_then(|error| error.map_or(Ok(()), Err));
+                match failed.and_then(|()| stream.peer_addr()).and_then(|_| stream.set_nodelay(true)) {
+                    Ok(()) => {
+                        self.desk.batch.connections += 1;
+                        connection.link = Link::Up(stream);
+                        connection.moved = now;
+                        self.read(index, now);
                     }
-                } else {
-                    self.connect_failed(index, now);
+                    // An event that came too early; the next one tells.
+                    Err(error) if error.kind() == ErrorKind::NotConnected => {
+                        connection.link = Link::Connecting(stream);
+                    }
+                    Err(error) => self.connect_failed(index, &error, now),
                 }
             }
             Link::Up(stream) => {
