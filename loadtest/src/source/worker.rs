@@ -284,7 +284,7 @@ impl Worker {
                     continue;
                 }
                 // A turn may be long: each reply is timed as it is read.
-                self.handle(event.token().0, clock::now());
+                self.handle(event.token().0, event.is_read_closed(), clock::now());
             }
         }
         self.desk.settle(&mut self.board.lock());
@@ -400,7 +400,7 @@ impl Worker {
         done
     }
 
-    fn handle(&mut self, index: usize, now: Micros) {
+    fn handle(&mut self, index: usize, ended: bool, now: Micros) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match std::mem::replace(&mut connection.link, Link::Retired) {
             Link::Connecting(stream) => {
@@ -410,7 +410,7 @@ impl Worker {
                         self.desk.batch.connections += 1;
                         connection.link = Link::Up(stream);
                         connection.moved = now;
-                        self.read(index, now);
+                        self.read(index, ended, now);
                     }
                     // An event that came too early; the next one tells.
                     Err(error) if error.kind() == ErrorKind::NotConnected => {
@@ -421,14 +421,15 @@ impl Worker {
             }
             Link::Up(stream) => {
                 connection.link = Link::Up(stream);
-                self.read(index, now);
+                self.read(index, ended, now);
             }
             other => connection.link = other,
         }
     }
 
-    /// Reads what has come, writes what the session answers.
-    fn read(&mut self, index: usize, now: Micros) {
+    /// Reads what has come, writes what the session answers. `ended`: the peer has closed its side, so there is an end to
+    /// be read behind the last bytes.
+    fn read(&mut self, index: usize, ended: bool, now: Micros) {
         // Bytes may wait for room in the socket; this event may be that room.
         if !self.flush(index, now) {
             return;
@@ -459,7 +460,7 @@ impl Worker {
                 self.idle.push_back(index);
             }
             // A short read has emptied the socket: what comes later is a new event (epoll(7), edge-triggered).
-            if count < self.buffer.len() {
+            if count < self.buffer.len() && !ended {
                 return;
             }
         }
