@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::clock::Micros;
 use crate::ledger::Books;
-use crate::source::session::Stage;
+use crate::source::host::Stage;
 
 /// Latencies in microseconds, three significant digits, up to an hour.
 pub type Latency = Histogram<u64>;
@@ -41,6 +41,8 @@ pub struct SourceTally {
     pub connections: u64,
     /// Connects that failed.
     pub connects_failed: u64,
+    /// Why the last of them failed.
+    pub connect_error: Option<String>,
     /// Connections lost, timed out or closed by the peer without a reply to QUIT.
     pub connections_lost: u64,
     /// End of data taken by the socket, to its reply read.
@@ -67,6 +69,7 @@ impl Default for SourceTally {
             in_flight: 0,
             connections: 0,
             connects_failed: 0,
+            connect_error: None,
             connections_lost: 0,
             end_of_data: latency(),
             transaction: latency(),

@@ -177,9 +177,13 @@ pub struct SinkOptions {
     /// Sink threads
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub sink_threads: usize,
-    /// Refuse: PATTERN=ACTION@STAGE[:first=N][:p=SHARE], as in 'defer*=450 4.2.0 try later@rcpt:first=1' or
-    /// 'cut*=drop@data'; stages are rcpt, data and dot. May be given again
-    #[arg(long, value_name = "RULE")]
+    /// Rules of refusal.
+    #[arg(
+        long,
+        value_name = "RULE",
+        help = "Refuse: PATTERN=ACTION@STAGE[:first=N][:p=SHARE], as in 'defer*=450 4.2.0 try later@rcpt:first=1' or \
+                'cut*=drop@data'; stages are rcpt, data and dot. May be given again"
+    )]
     pub refuse: Vec<String>,
     /// Do not offer PIPELINING
     #[arg(long)]

@@ -9,7 +9,7 @@ use crate::board::{Board, Latency, SinkCounts, ThreadUse};
 use crate::clock::Micros;
 use crate::ledger::Verdict;
 use crate::process::Usage;
-use crate::source::session::Stage;
+use crate::source::host::Stage;
 use crate::wire::mark::Run;
 
 /// From this share on, a thread counts as fully used.
@@ -28,13 +28,13 @@ pub struct Report {
     pub sink: Option<SinkReport>,
     /// What became of each recipient.
     pub ledger: Option<Verdict>,
-    /// Some of the faults.
-    pub faults: Vec<String>,
+    /// Some of the faults, and what else a reader should know.
+    pub notes: Vec<String>,
     /// The relay's process tree.
     pub relay: Option<RelayReport>,
     /// The generator's own use of the machine.
     pub generator: GeneratorReport,
-    /// Whether the ledger holds; only after a whole run.
+    /// Whether anything was accepted and the ledger holds; only after a whole run.
     pub holds: Option<bool>,
 }
 
@@ -101,6 +101,8 @@ pub struct SourceReport {
     pub connections: u64,
     /// Connects that failed.
     pub connects_failed: u64,
+    /// Why the last of them failed.
+    pub connect_error: Option<String>,
     /// Connections lost or shut out.
     pub connections_lost: u64,
     /// From the first MAIL to the last 2xx, in seconds.
@@ -163,8 +165,10 @@ pub struct GeneratorReport {
 impl GeneratorReport {
     /// From the threads' own figures.
     pub fn of(source: &[ThreadUse], sink: &[ThreadUse]) -> Self {
-        let cpu = |threads: &[ThreadUse]| threads.iter().map(|thread| thread.cpu.as_secs_f64()).sum();
-        let share = |thread: &ThreadUse| thread.cpu.as_secs_f64() / thread.wall.as_secs_f64().max(1e-9);
+        let cpu =
+            |threads: &[ThreadUse]| threads.iter().fold(0.0, |sum, thread| sum + thread.cpu.as_secs_f64());
+        // Starting up is no load: below half a second the share says nothing.
+        let share = |thread: &ThreadUse| thread.cpu.as_secs_f64() / thread.wall.as_secs_f64().max(0.5);
         let busiest_thread = source.iter().chain(sink).map(share).fold(0.0, f64::max);
         let was_the_limit = busiest_thread >= FULLY_BUSY;
         Self { source_cpu_seconds: cpu(source), sink_cpu_seconds: cpu(sink), busiest_thread, was_the_limit }
@@ -189,6 +193,7 @@ impl SourceReport {
             aborted: tally.aborted,
             connections: tally.connections,
             connects_failed: tally.connects_failed,
+            connect_error: tally.connect_error.clone(),
             connections_lost: tally.connections_lost,
             seconds,
             accepted_per_second: per_second(tally.accepted, seconds),
@@ -309,12 +314,12 @@ impl fmt::Display for Report {
         if let Some(ledger) = &self.ledger {
             ledger_text(ledger, f)?;
         }
-        for fault in &self.faults {
-            writeln!(f, "           {fault}")?;
+        for note in &self.notes {
+            writeln!(f, "           {note}")?;
         }
         match self.holds {
             Some(true) => writeln!(f, "PASS       every accepted recipient is accounted for"),
-            Some(false) => writeln!(f, "FAIL       see the ledger above"),
+            Some(false) => writeln!(f, "FAIL       see the lines above"),
             None => Ok(()),
         }
     }
@@ -361,6 +366,9 @@ impl SourceReport {
             "           {} connections, {} lost, {} connects failed",
             self.connections, self.connections_lost, self.connects_failed
         )?;
+        if let Some(error) = &self.connect_error {
+            writeln!(f, "           the last failed connect: {error}; does the relay listen there?")?;
+        }
         for reply in self.replies.iter().filter(|reply| reply.code >= 400) {
             writeln!(f, "           {} × {} at {}: {}", reply.count, reply.code, reply.stage, reply.text)?;
         }

@@ -49,21 +49,15 @@ fn source(command: &SourceCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure
         live.look(&board);
     }
     let threads = source.join()?;
-    let mut board = board.lock();
+    let board = board.lock();
     let report = Report {
         run: Some(format!("{:08x}", run.0)),
         source: Some(SourceReport::of(&board, command.source.rate.is_some())),
-        ledger: board.books.ledger(run).map(|ledger| ledger.verdict()).map(without_sink),
         generator: GeneratorReport::of(&threads, &[]),
         ..Report::default()
     };
     publish(report, &command.output)?;
     Ok(u8::from(board.source.accepted == 0))
-}
-
-/// A source alone cannot say what was lost.
-fn without_sink(verdict: crate::ledger::Verdict) -> crate::ledger::Verdict {
-    crate::ledger::Verdict { lost: 0, ..verdict }
 }
 
 fn sink(command: &SinkCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
@@ -92,7 +86,7 @@ fn sink(command: &SinkCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
     };
     for (run, ledger) in board.books.iter() {
         let verdict = ledger.verdict();
-        report.faults.push(format!(
+        report.notes.push(format!(
             "run {:08x}: {} recipients arrived, {} corrupted, {} messages bounced",
             run.0, verdict.arrived, verdict.corrupted, verdict.bounced_messages
         ));
@@ -125,9 +119,12 @@ fn run(command: &RunCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
     if let (Some(before), Some(after)) = (before, after) {
         report.relay = Some(RelayReport::of(&before, &after, board.source.accepted));
     }
+    if before.is_some() && after.is_none() {
+        report.notes.push("the relay's process is gone, so its CPU time and memory are not known".into());
+    }
     let holds = report.holds == Some(true);
     publish(report, &command.output)?;
-    Ok(u8::from(!holds || board.source.accepted == 0))
+    Ok(u8::from(!holds))
 }
 
 /// Waits until everything accepted has arrived (and bounced, if that is expected), then watches for repeats.
@@ -172,9 +169,13 @@ fn judge(
         run: Some(format!("{:08x}", run.0)),
         source: Some(SourceReport::of(board, command.source.rate.is_some())),
         sink: Some(SinkReport::of(board)),
-        holds: Some(verdict.holds(command.repeats_allowed) && bounced),
+        holds: Some(verdict.holds(command.repeats_allowed) && bounced && verdict.accepted > 0),
+        notes: if verdict.accepted > 0 {
+            faults(board, run, FAULTS_SHOWN)
+        } else {
+            vec!["nothing was accepted".into()]
+        },
         ledger: Some(verdict),
-        faults: faults(board, run, FAULTS_SHOWN),
         generator: GeneratorReport::of(source, sink),
         ..Report::default()
     }

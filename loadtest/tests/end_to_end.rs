@@ -1,7 +1,7 @@
 //! Source straight into sink over loopback: the two state machines against each other, with exact counts.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -143,4 +143,34 @@ fn bytes_that_are_not_smtp_end_the_source_and_do_not_hang_it() -> Result<(), Fai
         assert_eq!((board.source.accepted, verdict.accepted), (0, 0));
         assert!(board.source.connections_lost > 0);
     })
+}
+
+#[test]
+fn a_changed_body_and_a_wrong_recipient_are_found_out() -> Result<(), Failure> {
+    let board = SharedBoard::default();
+    let command = options("--messages 1")?;
+    let sink = Sink::start(command.sink_options.settings(&command.sink)?, &board)?;
+    let plan = command.source.plan()?;
+    // Message 0 with a letter changed, message 1 sent to message 2's recipient, message 3 as it should be.
+    for (number, addressed, change) in [(0, 0, true), (1, 2, false), (3, 3, false)] {
+        let mut header = Vec::new();
+        plan.template(number).header(plan.id(number), 0, &mut header);
+        let mut body = plan.template(number).body().to_vec();
+        body[20] ^= u8::from(change);
+        let mut bytes = Vec::new();
+        plan.mail(number, &mut bytes);
+        plan.rcpt(addressed, 0, &mut bytes);
+        bytes.extend([b"DATA\r\n", &header[..], &body, b"QUIT\r\n"].concat());
+        let mut stream = TcpStream::connect(sink.addresses()[0])?;
+        stream.write_all(&bytes)?;
+        let mut replies = String::new();
+        stream.read_to_string(&mut replies)?;
+        assert!(replies.contains("\r\n221 "), "{replies}");
+    }
+    sink.stop()?;
+    let mut board = board.lock();
+    let verdict = board.books.ledger(plan.run).map(|ledger| ledger.verdict()).unwrap_or_default();
+    assert_eq!((verdict.corrupted, verdict.misdelivered, verdict.arrived), (1, 1, 2));
+    assert!(!verdict.holds(true));
+    Ok(())
 }

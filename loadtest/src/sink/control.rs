@@ -15,7 +15,9 @@ use crate::board::{Board, SharedBoard};
 
 /// Listens on `address` and answers until the process ends. `quit` sets `stop`. Returns where it listens.
 pub fn start(address: SocketAddr, board: SharedBoard, stop: Arc<AtomicBool>) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)?;
+    let listener = TcpListener::bind(address).map_err(|error| {
+        io::Error::new(error.kind(), format!("--control cannot listen on {address}: {error}"))
+    })?;
     let bound = listener.local_addr()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -41,7 +41,11 @@ impl Sink {
     /// Binds and starts the threads. The first one accepts and hands connections round.
     pub fn start(settings: Settings, board: &SharedBoard) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let listeners = settings.listen.iter().map(|address| mio::net::TcpListener::bind(*address));
+        let listeners = settings.listen.iter().map(|address| {
+            mio::net::TcpListener::bind(*address).map_err(|error| {
+                io::Error::new(error.kind(), format!("the sink cannot listen on {address}: {error}"))
+            })
+        });
         let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
         let addresses = listeners.iter().map(mio::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
         let threads = settings.threads.max(1);

@@ -74,7 +74,7 @@ pub enum Flow {
     Continue,
     /// Write the replies, then close.
     Close,
-    /// Close without writing.
+    /// Close without a further reply.
     Drop,
 }
 
@@ -270,8 +270,7 @@ impl Session {
 
     fn data(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         if self.envelope.recipients.is_empty() || self.envelope.chunking {
-            host.count(Counted::Error);
-            out.extend_from_slice(SEQUENCE);
+            self.out_of_order(out, host);
             return Flow::Continue;
         }
         if let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending)) {
@@ -280,6 +279,17 @@ impl Session {
         out.extend_from_slice(b"354 End data with <CR><LF>.<CR><LF>\r\n");
         self.state = State::Data(Content::default());
         Flow::Continue
+    }
+
+    /// Content without anybody to get it. After refused recipients that is no mistake: a pipelining client has sent the
+    /// command before it could know (RFC 2920 §3.1).
+    fn out_of_order(&self, out: &mut Vec<u8>, host: &mut impl Host) {
+        if self.envelope.from.is_some() && !self.envelope.chunking {
+            out.extend_from_slice(b"554 5.5.1 No valid recipients\r\n");
+        } else {
+            host.count(Counted::Error);
+            out.extend_from_slice(SEQUENCE);
+        }
     }
 
     fn bdat(&mut self, fixed: &Fixed<'_>, argument: &[u8], out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
@@ -299,8 +309,7 @@ impl Session {
         let mut flow = Flow::Continue;
         let mut wanted = !self.envelope.recipients.is_empty();
         if !wanted {
-            host.count(Counted::Error);
-            out.extend_from_slice(SEQUENCE);
+            self.out_of_order(out, host);
         } else if !self.envelope.chunking
             && let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending))
         {
@@ -506,7 +515,7 @@ mod tests {
     fn pipelined_transactions_are_taken_whole_and_byte_by_byte() {
         let one = [ENVELOPE.as_bytes(), b"DATA\r\n", &message(true)].concat();
         let bytes = [b"EHLO me\r\n", &one[..], &one, b"QUIT\r\n"].concat();
-        let replies = "250 250 250 250 250 250 250 250 250 250 354 250 250 250 250 354 250 221";
+        let replies = "250 250 250 250 250 250 250 250 250 250 250 354 250 250 250 250 354 250 221";
         let seen = check(&[], &bytes, replies, Flow::Close);
         let recipients = [0, 1].map(|index| Local::Recipient { number: 5, index }).to_vec();
         assert_eq!(seen.delivered, vec![(Some(ID), true, recipients, 2000); 2]);

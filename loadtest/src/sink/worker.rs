@@ -124,8 +124,9 @@ impl Host for Tray {
             return;
         };
         self.counts.corrupted += u64::from(!receipt.intact());
-        if let Some(sent) = receipt.sent().filter(|sent| *sent <= self.now) {
-            self.transits.push(self.now - sent);
+        // A turn may be long, and the sender's clock is read at each message too.
+        if let Some(transit) = receipt.sent().and_then(|sent| clock::now().checked_sub(sent)) {
+            self.transits.push(transit);
         }
         for recipient in *recipients {
             match recipient {
@@ -169,7 +170,7 @@ pub struct Worker {
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     /// Connections that had more to read than their turn allowed.
-    again: Vec<usize>,
+    again: Vec<(usize, bool)>,
     finder: DotFinder,
     buffer: Vec<u8>,
     tray: Tray,
@@ -238,14 +239,14 @@ impl Worker {
                 other => other?,
             }
             self.tray.now = clock::now();
-            for index in std::mem::take(&mut self.again) {
-                self.serve(index);
+            for (index, ended) in std::mem::take(&mut self.again) {
+                self.serve(index, ended);
             }
             for event in &events {
                 match event.token() {
                     WAKER => self.take_in(),
                     Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
-                    Token(index) => self.serve(index),
+                    Token(index) => self.serve(index, event.is_read_closed()),
                 }
             }
             if !self.tray.is_empty() {
@@ -300,7 +301,7 @@ impl Worker {
         let (session, replies) = (Session::default(), BANNER.to_vec());
         let connection = Connection { stream, session, replies, replies_done: 0, closing: false };
         self.connections[index] = Some(connection);
-        self.serve(index);
+        self.serve(index, false);
     }
 
     fn close(&mut self, index: usize) {
@@ -309,8 +310,9 @@ impl Worker {
         }
     }
 
-    /// Writes what waits, reads what has come, until nothing moves or the turn is over.
-    fn serve(&mut self, index: usize) {
+    /// Writes what waits, reads what has come, until nothing moves or the turn is over. `ended`: the peer has closed its
+    /// side, so there is an end to be read behind the last bytes.
+    fn serve(&mut self, index: usize, ended: bool) {
         let fixed = Fixed {
             script: &self.settings.script,
             offers: self.settings.offers,
@@ -337,17 +339,21 @@ impl Worker {
             match session.receive(&fixed, &self.buffer[..count], replies, &mut self.tray) {
                 Flow::Continue => {}
                 Flow::Close => connection.closing = true,
-                Flow::Drop => return self.close(index),
+                Flow::Drop => {
+                    // Earlier transactions keep their replies: only this one is cut off.
+                    let _ = connection.flush();
+                    return self.close(index);
+                }
             }
             if connection.flush().is_err() || (connection.closing && connection.replies.is_empty()) {
                 return self.close(index);
             }
             // A short read has emptied the socket: what comes later is a new event (epoll(7), edge-triggered).
-            if count < self.buffer.len() {
+            if count < self.buffer.len() && !ended {
                 return;
             }
         }
-        self.again.push(index);
+        self.again.push((index, ended));
     }
 }
 

@@ -1,6 +1,8 @@
 //! The sending side: what is sent ([`plan`]), when ([`pace`]), in which dialogue ([`session`], with its bytes in
-//! [`outgoing`]), and the threads that do it ([`worker`]).
+//! [`outgoing`] and its messages from a [`host`]), and the threads that do it ([`worker`], woken by an [`alarm`]).
 
+pub mod alarm;
+pub mod host;
 pub mod outgoing;
 pub mod pace;
 pub mod plan;

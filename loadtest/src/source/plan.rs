@@ -60,7 +60,7 @@ impl Plan {
 
     /// Appends `RCPT TO` for recipient `index`.
     pub fn rcpt(&self, number: u64, index: u16, out: &mut Vec<u8>) {
-        let choice = mix(self.seed ^ number.wrapping_mul(0x1000_0001_b3));
+        let choice = mix(self.seed ^ number.wrapping_mul(0x0100_0000_01b3));
         out.extend_from_slice(b"RCPT TO:<");
         out.extend_from_slice(self.local(choice).as_bytes());
         let start = out.len();

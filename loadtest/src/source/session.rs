@@ -10,68 +10,10 @@
 
 use crate::clock::Micros;
 use crate::ledger::Answer;
+use crate::source::host::{Ended, Host, Job, Stage};
 use crate::source::outgoing::Outgoing;
 use crate::source::plan::Plan;
 use crate::wire::reply::{self, LineCutter, ReplyLine};
-
-/// A message to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Job {
-    /// Its number.
-    pub number: u64,
-    /// When it was meant to be sent.
-    pub intended: Micros,
-}
-
-/// Where in a session a reply belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// The greeting.
-    Banner,
-    /// EHLO or HELO.
-    Hello,
-    /// RSET.
-    Rset,
-    /// MAIL.
-    Mail,
-    /// RCPT.
-    Rcpt,
-    /// DATA.
-    Data,
-    /// The final dot.
-    EndOfData,
-    /// QUIT.
-    Quit,
-    /// Nothing was asked.
-    Unasked,
-}
-
-/// A transaction's end.
-#[derive(Debug)]
-pub struct Ended<'a> {
-    /// The message.
-    pub job: Job,
-    /// When its MAIL was queued.
-    pub begun: Micros,
-    /// When the socket had taken its end of data.
-    pub sent: Option<Micros>,
-    /// When the last reply came or the connection went.
-    pub ended: Micros,
-    /// What holds for all recipients that were not refused one by one.
-    pub answer: Answer,
-    /// Indices of recipients refused at RCPT.
-    pub refused: &'a [u16],
-}
-
-/// What a session needs from whoever drives it.
-pub trait Host {
-    /// The next message if one is due.
-    fn next(&mut self, now: Micros) -> Option<Job>;
-    /// A reply came.
-    fn reply(&mut self, stage: Stage, reply: ReplyLine<'_>);
-    /// A transaction ended.
-    fn ended(&mut self, ended: &Ended<'_>);
-}
 
 /// What the driver does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +157,7 @@ impl Session {
 
     /// The connection is gone. Ends what was under way and is ready for a new connection.
     pub fn lost(&mut self, now: Micros, host: &mut impl Host) {
-        let state = std::mem::replace(self, Self::default()).state;
+        let state = std::mem::take(self).state;
         match state {
             State::Envelope { transaction, .. } => end(&transaction, Answer::Aborted, now, host),
             State::Content { transaction, to_nobody, behind } => {
@@ -305,14 +247,14 @@ impl Session {
                     end(&transaction, Answer::Refused, now, host);
                     return self.proceed(plan, false, now, host);
                 }
-                self.to_rcpt(plan, number, 0)
+                self.rcpt_from(plan, number, 0)
             }
             Step::Rcpt(index) => {
                 if !taken {
                     transaction.refused.push(index);
                 }
                 if index + 1 < plan.recipients {
-                    self.to_rcpt(plan, number, index + 1)
+                    self.rcpt_from(plan, number, index + 1)
                 } else if lockstep && transaction.refused.len() == usize::from(plan.recipients) {
                     end(&transaction, Answer::Refused, now, host);
                     return self.proceed(plan, true, now, host);
@@ -332,7 +274,7 @@ impl Session {
         State::Envelope { transaction, step }
     }
 
-    fn to_rcpt(&mut self, plan: &Plan, number: u64, index: u16) -> Step {
+    fn rcpt_from(&mut self, plan: &Plan, number: u64, index: u16) -> Step {
         if !self.pipelining {
             plan.rcpt(number, index, self.out.text());
         }

@@ -15,11 +15,15 @@ use crate::clock::{self, Micros};
 use crate::ledger::Answer;
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES};
 use crate::source::Settings;
+use crate::source::alarm::Alarm;
+use crate::source::host::{Ended, Host, Job, Stage};
 use crate::source::pace::{Due, Pace};
 use crate::source::plan::Plan;
-use crate::source::session::{Ended, Flow, Host, Job, Session, Stage};
+use crate::source::session::{Flow, Session};
 use crate::wire::reply::ReplyLine;
 
+/// The alarm's token; below are connections.
+const ALARM: Token = Token(usize::MAX - 1);
 /// Between two attempts to connect.
 const RETRY: Micros = 100_000;
 /// Longest sleep: so often a stop request and silence of peers are looked for.
@@ -47,6 +51,7 @@ struct Batch {
     texts: Vec<(Stage, u16, String)>,
     connections: u64,
     connects_failed: u64,
+    connect_error: Option<String>,
     connections_lost: u64,
 }
 
@@ -79,6 +84,9 @@ impl Desk {
         let tally = &mut board.source;
         tally.connections += std::mem::take(&mut batch.connections);
         tally.connects_failed += std::mem::take(&mut batch.connects_failed);
+        if let Some(error) = batch.connect_error.take() {
+            tally.connect_error = Some(error);
+        }
         tally.connections_lost += std::mem::take(&mut batch.connections_lost);
         tally.in_flight += std::mem::take(&mut batch.begun);
         tally.in_flight -= batch.ended.len() as u64;
@@ -180,8 +188,10 @@ enum Link {
 struct Connection {
     session: Session,
     link: Link,
-    /// Last time bytes moved.
+    /// Last time bytes moved or connecting began.
     moved: Micros,
+    /// Last time bytes were read.
+    last_read: Micros,
     /// In the list of idle ones.
     listed: bool,
     /// Connections in a row that were shut out before any transaction.
@@ -205,6 +215,7 @@ pub struct Worker {
     desk: Desk,
     board: SharedBoard,
     poll: Poll,
+    alarm: Alarm,
     connections: Vec<Connection>,
     idle: VecDeque<usize>,
     buffer: Vec<u8>,
@@ -217,12 +228,16 @@ impl Worker {
             session: Session::default(),
             link: Link::Down(0),
             moved: 0,
+            last_read: 0,
             listed: false,
             strikes: 0,
         };
+        let poll = Poll::new()?;
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         Ok(Self {
             connections: std::iter::repeat_with(fresh).take(settings.connections).collect(),
-            poll: Poll::new()?,
+            poll,
+            alarm,
             idle: VecDeque::new(),
             buffer: vec![0; READ_BYTES],
             plan: desk.plan.clone(),
@@ -246,7 +261,7 @@ impl Worker {
             }
             self.start_due(now);
             self.desk.settle(&mut self.board.lock());
-            if self.connections.iter().all(|connection| matches!(connection.link, Link::Retired)) {
+            if self.is_forsaken(now, started) {
                 break;
             }
             if self.desk.due(now) == Due::Never {
@@ -256,23 +271,39 @@ impl Worker {
                     break;
                 }
             }
-            let wake = match self.desk.due(now) {
-                Due::At(due) => due.min(next_tick),
-                Due::Now(_) | Due::Never => next_tick,
-            };
-            let sleep = Duration::from_micros(wake.saturating_sub(clock::now()));
+            if let Due::At(due) = self.desk.due(now) {
+                self.alarm.set(due)?;
+            }
+            let sleep = Duration::from_micros(next_tick.saturating_sub(clock::now()));
             match self.poll.poll(&mut events, Some(sleep)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
             }
-            let now = clock::now();
             for event in &events {
-                self.handle(event.token().0, now);
+                if event.token() == ALARM {
+                    continue;
+                }
+                // A turn may be long: each reply is timed as it is read.
+                self.handle(event.token().0, event.is_read_closed(), clock::now());
             }
         }
         self.desk.settle(&mut self.board.lock());
         let wall = Duration::from_micros(clock::now().saturating_sub(started));
         Ok(ThreadUse { cpu: clock::thread_cpu().saturating_sub(cpu), wall })
+    }
+
+    /// No connection is left, or none has moved a byte for the whole time-out: a run is bounded in time even if it
+    /// reconnects.
+    fn is_forsaken(&self, now: Micros, started: Micros) -> bool {
+        let connections = &self.connections;
+        if connections.iter().all(|connection| matches!(connection.link, Link::Retired)) {
+            return true;
+        }
+        if connections.iter().any(|connection| matches!(connection.link, Link::Up(_))) {
+            return false;
+        }
+        let moved = connections.iter().map(|connection| connection.last_read).max().unwrap_or(0).max(started);
+        self.desk.due(now) != Due::Never && now.saturating_sub(moved) > self.settings.timeout
     }
 
     /// Opens what is down and gives up what has been silent too long.
@@ -283,7 +314,7 @@ impl Worker {
             let silent = now.saturating_sub(connection.moved) > self.settings.timeout;
             match connection.link {
                 Link::Down(at) if at <= now && !exhausted => self.open(index, now),
-                Link::Connecting(_) if silent => self.connect_failed(index, now),
+                Link::Connecting(_) if silent => self.connect_failed(index, &ErrorKind::TimedOut.into(), now),
                 Link::Up(_) if silent && connection.session.is_waiting() => self.over(index, Over::Lost, now),
                 _ => {}
             }
@@ -301,12 +332,13 @@ impl Worker {
                 self.connections[index].link = Link::Connecting(stream);
                 self.connections[index].moved = now;
             }
-            Err(_) => self.connect_failed(index, now),
+            Err(error) => self.connect_failed(index, &error, now),
         }
     }
 
-    fn connect_failed(&mut self, index: usize, now: Micros) {
+    fn connect_failed(&mut self, index: usize, why: &io::Error, now: Micros) {
         self.desk.batch.connects_failed += 1;
+        self.desk.batch.connect_error = Some(why.to_string());
         self.connections[index].link =
             if self.settings.reconnect { Link::Down(now + RETRY) } else { Link::Retired };
     }
@@ -368,37 +400,36 @@ impl Worker {
         done
     }
 
-    fn handle(&mut self, index: usize, now: Micros) {
+    fn handle(&mut self, index: usize, ended: bool, now: Micros) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match std::mem::replace(&mut connection.link, Link::Retired) {
             Link::Connecting(stream) => {
-                if matches!(stream.take_error(), Ok(None)) && stream.set_nodelay(true).is_ok() {
-                    match stream.peer_addr() {
-                        Ok(_) => {
-                            self.desk.batch.connections += 1;
-                            connection.link = Link::Up(stream);
-                            connection.moved = now;
-                            self.read(index, now);
-                        }
-                        Err(error) if error.kind() == ErrorKind::NotConnected => {
-                            connection.link = Link::Connecting(stream);
-                        }
-                        Err(_) => self.connect_failed(index, now),
+                let failed = stream.take_error().and_then(|error| error.map_or(Ok(()), Err));
+                match failed.and_then(|()| stream.peer_addr()).and_then(|_| stream.set_nodelay(true)) {
+                    Ok(()) => {
+                        self.desk.batch.connections += 1;
+                        connection.link = Link::Up(stream);
+                        connection.moved = now;
+                        self.read(index, ended, now);
                     }
-                } else {
-                    self.connect_failed(index, now);
+                    // An event that came too early; the next one tells.
+                    Err(error) if error.kind() == ErrorKind::NotConnected => {
+                        connection.link = Link::Connecting(stream);
+                    }
+                    Err(error) => self.connect_failed(index, &error, now),
                 }
             }
             Link::Up(stream) => {
                 connection.link = Link::Up(stream);
-                self.read(index, now);
+                self.read(index, ended, now);
             }
             other => connection.link = other,
         }
     }
 
-    /// Reads what has come, writes what the session answers.
-    fn read(&mut self, index: usize, now: Micros) {
+    /// Reads what has come, writes what the session answers. `ended`: the peer has closed its side, so there is an end to
+    /// be read behind the last bytes.
+    fn read(&mut self, index: usize, ended: bool, now: Micros) {
         // Bytes may wait for room in the socket; this event may be that room.
         if !self.flush(index, now) {
             return;
@@ -414,6 +445,7 @@ impl Worker {
                 Err(_) => return self.over(index, Over::Lost, now),
             };
             connection.moved = now;
+            connection.last_read = now;
             match connection.session.receive(&self.plan, &self.buffer[..count], now, &mut self.desk) {
                 Flow::Continue => {}
                 Flow::Done => return self.over(index, Over::Orderly, now),
@@ -428,7 +460,7 @@ impl Worker {
                 self.idle.push_back(index);
             }
             // A short read has emptied the socket: what comes later is a new event (epoll(7), edge-triggered).
-            if count < self.buffer.len() {
+            if count < self.buffer.len() && !ended {
                 return;
             }
         }

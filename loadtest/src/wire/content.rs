@@ -143,7 +143,9 @@ mod tests {
 
     #[test]
     fn only_a_dot_alone_between_crlf_ends_the_data() {
-        let cases: [(&[u8], &[u8], Option<&[u8]>); 9] = [
+        /// Bytes, their content, and what follows.
+        type Case = (&'static [u8], &'static [u8], Option<&'static [u8]>);
+        let cases: [Case; 9] = [
             (b"a\r\n.\r\nNEXT", b"a\r\n", Some(b"NEXT")),
             (b".\r\n", b"", Some(b"")),
             (b"..\r\n.\r\n", b".\r\n", Some(b"")),
