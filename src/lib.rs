@@ -3,11 +3,8 @@
 //! `src/ARCHITECTURE.md` is the map. A reader who takes the modules in the order below follows a message from the socket
 //! to the remote.
 
-#[cfg(feature = "runtime")]
-pub mod cli;
+// Base: what everything else speaks of.
 pub mod clock;
-pub mod config;
-pub mod control;
 pub mod envelope;
 pub mod event;
 pub mod id;
@@ -16,3 +13,29 @@ pub mod message;
 pub mod metrics;
 pub mod outcome;
 pub mod routing;
+
+// Command line and settings.
+#[cfg(feature = "runtime")]
+pub mod cli;
+pub mod config;
+
+// The path of a message, in its order.
+#[cfg(feature = "runtime")]
+pub mod net;
+pub mod protocol;
+pub mod spool;
+#[cfg(feature = "runtime")]
+pub mod inbound;
+pub mod queue;
+pub mod exchange;
+pub mod delivery;
+pub mod bounce;
+
+// Beside the path, and around it.
+pub mod control;
+#[cfg(feature = "runtime")]
+pub mod shard;
+#[cfg(feature = "runtime")]
+pub mod worker;
+#[cfg(feature = "runtime")]
+pub mod relay;

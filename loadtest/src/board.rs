@@ -1,0 +1,175 @@
+//! What the threads share: the books and the tallies. Each thread collects a turn's events and applies them under one
+//! short lock, so nothing is locked per message.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::clock::Micros;
+use crate::ledger::Books;
+use crate::source::session::Stage;
+
+/// Latencies in microseconds, three significant digits, up to an hour.
+pub type Latency = Histogram<u64>;
+
+/// An empty histogram.
+pub fn latency() -> Latency {
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are constants that the crate allows")
+}
+
+/// Records a latency; what is beyond the bounds counts as the bound.
+pub fn record(histogram: &mut Latency, micros: Micros) {
+    histogram.saturating_record(micros.max(1));
+}
+
+/// What a source counts.
+pub struct SourceTally {
+    /// Messages answered 2xx at the end of data.
+    pub accepted: u64,
+    /// Messages answered 4xx or 5xx, at any stage, for all recipients.
+    pub refused: u64,
+    /// Messages whose connection was lost after their end of data.
+    pub unknown: u64,
+    /// Messages whose connection was lost before their end of data.
+    pub aborted: u64,
+    /// Transactions begun and not ended.
+    pub in_flight: u64,
+    /// Connections that came to be.
+    pub connections: u64,
+    /// Connects that failed.
+    pub connects_failed: u64,
+    /// Connections lost, timed out or closed by the peer without a reply to QUIT.
+    pub connections_lost: u64,
+    /// End of data taken by the socket, to its reply read.
+    pub end_of_data: Latency,
+    /// MAIL queued, to the reply to the end of data read. Behind a dot this includes the previous message's commit.
+    pub transaction: Latency,
+    /// Intended time, to the reply to the end of data read. Only filled in open loop.
+    pub from_intended: Latency,
+    /// Intended time, to MAIL queued: the generator's and the window's lateness. Only filled in open loop.
+    pub lateness: Latency,
+    /// Replies by stage and code, with the first text of each from 400 on.
+    pub replies: BTreeMap<(Stage, u16), (u64, String)>,
+    /// First end of data and last accepting reply.
+    pub first_and_last: Option<(Micros, Micros)>,
+}
+
+impl Default for SourceTally {
+    fn default() -> Self {
+        Self {
+            accepted: 0,
+            refused: 0,
+            unknown: 0,
+            aborted: 0,
+            in_flight: 0,
+            connections: 0,
+            connects_failed: 0,
+            connections_lost: 0,
+            end_of_data: latency(),
+            transaction: latency(),
+            from_intended: latency(),
+            lateness: latency(),
+            replies: BTreeMap::new(),
+            first_and_last: None,
+        }
+    }
+}
+
+/// What a sink counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SinkCounts {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Messages answered 250.
+    pub messages: u64,
+    /// Recipients of those messages.
+    pub recipients: u64,
+    /// Bytes of content of those messages.
+    pub bytes: u64,
+    /// Messages from the null sender, to a sender of ours: bounces.
+    pub bounces: u64,
+    /// Messages without an id of a source.
+    pub foreign: u64,
+    /// Messages with an id whose body is not what was sent.
+    pub corrupted: u64,
+    /// Replies 4xx by the script.
+    pub deferred: u64,
+    /// Replies 5xx by the script.
+    pub rejected: u64,
+    /// Connections dropped by the script.
+    pub dropped: u64,
+    /// Replies 5xx to bad commands.
+    pub errors: u64,
+}
+
+impl SinkCounts {
+    /// Adds another thread's turn.
+    pub fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.messages += other.messages;
+        self.recipients += other.recipients;
+        self.bytes += other.bytes;
+        self.bounces += other.bounces;
+        self.foreign += other.foreign;
+        self.corrupted += other.corrupted;
+        self.deferred += other.deferred;
+        self.rejected += other.rejected;
+        self.dropped += other.dropped;
+        self.errors += other.errors;
+    }
+}
+
+/// What a sink measures.
+pub struct SinkTally {
+    /// Counts.
+    pub counts: SinkCounts,
+    /// End of the header being sent by the source, to end of data read by the sink. Same host and boot only.
+    pub transit: Latency,
+    /// First and last message.
+    pub first_and_last: Option<(Micros, Micros)>,
+}
+
+impl Default for SinkTally {
+    fn default() -> Self {
+        Self { counts: SinkCounts::default(), transit: latency(), first_and_last: None }
+    }
+}
+
+/// Everything that threads share.
+#[derive(Default)]
+pub struct Board {
+    /// Who was told what, and what arrived.
+    pub books: Books,
+    /// The source's counts.
+    pub source: SourceTally,
+    /// The sink's counts.
+    pub sink: SinkTally,
+}
+
+/// The board, shared.
+#[derive(Clone, Default)]
+pub struct SharedBoard(Arc<Mutex<Board>>);
+
+impl SharedBoard {
+    /// Locks the board. A thread that panicked leaves counts that are still worth printing.
+    pub fn lock(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Widens a span of times to hold `now`.
+pub fn widen(span: &mut Option<(Micros, Micros)>, now: Micros) {
+    *span = Some(span.map_or((now, now), |(first, last)| (first.min(now), last.max(now))));
+}
+
+/// How busy a thread was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadUse {
+    /// CPU time, user and system.
+    pub cpu: Duration,
+    /// Time it ran.
+    pub wall: Duration,
+}

@@ -1,0 +1,16 @@
+//! SMTP load generator, sink and ledger, for any relay. It knows SMTP and nothing of the relay under test.
+//!
+//! Reading order: [`wire`] (what a message carries so that it can be recognised), [`source`] (sends), [`sink`]
+//! (receives), [`ledger`] (judges), [`board`] (what the threads share), [`run`] (both ends and the verdict).
+
+pub mod board;
+pub mod clock;
+pub mod ledger;
+pub mod limits;
+pub mod options;
+pub mod process;
+pub mod report;
+pub mod run;
+pub mod sink;
+pub mod source;
+pub mod wire;

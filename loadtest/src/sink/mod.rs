@@ -1,0 +1,77 @@
+//! The receiving side: the dialogue ([`session`]), what is refused ([`script`]), the threads ([`worker`]), and a way for
+//! tests to ask ([`control`]).
+
+pub mod control;
+pub mod script;
+pub mod session;
+pub mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crate::board::{SharedBoard, ThreadUse};
+
+/// How a sink behaves.
+#[derive(Debug)]
+pub struct Settings {
+    /// Addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Threads.
+    pub threads: usize,
+    /// Whom it refuses.
+    pub script: script::Script,
+    /// What it offers.
+    pub offers: session::Offers,
+    /// Directory for whole messages.
+    pub keep: Option<PathBuf>,
+}
+
+/// A running sink.
+pub struct Sink {
+    threads: Vec<JoinHandle<io::Result<ThreadUse>>>,
+    stop: Arc<AtomicBool>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Sink {
+    /// Binds and starts the threads. The first one accepts and hands connections round.
+    pub fn start(settings: Settings, board: &SharedBoard) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let listeners = settings.listen.iter().map(|address| mio::net::TcpListener::bind(*address));
+        let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+        let addresses = listeners.iter().map(mio::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let threads = settings.threads.max(1);
+        let settings = Arc::new(settings);
+        let mut doors = Vec::new();
+        let mut workers = Vec::new();
+        for index in 0..threads {
+            let (worker, door) = worker::Worker::new(index, settings.clone(), board.clone(), stop.clone())?;
+            workers.push(worker);
+            doors.push(door);
+        }
+        workers[0].accept_for(listeners, doors)?;
+        let spawn = |(index, worker): (usize, worker::Worker)| {
+            std::thread::Builder::new().name(format!("sink-{index}")).spawn(move || worker.run())
+        };
+        let threads = workers.into_iter().enumerate().map(spawn).collect::<io::Result<_>>()?;
+        Ok(Self { threads, stop, addresses })
+    }
+
+    /// Where it listens, ports resolved.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Closes everything and says how busy each thread was.
+    pub fn stop(self) -> io::Result<Vec<ThreadUse>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let join = |thread: JoinHandle<_>| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("a sink thread panicked")))
+        };
+        self.threads.into_iter().map(join).collect()
+    }
+}

@@ -1,0 +1,146 @@
+//! Source straight into sink over loopback: the two state machines against each other, with exact counts.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::Parser;
+use ringpost_load::board::{Board, SharedBoard};
+use ringpost_load::clock;
+use ringpost_load::ledger::Verdict;
+use ringpost_load::options::{Command, Options, RunCommand};
+use ringpost_load::sink::Sink;
+use ringpost_load::source::Source;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn options(arguments: &str) -> Result<RunCommand, Failure> {
+    let words = ["ringpost-load", "run", "--sink", "127.0.0.1:0"].into_iter().chain(arguments.split(' '));
+    // A rule holds blanks, so in these tests `_` stands for one.
+    let options = Options::try_parse_from(words.map(|word| word.replace('_', " ")))?;
+    if let Command::Run(command) = options.command { Ok(command) } else { Err("not a run".into()) }
+}
+
+/// Runs source and sink to their end; `target` instead of the sink if given.
+fn play(
+    arguments: &str,
+    target: Option<SocketAddr>,
+    check: impl FnOnce(&Board, &Verdict),
+) -> Result<(), Failure> {
+    let command = options(arguments)?;
+    let board = SharedBoard::default();
+    let sink = Sink::start(command.sink_options.settings(&command.sink)?, &board)?;
+    let mut settings = command.source.settings()?;
+    settings.target = target.unwrap_or(sink.addresses()[0]);
+    let (plan, pace) = (command.source.plan()?, command.source.pace(clock::now())?);
+    let run = plan.run;
+    Source::start(&settings, plan, pace, &board, &Arc::new(AtomicBool::new(false)))?.join()?;
+    sink.stop()?;
+    let mut board = board.lock();
+    let verdict = board.books.ledger(run).map(|ledger| ledger.verdict()).unwrap_or_default();
+    assert_eq!(board.source.in_flight, 0, "every transaction ended");
+    check(&board, &verdict);
+    Ok(())
+}
+
+fn all_arrive(arguments: &str, messages: u64, recipients: u64) -> Result<(), Failure> {
+    play(arguments, None, |board, verdict| {
+        assert_eq!(board.source.accepted, messages, "{arguments}");
+        assert_eq!(
+            (board.sink.counts.messages, board.sink.counts.recipients),
+            (messages, messages * recipients)
+        );
+        let want =
+            Verdict { accepted: messages * recipients, arrived: messages * recipients, ..Verdict::default() };
+        assert_eq!(*verdict, want, "{arguments}");
+        assert_eq!(board.sink.transit.len(), messages);
+        assert_eq!((board.source.connections_lost, board.sink.counts.errors), (0, 0), "{arguments}");
+    })
+}
+
+#[test]
+fn every_message_arrives_once_in_each_way_of_sending() -> Result<(), Failure> {
+    all_arrive("--messages 2000 --connections 8", 2000, 1)?;
+    all_arrive("--messages 500 --connections 3 --no-pipelining", 500, 1)?;
+    all_arrive("--messages 300 --connections 4 --sink-no-pipelining", 300, 1)?;
+    all_arrive("--messages 300 --connections 4 --recipients 12 --domains 3", 300, 12)?;
+    all_arrive("--messages 300 --connections 8 --threads 2 --sink-threads 2 --reuse 7", 300, 1)?;
+    all_arrive("--messages 60 --connections 4 --reuse 1 --no-pipelining", 60, 1)?;
+    all_arrive("--messages 6 --connections 2 --size 3000000", 6, 1)?;
+    all_arrive("--messages 200 --connections 4 --rate 5000", 200, 1)
+}
+
+#[test]
+fn refusals_are_told_apart_and_nothing_refused_arrives() -> Result<(), Failure> {
+    let rules = "--refuse load*=450_4.2.0_later@rcpt:p=0.3 --refuse load*=554_5.7.1_spam@dot:p=0.3";
+    play(&format!("--messages 1000 --connections 5 --recipients 2 {rules}"), None, |board, verdict| {
+        assert!(board.sink.counts.deferred > 100 && board.sink.counts.rejected > 50);
+        assert_eq!(verdict.accepted + verdict.refused, 2000);
+        assert_eq!(verdict.arrived, verdict.accepted);
+        assert!(verdict.holds(false), "{verdict:?}");
+    })
+}
+
+#[test]
+fn connections_that_drop_are_opened_again_and_what_was_in_flight_is_cut_off() -> Result<(), Failure> {
+    let rules = "--reconnect --refuse load*=drop@data:p=0.01";
+    play(&format!("--messages 400 --connections 4 {rules}"), None, |board, verdict| {
+        assert_eq!(verdict.aborted, board.sink.counts.dropped);
+        assert_eq!(verdict.accepted + verdict.aborted, 400);
+        assert!(verdict.holds(false), "{verdict:?}");
+    })
+}
+
+#[test]
+fn a_reply_lost_after_the_end_of_data_is_unknown() -> Result<(), Failure> {
+    let rules = "--reconnect --refuse load*=drop@dot:p=0.02";
+    play(&format!("--messages 400 --connections 4 {rules}"), None, |board, verdict| {
+        assert!(verdict.unknown > 0 && verdict.unknown <= board.sink.counts.dropped);
+        assert_eq!(verdict.accepted + verdict.unknown + verdict.aborted, 400);
+        assert!(verdict.holds(false), "{verdict:?}");
+    })
+}
+
+#[test]
+fn a_relay_that_loses_what_it_accepted_is_found_out() -> Result<(), Failure> {
+    let hole = Sink::start(
+        options("--messages 1")?.sink_options.settings(&["127.0.0.1:0".parse()?])?,
+        &SharedBoard::default(),
+    )?;
+    play("--messages 50 --connections 2", Some(hole.addresses()[0]), |_, verdict| {
+        assert_eq!((verdict.accepted, verdict.lost, verdict.holds(true)), (50, 50, false));
+    })?;
+    hole.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_source_ends_when_the_relay_refuses_connections() -> Result<(), Failure> {
+    // The port is free again once the listener is dropped.
+    let closed = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    play("--messages 5 --connections 3", Some(closed), |board, _| {
+        assert_eq!((board.source.accepted, board.source.connects_failed), (0, 3));
+    })
+}
+
+#[test]
+fn bytes_that_are_not_smtp_end_the_source_and_do_not_hang_it() -> Result<(), Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream?;
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+            stream.shutdown(Shutdown::Write)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            let _ = stream.read(&mut [0; 64])?;
+        }
+        Ok::<(), std::io::Error>(())
+    });
+    play("--messages 5 --connections 1", Some(address), |board, verdict| {
+        assert_eq!((board.source.accepted, verdict.accepted), (0, 0));
+        assert!(board.source.connections_lost > 0);
+    })
+}

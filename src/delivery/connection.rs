@@ -1,0 +1,381 @@
+//! One outbound connection, from connect to close: drives `protocol::client`, one task each.
+//!
+//! The next transaction goes out behind the final dot of the one before, so a busy connection needs one write and one
+//! read for each message. What ends a connection: the remote (421, or a broken socket), a time-out, its message limit,
+//! home wanting the slot back, idleness, or the stop.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::job::{ActiveJob, Payload};
+use super::path::PathState;
+use super::pool::Pool;
+use crate::clock::Moment;
+use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
+use crate::net;
+use crate::net::buffer::ReceiveBuffer;
+use crate::net::stream::Stream;
+use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
+use crate::protocol::client::{Client, Event, Options, Stage, Transaction};
+use crate::routing::{PathKind, PathSpec};
+
+/// Settings of outbound connections.
+#[derive(Clone, Debug)]
+pub struct ConnectionOptions {
+    /// Our name in EHLO.
+    pub ehlo_name: String,
+    /// Waits for the remote.
+    pub timeouts: Timeouts,
+}
+
+/// Waits for the remote; RFC 5321 §4.5.3.2 says at least how long where it has a word on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// TCP connection.
+    pub connect: Duration,
+    /// Banner.
+    pub greeting: Duration,
+    /// EHLO, MAIL, RSET, QUIT.
+    pub command: Duration,
+    /// RCPT.
+    pub recipient: Duration,
+    /// DATA.
+    pub data: Duration,
+    /// Writing a block of the message.
+    pub block: Duration,
+    /// The final dot.
+    pub end_of_data: Duration,
+    /// The whole attempt, whatever the remote does to prolong it.
+    pub attempt: Duration,
+}
+
+impl Timeouts {
+    fn of(&self, stage: Stage) -> Duration {
+        match stage {
+            Stage::Banner => self.greeting,
+            Stage::Rcpt => self.recipient,
+            Stage::Data => self.data,
+            Stage::Body => self.block,
+            Stage::FinalDot => self.end_of_data,
+            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Idle => self.command,
+            // Nothing depends on the answer to QUIT.
+            Stage::Quit => self.command.min(Duration::from_secs(5)),
+        }
+    }
+}
+
+/// Opens a connection of the path and works until it ends.
+pub async fn run(pool: &Rc<Pool>, path: &Rc<PathState>) {
+    let spec = path.lane.borrow().spec().clone();
+    let began = net::now().mono;
+    let (stream, remote) = match connect(pool, &spec).await {
+        Ok(connected) => connected,
+        Err(reply) => {
+            pool.metrics().connections_failed.inc();
+            pool.path_failed(path, &reply);
+            return;
+        }
+    };
+    pool.metrics().connections.inc();
+    pool.metrics().connections_open.add(1);
+    pool.metrics().attempt[AttemptStage::Connect].observe(net::now().mono.since(began));
+    let handle = pool.keep_handle(stream.handle());
+    let options = Options { ehlo_name: pool.options().ehlo_name.clone(), body_with_envelope: true };
+    let mut connection = Connection {
+        pool,
+        path,
+        spec,
+        stream,
+        remote,
+        client: Client::new(options),
+        input: ReceiveBuffer::default(),
+        jobs: VecDeque::new(),
+        next_tag: 0,
+        ready: false,
+        stage_began: net::now().mono,
+        ended: false,
+    };
+    connection.serve().await;
+    connection.part();
+    pool.forget_handle(handle);
+    pool.metrics().connections_open.sub(1);
+}
+
+/// Connects to the first host and address that answers, in the path's order.
+async fn connect(pool: &Pool, spec: &PathSpec) -> Result<(Stream, Arc<str>), Reply> {
+    let PathKind::Smtp { hosts } = &spec.kind else {
+        return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
+    };
+    let mut last = String::from("path has no addresses");
+    for host in hosts {
+        for address in &host.addresses {
+            let remote = SocketAddr::new(*address, host.port);
+            match Stream::connect(remote, None, pool.options().timeouts.connect).await {
+                Ok(stream) => return Ok((stream, Arc::from(&*host.name))),
+                Err(error) => last = format!("connect to {} at {remote}: {error}", host.name),
+            }
+            if pool.is_stopping() {
+                break;
+            }
+        }
+    }
+    Err(Reply::new(0, Enhanced(4, 4, 1), &last))
+}
+
+struct Connection<'a> {
+    pool: &'a Rc<Pool>,
+    path: &'a Rc<PathState>,
+    spec: Arc<PathSpec>,
+    stream: Stream,
+    remote: Arc<str>,
+    client: Client,
+    input: ReceiveBuffer,
+    /// Jobs whose transactions are in flight, oldest first, with their tags.
+    jobs: VecDeque<(u64, ActiveJob)>,
+    next_tag: u64,
+    /// The session has been opened.
+    ready: bool,
+    stage_began: Moment,
+    ended: bool,
+}
+
+impl Connection<'_> {
+    async fn serve(&mut self) {
+        while !self.ended {
+            if self.ready {
+                self.begin_jobs();
+                self.handle_events();
+            }
+            if !self.client.output().is_empty() && !self.write().await {
+                return;
+            }
+            if self.ended {
+                return;
+            }
+            if self.ready && self.client.is_idle() {
+                self.wait_for_work().await;
+            } else if !self.read().await {
+                return;
+            }
+            self.handle_events();
+        }
+    }
+
+    /// Begins as many transactions as the session takes.
+    fn begin_jobs(&mut self) {
+        while self.client.can_begin() && !self.is_leaving() {
+            let Some(mut job) = self.path.take() else { return };
+            let tag = self.next_tag;
+            self.next_tag += 1;
+            let now = net::now().mono;
+            if self.client.is_idle() {
+                self.stage_began = now;
+            }
+            job.begin(now);
+            begin(&mut self.client, tag, &job);
+            self.pool.metrics().transactions.inc();
+            if tag > 0 {
+                self.pool.metrics().connections_reused.inc();
+            }
+            self.jobs.push_back((tag, job));
+            // A body that goes with its envelope must be given before the next transaction can begin.
+            self.handle_events();
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.pool.is_stopping()
+            || self.next_tag >= u64::from(self.spec.limits.messages_per_connection)
+            || self.path.lane.borrow().is_over_lease()
+    }
+
+    fn handle_events(&mut self) {
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                Event::Ready => {
+                    self.ready = true;
+                    self.path.lane.borrow_mut().set_ready(true);
+                    self.pool.path_succeeded(self.spec.id);
+                }
+                Event::Refused { reply, .. } => self.refused(&reply),
+                Event::BodyWanted { tag } => self.send_body(tag),
+                Event::BodyUnwanted { .. } | Event::TlsWanted | Event::TlsRefused(_) => {}
+                Event::Finished { tag, results, in_doubt, .. } => self.finish(tag, results, in_doubt),
+                Event::Closing(reply) => {
+                    if self.next_tag == 0 {
+                        self.refused(&reply);
+                    }
+                    self.ended = true;
+                }
+                Event::Closed => self.ended = true,
+            }
+        }
+    }
+
+    /// The remote sent us away before MAIL: the path's matter, not a message's.
+    fn refused(&mut self, reply: &Reply) {
+        self.pool.metrics().connections_failed.inc();
+        self.pool.path_failed(self.path, reply);
+        self.ended = true;
+    }
+
+    fn send_body(&mut self, tag: u64) {
+        let Some((_, job)) = self.jobs.iter().find(|(other, _)| *other == tag) else { return };
+        let Payload::Resident(message) = &job.job().body;
+        self.pool.metrics().sent_bytes.add(message.body.len() as u64);
+        self.client.body_piece(tag, &message.body, true);
+    }
+
+    fn finish(&mut self, tag: u64, results: Vec<LegResult>, in_doubt: u64) {
+        let Some(at) = self.jobs.iter().position(|(other, _)| *other == tag) else { return };
+        let Some((_, job)) = self.jobs.remove(at) else { return };
+        let now = net::now().mono;
+        let metrics = self.pool.metrics();
+        if let Some(began) = job.began() {
+            metrics.attempt[AttemptStage::Total].observe(now.since(began));
+        }
+        for result in &results {
+            let count = u64::from(result.recipients.count_ones());
+            let label = match result.verdict {
+                Verdict::Delivered => DeliveryResult::Delivered,
+                Verdict::Deferred if result.recipients & in_doubt != 0 => DeliveryResult::Unknown,
+                Verdict::Deferred => DeliveryResult::Deferred,
+                Verdict::Failed => DeliveryResult::Failed,
+            };
+            metrics.deliveries[label].add(count);
+            metrics.replies[EnhancedClass::of(result.reply.enhanced)].add(count);
+        }
+        if results.is_empty() {
+            metrics.deliveries[DeliveryResult::NotTried].inc();
+        }
+        job.finish(results, self.remote.clone());
+        self.path.lane.borrow_mut().finished();
+        self.pool.upkeep(self.spec.id);
+    }
+
+    /// Writes what the session has to say; `false` when the connection is lost.
+    async fn write(&mut self) -> bool {
+        self.stream.set_write_timeout(self.pool.options().timeouts.block);
+        let written = self.stream.write_all(self.client.output()).await;
+        self.client.output().clear();
+        match written {
+            Ok(()) => true,
+            // What the remote said before it hung up is worth more than our error.
+            Err(error) => {
+                let why = error.to_string();
+                while self.stream.read(&mut self.input).await.is_ok_and(|count| count > 0) {
+                    if !self.take_input() {
+                        return false;
+                    }
+                }
+                self.lose(&why);
+                false
+            }
+        }
+    }
+
+    /// Reads and takes in one buffer of replies; `false` when the connection is lost.
+    async fn read(&mut self) -> bool {
+        let stage = self.client.waiting_for();
+        let limit = self.pool.options().timeouts.of(stage).min(self.attempt_left());
+        self.stream.set_read_timeout(limit);
+        match self.stream.read(&mut self.input).await {
+            Ok(0) => self.lose("closed by the remote"),
+            Ok(_) => {
+                self.note_stage(stage);
+                return self.take_input();
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                self.lose(&format!("no answer for {} s ({stage:?})", limit.as_secs_f32()));
+            }
+            Err(error) => self.lose(&error.to_string()),
+        }
+        false
+    }
+
+    /// What is left of the oldest attempt's total time.
+    fn attempt_left(&self) -> Duration {
+        let total = self.pool.options().timeouts.attempt;
+        let began = self.jobs.front().and_then(|(_, job)| job.began());
+        began.map_or(total, |began| total.saturating_sub(net::now().mono.since(began)))
+    }
+
+    fn note_stage(&mut self, stage: Stage) {
+        let label = match stage {
+            Stage::Banner => AttemptStage::Banner,
+            Stage::Ehlo | Stage::StartTls => AttemptStage::Ehlo,
+            Stage::Mail => AttemptStage::Mail,
+            Stage::Rcpt => AttemptStage::Rcpt,
+            Stage::Data => AttemptStage::Data,
+            Stage::FinalDot => AttemptStage::Dot,
+            Stage::Body | Stage::Quit | Stage::Idle => return,
+        };
+        let now = net::now().mono;
+        self.pool.metrics().attempt[label].observe(now.since(self.stage_began));
+        self.stage_began = now;
+    }
+
+    fn take_input(&mut self) -> bool {
+        let taken = self.client.handle(self.input.filled());
+        match taken {
+            Ok(count) => {
+                self.input.consume(count);
+                true
+            }
+            Err(misbehaved) => {
+                self.lose(&misbehaved.to_string());
+                false
+            }
+        }
+    }
+
+    /// Waits until there is a job, or ends the session.
+    async fn wait_for_work(&mut self) {
+        let leaving = self.is_leaving();
+        if leaving || !self.path.wait_for_job(self.spec.limits.idle).await {
+            self.client.quit();
+        }
+    }
+
+    /// The connection is gone: every transaction in flight gets its result.
+    fn lose(&mut self, why: &str) {
+        let opened = self.ready;
+        self.client.lost(why);
+        self.handle_events();
+        self.ended = true;
+        if !opened {
+            let text = format!("{} {why}", self.remote);
+            self.refused(&Reply::new(0, Enhanced(4, 4, 2), &text));
+        }
+    }
+
+    /// Leaves the lane.
+    fn part(&mut self) {
+        if self.ready {
+            self.path.lane.borrow_mut().set_ready(false);
+        }
+    }
+}
+
+/// Gives the session the job's envelope.
+fn begin(client: &mut Client, tag: u64, job: &ActiveJob) {
+    let job = job.job();
+    let Payload::Resident(message) = &job.body;
+    let envelope = &message.envelope;
+    let transaction = Transaction {
+        sender: envelope.sender(),
+        parameters: envelope.parameters(),
+        envid: envelope.envid(),
+        size: message.body.len() as u64,
+        body_ready: true,
+    };
+    let (first, wanted) = (job.first, job.recipients);
+    let recipients = envelope.recipients().filter_map(move |recipient| {
+        let place = u32::from(recipient.index.checked_sub(first)?);
+        (place < u64::BITS && wanted & (1 << place) != 0).then_some((place, recipient))
+    });
+    client.begin(tag, transaction, recipients);
+}

@@ -1,0 +1,187 @@
+//! PURE. A path at one worker: jobs that arrived, connections that serve them, credits given for more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::home::Lease;
+use crate::clock::Moment;
+use crate::exchange::Demand;
+use crate::exchange::grants::Grants;
+use crate::id::ShardIndex;
+use crate::routing::PathSpec;
+
+/// Jobs wanted here for each connection: one in flight, one behind its final dot, and one more round for the time that
+/// a credit and a job take to travel.
+const JOBS_PER_CONNECTION: u32 = 4;
+
+/// A path's lane. `J` is the job as the worker keeps it.
+#[derive(Debug)]
+pub struct Lane<J> {
+    spec: Arc<PathSpec>,
+    at_home: bool,
+    jobs: VecDeque<J>,
+    /// Jobs that connections have taken and not finished.
+    busy: u32,
+    /// Connections open or opening.
+    connections: u32,
+    /// Of these, how many have an open session.
+    ready: u32,
+    /// Of these, how many wait for a job.
+    idle: u32,
+    lease: Lease,
+    grants: Grants,
+    /// What home was last told, to tell it only news.
+    told: Option<(bool, u32)>,
+}
+
+impl<J> Lane<J> {
+    /// A lane without slots: home leases it some.
+    pub fn new(spec: Arc<PathSpec>, at_home: bool) -> Self {
+        Self {
+            spec,
+            at_home,
+            jobs: VecDeque::new(),
+            busy: 0,
+            connections: 0,
+            ready: 0,
+            idle: 0,
+            lease: Lease { slots: 0, rest_until: None },
+            grants: Grants::default(),
+            told: None,
+        }
+    }
+
+    /// Where its jobs go.
+    pub fn spec(&self) -> &Arc<PathSpec> {
+        &self.spec
+    }
+
+    /// Takes over a newer version of the path.
+    pub fn update(&mut self, spec: Arc<PathSpec>) {
+        if spec.version > self.spec.version {
+            self.spec = spec;
+        }
+    }
+
+    /// News from a shard.
+    pub fn demand(&mut self, shard: ShardIndex, demand: &Demand) {
+        self.update(demand.path.clone());
+        self.grants.demand(shard, demand, self.at_home);
+    }
+
+    /// A job arrived. It comes back when the path rests: the shard keeps it meanwhile.
+    pub fn arrive(&mut self, shard: ShardIndex, job: J) -> Result<(), J> {
+        self.grants.arrived(shard, self.at_home);
+        if self.lease.rest_until.is_some() {
+            return Err(job);
+        }
+        self.jobs.push_back(job);
+        Ok(())
+    }
+
+    /// A job for a connection; the connection reports its end with [`Self::finished`].
+    pub fn take(&mut self) -> Option<J> {
+        let job = self.jobs.pop_front()?;
+        self.busy += 1;
+        Some(job)
+    }
+
+    /// A job that was taken has ended.
+    pub fn finished(&mut self) {
+        assert!(self.busy > 0, "more ends than jobs");
+        self.busy -= 1;
+    }
+
+    /// A lease from home. When it says rest, all parked jobs come out, to be sent back, and credits are revoked.
+    pub fn set_lease(&mut self, lease: Lease) -> VecDeque<J> {
+        let rests = lease.rest_until.is_some() && self.lease.rest_until.is_none();
+        self.lease = lease;
+        if !rests {
+            return VecDeque::new();
+        }
+        self.grants.revoke();
+        std::mem::take(&mut self.jobs)
+    }
+
+    /// Whether one more connection should be opened now; counts it if so.
+    pub fn open_connection(&mut self) -> bool {
+        let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let opening =
+            self.connections < self.lease.slots && waiting > self.idle && self.lease.rest_until.is_none();
+        self.connections += u32::from(opening);
+        opening
+    }
+
+    /// A connection is closed, or could not be opened.
+    pub fn close_connection(&mut self) {
+        assert!(self.connections > 0, "more closes than opens");
+        self.connections -= 1;
+    }
+
+    /// A connection waits for work, or has stopped waiting.
+    pub fn set_idle(&mut self, idle: bool) {
+        self.idle = if idle { self.idle + 1 } else { self.idle.saturating_sub(1) };
+    }
+
+    /// A connection's session was opened, or has ended.
+    pub fn set_ready(&mut self, ready: bool) {
+        self.ready = if ready { self.ready + 1 } else { self.ready.saturating_sub(1) };
+    }
+
+    /// Connections with an open session.
+    pub fn ready(&self) -> u32 {
+        self.ready
+    }
+
+    /// Whether a connection must close because home wants its slot.
+    pub fn is_over_lease(&self) -> bool {
+        self.connections > self.lease.slots
+    }
+
+    /// Until when the path rests.
+    pub fn rest_until(&self) -> Option<Moment> {
+        self.lease.rest_until
+    }
+
+    /// Grants credits for the jobs that its connections will want.
+    pub fn replenish(&mut self) {
+        if self.lease.rest_until.is_some() || self.lease.slots == 0 {
+            return;
+        }
+        let here = self.busy + u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let want = self.lease.slots.saturating_mul(JOBS_PER_CONNECTION).min(self.spec.limits.window);
+        self.grants.replenish(want.max(1), here);
+    }
+
+    /// The credits of the shards.
+    pub fn grants(&mut self) -> &mut Grants {
+        &mut self.grants
+    }
+
+    /// What home should be told: whether the lane has work, and the slots it uses. `None` if that is no news.
+    pub fn poll_news(&mut self) -> Option<(bool, u32)> {
+        let wants = !self.jobs.is_empty() || self.busy > 0 || !self.grants.is_idle();
+        let news = (wants, self.connections);
+        (self.told.replace(news) != Some(news)).then_some(news)
+    }
+
+    /// The news that was polled last could not be said: it comes again.
+    pub fn forget_told(&mut self) {
+        self.told = None;
+    }
+
+    /// Jobs that no connection has taken.
+    pub fn parked(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Jobs parked or in flight, for metrics.
+    pub fn depth(&self) -> usize {
+        self.jobs.len() + self.busy as usize
+    }
+
+    /// Connections open or opening.
+    pub fn connections(&self) -> u32 {
+        self.connections
+    }
+}

@@ -1,0 +1,18 @@
+//! Sending: paths at their home workers, lanes, connections, attempts.
+//!
+//! * [`home`] decides how many connections a path may have and who has them. PURE.
+//! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
+
+//! * [`pool`] holds a worker's paths and connects them to shards and other workers.
+//! * [`connection`] is one outbound connection; [`job`] makes sure that each job is reported once.
+
+#[cfg(feature = "runtime")]
+pub mod connection;
+pub mod home;
+#[cfg(feature = "runtime")]
+pub mod job;
+pub mod lane;
+#[cfg(feature = "runtime")]
+pub mod path;
+#[cfg(feature = "runtime")]
+pub mod pool;

@@ -1,0 +1,90 @@
+//! A path as one worker knows it: its lane, its home if this is the home worker, and the connections that wait for work.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::home::Home;
+use super::job::ActiveJob;
+use super::lane::Lane;
+use crate::clock::Moment;
+use crate::id::{ShardIndex, WorkerIndex};
+use crate::net::event::Event;
+use crate::routing::PathSpec;
+
+/// Shared by the pool and the path's connections. Cells are borrowed for a step at a time, never across an await.
+pub struct PathState {
+    /// Its lane here.
+    pub lane: RefCell<Lane<ActiveJob>>,
+    pub(super) home: Option<RefCell<Home>>,
+    /// Connections that wait for a job, the one that has waited least on top.
+    idle: RefCell<Vec<Event>>,
+    /// Shards this lane was leased for.
+    pub(super) shards: RefCell<Vec<ShardIndex>>,
+    /// Workers that home has brought in.
+    pub(super) invited: RefCell<Vec<WorkerIndex>>,
+}
+
+impl PathState {
+    /// A path without jobs or slots.
+    pub(super) fn new(spec: Arc<PathSpec>, home: Option<Home>) -> Self {
+        Self {
+            lane: RefCell::new(Lane::new(spec, home.is_some())),
+            home: home.map(RefCell::new),
+            idle: RefCell::default(),
+            shards: RefCell::default(),
+            invited: RefCell::default(),
+        }
+    }
+
+    /// A job for a connection, which says [`Lane::finished`] at its end.
+    pub fn take(&self) -> Option<ActiveJob> {
+        self.lane.borrow_mut().take()
+    }
+
+    /// A job that no connection will get.
+    pub(super) fn take_parked(&self) -> Option<ActiveJob> {
+        let job = self.take()?;
+        self.lane.borrow_mut().finished();
+        Some(job)
+    }
+
+    /// Reports all parked jobs delivered, unsent.
+    pub(super) fn discard_all(&self) {
+        while let Some(job) = self.take_parked() {
+            job.discard();
+        }
+    }
+
+    /// When the rest of the path ends, if it rests and this is its home.
+    pub(super) fn rest_end(&self) -> Option<Moment> {
+        self.home.as_ref().and_then(|home| home.borrow().next_wake())
+    }
+
+    /// Waits for a job, at most for `limit`; says whether something happened.
+    pub async fn wait_for_job(&self, limit: Duration) -> bool {
+        let event = Event::default();
+        self.idle.borrow_mut().push(event.clone());
+        self.lane.borrow_mut().set_idle(true);
+        let woken = event.wait_for(limit).await;
+        self.lane.borrow_mut().set_idle(false);
+        self.idle.borrow_mut().retain(|other| !other.is(&event));
+        woken
+    }
+
+    /// Wakes as many waiting connections as there are jobs for.
+    pub(super) fn wake_idle(&self) {
+        let parked = self.lane.borrow().parked();
+        for _ in 0..parked {
+            let Some(event) = self.idle.borrow_mut().pop() else { return };
+            event.notify();
+        }
+    }
+
+    /// Wakes all waiting connections: they look whether they must close.
+    pub(super) fn wake_all_idle(&self) {
+        for event in self.idle.take() {
+            event.notify();
+        }
+    }
+}

@@ -1,0 +1,545 @@
+//! A worker's paths: the ones it is home of, its lanes, their connections; what shards and other workers say to them.
+//!
+//! One task takes in messages; each connection is a task of its own. All of them change the state here, never across an
+//! await, and call [`Pool::upkeep`] for the path they changed: it grants credits, opens connections and tells home, so
+//! no path waits for a round of the main task.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use super::connection::{self, ConnectionOptions};
+use super::home::{Home, Lease, RestOptions};
+use super::job::{ActiveJob, Payload};
+use super::path::PathState;
+use crate::clock::Moment;
+use crate::exchange::{self, Demand, End, Grant, Job, Report, ToShard, ToWorker};
+use crate::id::{PathId, ShardIndex, WorkerIndex};
+use crate::metrics::WorkerMetrics;
+use crate::net::doorbell::{Inbox, Receiver, Sender};
+use crate::net::{self, stream};
+use crate::outcome::Reply;
+use crate::routing::{PathKind, PathSpec};
+
+/// A path's rest after its first failure, and the longest.
+const REST: RestOptions =
+    RestOptions { first: Duration::from_secs(1), longest: Duration::from_secs(10 * 60) };
+/// Period after which shards that sent nothing get no credits in advance.
+const COOLING: Duration = Duration::from_secs(2);
+/// Messages taken in per round before connections get their turn.
+const ROUND: usize = 256;
+
+/// What workers say to each other, and to themselves where home and lane are on the same worker.
+#[derive(Debug)]
+pub enum Peer {
+    /// Lane → home: whether there is work, and the slots in use.
+    News { path: Arc<PathSpec>, from: WorkerIndex, wants: bool, held: u32 },
+    /// Home → lane: what it may do, and which shards need it.
+    Lease { path: Arc<PathSpec>, lease: Lease, shards: Vec<ShardIndex> },
+    /// Lane → home: a session was opened.
+    Succeeded(PathId),
+    /// Lane → home: no host could be reached, or it sent us away; `alone` says that no other connection stands.
+    Failed { path: PathId, alone: bool },
+}
+
+/// Channels and settings of a worker.
+pub struct Wiring {
+    /// Its place.
+    pub index: WorkerIndex,
+    /// How many workers there are.
+    pub workers: u16,
+    /// The shard on the same executor.
+    pub near: Option<ShardIndex>,
+    /// Where it waits.
+    pub inbox: Inbox,
+    /// From each shard.
+    pub from_shards: Vec<Receiver<ToWorker<Payload>>>,
+    /// To each shard.
+    pub to_shards: Vec<Sender<ToShard>>,
+    /// From the other workers.
+    pub from_peers: Vec<Receiver<Peer>>,
+    /// To each worker; nothing is sent to itself.
+    pub to_peers: Vec<Sender<Peer>>,
+    /// Settings of its connections.
+    pub options: ConnectionOptions,
+    /// Its counters.
+    pub metrics: Rc<WorkerMetrics>,
+}
+
+/// A worker's state, shared by its tasks.
+pub struct Pool {
+    wiring: Wiring,
+    paths: RefCell<HashMap<PathId, Rc<PathState>, RandomState>>,
+    /// Paths to be looked after because a message did not fit into a channel.
+    unsaid: RefCell<Vec<PathId>>,
+    stopping: Cell<bool>,
+    connections: Cell<u32>,
+    handles: RefCell<HashMap<u64, stream::Handle, RandomState>>,
+    next_handle: Cell<u64>,
+}
+
+impl Pool {
+    /// A pool without paths.
+    pub fn new(wiring: Wiring) -> Rc<Self> {
+        Rc::new(Self {
+            wiring,
+            paths: RefCell::default(),
+            unsaid: RefCell::default(),
+            stopping: Cell::new(false),
+            connections: Cell::new(0),
+            handles: RefCell::default(),
+            next_handle: Cell::new(0),
+        })
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.wiring.metrics
+    }
+
+    /// Settings of its connections.
+    pub fn options(&self) -> &ConnectionOptions {
+        &self.wiring.options
+    }
+
+    /// Whether no new transaction may begin.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Reads the levels that a scrape shows.
+    pub fn update_gauges(&self) {
+        let metrics = self.metrics();
+        let paths = self.paths.borrow();
+        let (mut waiting, mut active, mut credits, mut resting) = (0, 0, 0, 0);
+        for path in paths.values() {
+            let mut lane = path.lane.borrow_mut();
+            waiting += lane.parked() as u64;
+            active += lane.depth() as u64 - lane.parked() as u64;
+            credits += lane.grants().outstanding();
+            resting += u64::from(lane.rest_until().is_some());
+        }
+        metrics.jobs_waiting.set(waiting);
+        metrics.jobs_active.set(active);
+        metrics.credits.set(credits);
+        metrics.paths.set(paths.len() as u64);
+        metrics.paths_backing_off.set(resting);
+        let waiting: usize = self.wiring.from_shards.iter().map(Receiver::len).sum();
+        metrics.channel_depth.set(waiting as u64);
+    }
+
+    /// Takes in messages until the worker is stopped and its connections are closed. `take_orders` does what control
+    /// says and tells whether there was anything; `has_no_orders` looks whether there is.
+    pub async fn run(self: Rc<Self>, take_orders: impl Fn() -> bool, has_no_orders: impl Fn() -> bool) {
+        let mut cooled = net::now().mono;
+        loop {
+            let worked = self.take_in() | take_orders();
+            let now = net::now().mono;
+            if now.since(cooled) >= COOLING {
+                cooled = now;
+                self.cool();
+            }
+            self.end_rests(now);
+            for path in self.unsaid.take() {
+                self.upkeep(path);
+            }
+            if self.stopping.get() && self.connections.get() == 0 {
+                return;
+            }
+            if worked {
+                net::yield_now().await;
+            } else {
+                let limit = self.next_wake(now, cooled);
+                self.wiring.inbox.wait(limit, || self.is_inbox_empty() && has_no_orders()).await;
+            }
+        }
+    }
+
+    /// No new transaction from now on. Parked jobs go back; transactions before their body are given up by their
+    /// connections; those behind it are waited for.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        let paths: Vec<_> = self.paths.borrow().values().cloned().collect();
+        for path in paths {
+            while let Some(job) = path.take_parked() {
+                drop(job);
+            }
+            path.wake_all_idle();
+        }
+        self.wiring.inbox.event().notify();
+    }
+
+    /// Shuts every connection: the limit of the stop has come.
+    pub fn shut_connections(&self) {
+        for handle in self.handles.borrow().values() {
+            handle.shut_both();
+        }
+    }
+
+    fn is_inbox_empty(&self) -> bool {
+        self.wiring.from_shards.iter().all(Receiver::is_empty)
+            && self.wiring.from_peers.iter().all(Receiver::is_empty)
+    }
+
+    fn take_in(self: &Rc<Self>) -> bool {
+        let mut touched = Vec::new();
+        for receiver in &self.wiring.from_shards {
+            for _ in 0..ROUND {
+                let Some(message) = receiver.try_recv() else { break };
+                match message {
+                    ToWorker::Demand(shard, demand) => touched.push(self.hear_demand(shard, &demand)),
+                    ToWorker::Job(job) => touched.push(self.hear_job(job)),
+                }
+            }
+        }
+        for receiver in &self.wiring.from_peers {
+            while let Some(message) = receiver.try_recv() {
+                touched.push(self.hear_peer(message));
+            }
+        }
+        let worked = !touched.is_empty();
+        touched.sort_unstable();
+        touched.dedup();
+        for path in touched {
+            self.upkeep(path);
+        }
+        worked
+    }
+
+    fn hear_demand(&self, shard: ShardIndex, demand: &Demand) -> PathId {
+        let path = self.path(&demand.path);
+        path.lane.borrow_mut().demand(shard, demand);
+        demand.path.id
+    }
+
+    fn hear_job(self: &Rc<Self>, job: Job<Payload>) -> PathId {
+        let (id, shard) = (job.path, job.shard);
+        let active = ActiveJob::new(job, self.clone());
+        let path = self.paths.borrow().get(&id).cloned();
+        let path = path.expect("a shard announces a path before its first job, on the same channel");
+        if self.stopping.get() {
+            path.lane.borrow_mut().grants().arrived(shard, path.home.is_some());
+            return id;
+        }
+        let discards = matches!(path.lane.borrow().spec().kind, PathKind::Discard);
+        let returned = path.lane.borrow_mut().arrive(shard, active);
+        drop(returned);
+        if discards {
+            path.discard_all();
+        }
+        id
+    }
+
+    fn hear_peer(self: &Rc<Self>, message: Peer) -> PathId {
+        match message {
+            Peer::News { path: spec, from, wants, held } => {
+                let path = self.path(&spec);
+                if let Some(home) = &path.home {
+                    home.borrow_mut().lane_news(from, wants, held);
+                }
+                spec.id
+            }
+            Peer::Lease { path: spec, lease, shards } => {
+                let path = self.path(&spec);
+                self.take_lease(&path, lease, &shards);
+                spec.id
+            }
+            Peer::Succeeded(id) => {
+                self.with_home(id, |home| home.succeeded());
+                id
+            }
+            Peer::Failed { path: id, alone } => {
+                let now = net::now().mono;
+                self.with_home(
+                    id,
+                    |home| {
+                        if alone { home.failed(now, noise(now, id)) } else { home.shrink() }
+                    },
+                );
+                id
+            }
+        }
+    }
+
+    fn take_lease(&self, path: &PathState, lease: Lease, shards: &[ShardIndex]) {
+        let parked = path.lane.borrow_mut().set_lease(lease);
+        drop(parked);
+        let mut known = path.shards.borrow_mut();
+        for shard in shards {
+            if !known.contains(shard) {
+                known.push(*shard);
+                path.lane.borrow_mut().grants().invite(*shard);
+            }
+        }
+        drop(known);
+        if lease.slots < path.lane.borrow().connections() || lease.rest_until.is_some() {
+            path.wake_all_idle();
+        }
+    }
+
+    /// A connection's session was accepted.
+    pub fn path_succeeded(self: &Rc<Self>, path: PathId) {
+        self.tell_home(path, Peer::Succeeded(path));
+    }
+
+    /// No host could be reached, or sent us away before MAIL. `reply` is what expiry quotes.
+    pub fn path_failed(self: &Rc<Self>, path: &PathState, reply: &Reply) {
+        self.say_path_error(path, reply);
+        let (id, alone) = (path.lane.borrow().spec().id, path.lane.borrow().ready() == 0);
+        self.tell_home(id, Peer::Failed { path: id, alone });
+        self.upkeep(id);
+    }
+
+    fn say_path_error(&self, path: &PathState, reply: &Reply) {
+        let id = path.lane.borrow().spec().id;
+        let shards: Vec<_> = path.lane.borrow_mut().grants().demanding().collect();
+        for shard in shards {
+            // Words for a later bounce: lost without harm when the channel is full.
+            let _ = self.to_shard(shard).send(ToShard::PathError { path: id, reply: reply.clone() });
+        }
+    }
+
+    fn tell_home(self: &Rc<Self>, path: PathId, message: Peer) {
+        let home = exchange::home(path, self.wiring.workers);
+        if home == self.wiring.index {
+            self.hear_peer(message);
+            self.upkeep(path);
+        } else if let Err(message) = self.wiring.to_peers[usize::from(home.0)].send(message) {
+            debug_assert!(matches!(message, Peer::Succeeded(_) | Peer::Failed { .. }));
+            // Home hears of the next one.
+        }
+    }
+
+    /// Does for a path what has become due: leases, news, credits, connections.
+    pub fn upkeep(self: &Rc<Self>, id: PathId) {
+        let Some(path) = self.paths.borrow().get(&id).cloned() else { return };
+        self.settle_with_home(id, &path);
+        {
+            let mut lane = path.lane.borrow_mut();
+            if !self.stopping.get() {
+                lane.replenish();
+            }
+            let has_room = |shard: ShardIndex| self.to_shard(shard).room() > 0;
+            while let Some((shard, epoch, granted)) = lane.grants().poll_grant(has_room) {
+                let grant = Grant { worker: self.wiring.index, path: id, epoch, granted };
+                self.to_shard(shard).send(ToShard::Grant(grant)).unwrap_or_else(|_| panic!("there was room"));
+            }
+            if lane.grants().has_unsaid() {
+                self.unsaid.borrow_mut().push(id);
+            }
+        }
+        self.open_connections(&path);
+    }
+
+    /// Lane → home → lanes, as far as there is news.
+    fn settle_with_home(self: &Rc<Self>, id: PathId, path: &Rc<PathState>) {
+        let spec = path.lane.borrow().spec().clone();
+        let news = path.lane.borrow_mut().poll_news();
+        let Some(home) = &path.home else {
+            if let Some((wants, held)) = news {
+                let to = exchange::home(id, self.wiring.workers);
+                let message = Peer::News { path: spec, from: self.wiring.index, wants, held };
+                if self.wiring.to_peers[usize::from(to.0)].send(message).is_err() {
+                    path.lane.borrow_mut().forget_told();
+                    self.unsaid.borrow_mut().push(id);
+                }
+            }
+            return;
+        };
+        if let Some((wants, held)) = news {
+            home.borrow_mut().lane_news(self.wiring.index, wants, held);
+        }
+        self.invite_lanes(path, &mut home.borrow_mut());
+        while let Some((worker, lease)) = { home.borrow_mut().poll_lease() } {
+            if worker == self.wiring.index {
+                self.take_lease(path, lease, &[]);
+                continue;
+            }
+            let shards = self.shards_for(worker, path);
+            let message = Peer::Lease { path: spec.clone(), lease, shards };
+            if self.wiring.to_peers[usize::from(worker.0)].send(message).is_err() {
+                home.borrow_mut().untold(worker);
+                self.unsaid.borrow_mut().push(id);
+                break;
+            }
+        }
+        self.share_shards(path, &home.borrow());
+    }
+
+    /// Brings in another worker when there is more demand than this lane can have in flight.
+    fn invite_lanes(&self, path: &PathState, home: &mut Home) {
+        let mut lane = path.lane.borrow_mut();
+        if self.wiring.workers < 2
+            || lane.spec().limits.connections < 2
+            || !matches!(lane.spec().kind, PathKind::Smtp { .. })
+            || lane.grants().ready() <= u64::from(lane.connections())
+        {
+            return;
+        }
+        let mut invited = path.invited.borrow_mut();
+        for worker in (0..self.wiring.workers).map(WorkerIndex) {
+            let wanted = match self.wiring.near {
+                // One executor for both: the worker next to a shard that has work.
+                Some(_) => lane.grants().demanding().any(|shard| shard.0 == worker.0),
+                None => true,
+            };
+            if worker != self.wiring.index && wanted && !invited.contains(&worker) {
+                invited.push(worker);
+                home.lane_news(worker, true, 0);
+            }
+        }
+    }
+
+    /// Shards that the lane at `worker` is for.
+    fn shards_for(&self, worker: WorkerIndex, path: &PathState) -> Vec<ShardIndex> {
+        match self.wiring.near {
+            Some(_) => vec![ShardIndex(worker.0)],
+            None => path.lane.borrow_mut().grants().demanding().collect(),
+        }
+    }
+
+    /// Leaves to other lanes the shards that share their executors.
+    fn share_shards(&self, path: &PathState, home: &Home) {
+        if self.wiring.near.is_none() {
+            return;
+        }
+        let served_elsewhere: Vec<_> = home.lanes_with_slots().filter(|w| *w != self.wiring.index).collect();
+        path.lane
+            .borrow_mut()
+            .grants()
+            .set_served(|shard| !served_elsewhere.iter().any(|worker| worker.0 == shard.0));
+        path.invited.borrow_mut().retain(|worker| home.is_wanted(*worker));
+    }
+
+    fn open_connections(self: &Rc<Self>, path: &Rc<PathState>) {
+        if self.stopping.get() {
+            return;
+        }
+        path.wake_idle();
+        while path.lane.borrow_mut().open_connection() {
+            self.connections.set(self.connections.get() + 1);
+            let ended = EndOfConnection { worker: self.clone(), path: path.clone() };
+            net::spawn(async move {
+                connection::run(&ended.worker, &ended.path).await;
+                drop(ended);
+            });
+        }
+    }
+
+    /// The state of a path, made when it is new.
+    fn path(&self, spec: &Arc<PathSpec>) -> Rc<PathState> {
+        if let Some(path) = self.paths.borrow().get(&spec.id) {
+            path.lane.borrow_mut().update(spec.clone());
+            return path.clone();
+        }
+        let at_home = exchange::home(spec.id, self.wiring.workers) == self.wiring.index;
+        let home = at_home.then(|| Home::new(u32::from(spec.limits.connections), REST));
+        let path = Rc::new(PathState::new(spec.clone(), home));
+        self.paths.borrow_mut().insert(spec.id, path.clone());
+        path
+    }
+
+    fn with_home(&self, id: PathId, act: impl FnOnce(&mut Home)) {
+        if let Some(path) = self.paths.borrow().get(&id)
+            && let Some(home) = &path.home
+        {
+            act(&mut home.borrow_mut());
+        }
+    }
+
+    fn end_rests(self: &Rc<Self>, now: Moment) {
+        let due: Vec<_> = self
+            .paths
+            .borrow()
+            .iter()
+            .filter(|(_, path)| path.rest_end().is_some_and(|until| until <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.with_home(id, |home| home.tick(now));
+            self.upkeep(id);
+        }
+    }
+
+    fn next_wake(&self, now: Moment, cooled: Moment) -> Option<Duration> {
+        let rest = self.paths.borrow().values().filter_map(|path| path.rest_end()).min();
+        let retry = (!self.unsaid.borrow().is_empty()).then(|| now + Duration::from_millis(10));
+        let cooling = (!self.paths.borrow().is_empty()).then(|| cooled + COOLING);
+        [rest, retry, cooling].into_iter().flatten().min().map(|at| at.since(now))
+    }
+
+    /// Ends a period of activity.
+    fn cool(self: &Rc<Self>) {
+        let paths: Vec<_> = self.paths.borrow().iter().map(|(id, path)| (*id, path.clone())).collect();
+        for (id, path) in paths {
+            let changed = {
+                let mut lane = path.lane.borrow_mut();
+                let before = lane.grants().is_idle();
+                lane.grants().cool();
+                before != lane.grants().is_idle()
+            };
+            if changed {
+                self.upkeep(id);
+            }
+        }
+    }
+
+    fn to_shard(&self, shard: ShardIndex) -> &Sender<ToShard> {
+        &self.wiring.to_shards[usize::from(shard.0)]
+    }
+
+    /// Sends a job's report. There is always room, since a shard's window is not larger than the channel.
+    pub fn report(&self, job: &Job<Payload>, end: End) {
+        let report = Report {
+            worker: self.wiring.index,
+            leg: job.leg,
+            id: job.id,
+            path: job.path,
+            recipients: job.recipients,
+            bytes: job.bytes,
+            end,
+        };
+        if self.to_shard(job.shard).send(ToShard::Report(report)).is_err() {
+            panic!("a report found no room: the channel must hold a shard's whole window");
+        }
+    }
+
+    /// Keeps a handle to shut a connection with; give it back with [`Self::forget_handle`].
+    pub fn keep_handle(&self, handle: stream::Handle) -> u64 {
+        let key = self.next_handle.get();
+        self.next_handle.set(key + 1);
+        self.handles.borrow_mut().insert(key, handle);
+        key
+    }
+
+    /// The connection of the handle is closed.
+    pub fn forget_handle(&self, key: u64) {
+        self.handles.borrow_mut().remove(&key);
+    }
+}
+
+/// Counts a connection off when its task ends, however it ends.
+struct EndOfConnection {
+    worker: Rc<Pool>,
+    path: Rc<PathState>,
+}
+
+impl Drop for EndOfConnection {
+    fn drop(&mut self) {
+        self.worker.connections.set(self.worker.connections.get() - 1);
+        self.path.lane.borrow_mut().close_connection();
+        let id = self.path.lane.borrow().spec().id;
+        self.worker.upkeep(id);
+        self.worker.wiring.inbox.event().notify();
+    }
+}
+
+/// A number from 0 to 1 that differs by path and moment; for spreading, nothing else.
+fn noise(now: Moment, path: PathId) -> f64 {
+    let mixed = (now.0 ^ (u64::from(path.0) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11;
+    mixed as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,299 @@
+//! PURE. The shard's end of the exchange: which job may go where, and what workers must be told.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::{CREDITS_AT_START, Demand, Grant, home};
+use crate::clock::WallTime;
+use crate::id::{PathId, WorkerIndex};
+use crate::routing::PathSpec;
+
+/// What may be on its way to one worker, or waiting there, at the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowLimits {
+    /// Jobs.
+    pub jobs: u32,
+    /// Bytes of their messages. One job is let through whatever its size.
+    pub bytes: u64,
+}
+
+/// Credits, windows and demands of one shard.
+#[derive(Debug)]
+pub struct Ledger {
+    workers: u16,
+    /// The worker on the same executor: a job to it crosses no thread, so its credits are used first.
+    near: Option<WorkerIndex>,
+    limits: WindowLimits,
+    windows: Vec<Window>,
+    paths: HashMap<PathId, Entry, RandomState>,
+    /// Paths with ready legs that may have a usable credit, in turn.
+    sendable: VecDeque<PathId>,
+    /// Paths that had a credit but no window; looked at again when a window opens.
+    blocked: Vec<PathId>,
+    /// Lanes that must be told something.
+    dirty: VecDeque<(PathId, WorkerIndex)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    jobs: u32,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    spec: Arc<PathSpec>,
+    ready: u32,
+    oldest: WallTime,
+    lanes: Vec<Lane>,
+    listed: bool,
+}
+
+#[derive(Debug)]
+struct Lane {
+    worker: WorkerIndex,
+    epoch: u32,
+    granted: u64,
+    sent: u64,
+    /// Ready legs that the worker has been told of.
+    told: u32,
+    /// The worker knows the path: a job may follow on the same channel.
+    announced: bool,
+    dirty: bool,
+}
+
+impl Lane {
+    fn credits(&self) -> u64 {
+        self.granted.saturating_sub(self.sent)
+    }
+}
+
+impl Ledger {
+    /// A ledger for a process with `workers` workers, of which `near` shares the shard's executor.
+    pub fn new(workers: u16, near: Option<WorkerIndex>, limits: WindowLimits) -> Self {
+        assert!(workers > 0, "a relay has at least one worker");
+        Self {
+            workers,
+            near,
+            limits,
+            windows: vec![Window::default(); usize::from(workers)],
+            paths: HashMap::default(),
+            sendable: VecDeque::new(),
+            blocked: Vec::new(),
+            dirty: VecDeque::new(),
+        }
+    }
+
+    /// Takes over what control says of a path. A newer version of a known path is passed on to its workers.
+    pub fn learn(&mut self, spec: Arc<PathSpec>) {
+        let path = spec.id;
+        match self.paths.get_mut(&path) {
+            Some(entry) if entry.spec.version >= spec.version => {}
+            Some(entry) => {
+                entry.spec = spec;
+                for lane in &mut entry.lanes {
+                    mark(&mut self.dirty, path, lane);
+                }
+            }
+            None => {
+                let entry =
+                    Entry { spec, ready: 0, oldest: WallTime::default(), lanes: Vec::new(), listed: false };
+                self.paths.insert(path, entry);
+            }
+        }
+    }
+
+    /// Takes over what the queue says of a path that has been learnt.
+    pub fn set_ready(&mut self, path: PathId, ready: u32, oldest: WallTime) {
+        let workers = self.workers;
+        let Some(entry) = self.paths.get_mut(&path) else { return };
+        (entry.ready, entry.oldest) = (ready, oldest);
+        if entry.lanes.is_empty() && ready > 0 {
+            let worker = home(path, workers);
+            let (granted, announced) = (CREDITS_AT_START, false);
+            let mut lane = Lane { worker, epoch: 0, granted, sent: 0, told: 0, announced, dirty: false };
+            mark(&mut self.dirty, path, &mut lane);
+            entry.lanes.push(lane);
+        }
+        let without_credit = ready > 0 && entry.lanes.iter().all(|lane| lane.credits() == 0);
+        for lane in &mut entry.lanes {
+            // Told again when it would change what the worker does: news of any demand where there is no credit left,
+            // demand that has doubled, and its end.
+            if (without_credit && lane.told == 0) || ready / 2 > lane.told || (ready == 0 && lane.told > 0) {
+                mark(&mut self.dirty, path, lane);
+            }
+        }
+        self.list(path);
+    }
+
+    /// Takes over a grant.
+    pub fn grant(&mut self, grant: Grant) {
+        let Some(entry) = self.paths.get_mut(&grant.path) else { return };
+        let at = entry.lanes.iter().position(|lane| lane.worker == grant.worker).unwrap_or_else(|| {
+            entry.lanes.push(Lane {
+                worker: grant.worker,
+                epoch: grant.epoch,
+                granted: 0,
+                sent: 0,
+                told: 0,
+                announced: true,
+                dirty: false,
+            });
+            entry.lanes.len() - 1
+        });
+        let lane = &mut entry.lanes[at];
+        if grant.epoch == lane.epoch {
+            lane.granted = lane.granted.max(grant.granted);
+        } else if grant.epoch.wrapping_sub(lane.epoch) < u32::MAX / 2 {
+            (lane.epoch, lane.granted, lane.sent) = (grant.epoch, grant.granted, 0);
+            mark(&mut self.dirty, grant.path, lane);
+        }
+        self.list(grant.path);
+    }
+
+    /// The next path that may send a job, and to whom; `None` when no credit can be used now. The caller then calls
+    /// [`Self::sent`], or [`Self::set_ready`] with what the queue really has.
+    pub fn next_send(&mut self) -> Option<(PathId, WorkerIndex)> {
+        while let Some(path) = self.sendable.pop_front() {
+            let Some(entry) = self.paths.get_mut(&path) else { continue };
+            entry.listed = false;
+            if entry.ready == 0 {
+                continue;
+            }
+            match pick(entry, &self.windows, self.limits, self.near) {
+                Pick::Lane(worker) => {
+                    entry.listed = true;
+                    self.sendable.push_back(path);
+                    return Some((path, worker));
+                }
+                Pick::NoWindow => self.blocked.push(path),
+                Pick::NoCredit => {
+                    for lane in &mut entry.lanes {
+                        if lane.told == 0 {
+                            mark(&mut self.dirty, path, lane);
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// A job of `bytes` goes to `worker`, one of `path`'s ready legs.
+    pub fn sent(&mut self, path: PathId, worker: WorkerIndex, bytes: u32) {
+        let entry = self.paths.get_mut(&path).expect("a job goes to a path that next_send named");
+        let lane = entry.lanes.iter_mut().find(|lane| lane.worker == worker).expect("likewise the worker");
+        assert!(lane.credits() > 0, "a job without a credit");
+        lane.sent += 1;
+        lane.told = lane.told.saturating_sub(1);
+        entry.ready = entry.ready.saturating_sub(1);
+        let window = &mut self.windows[usize::from(worker.0)];
+        window.jobs += 1;
+        window.bytes += u64::from(bytes);
+    }
+
+    /// A job's report came back.
+    pub fn reported(&mut self, worker: WorkerIndex, bytes: u32) {
+        let window = &mut self.windows[usize::from(worker.0)];
+        assert!(window.jobs > 0, "more reports than jobs");
+        window.jobs -= 1;
+        window.bytes = window.bytes.saturating_sub(u64::from(bytes));
+        for path in std::mem::take(&mut self.blocked) {
+            self.list(path);
+        }
+    }
+
+    /// The next thing to tell a worker. `has_room` says whether the channel to it takes one more message; a demand that
+    /// does not fit waits here.
+    pub fn poll_demand(&mut self, has_room: impl Fn(WorkerIndex) -> bool) -> Option<(WorkerIndex, Demand)> {
+        for _ in 0..self.dirty.len() {
+            let (path, worker) = self.dirty.pop_front()?;
+            let Some(entry) = self.paths.get_mut(&path) else { continue };
+            let Some(lane) = entry.lanes.iter_mut().find(|lane| lane.worker == worker) else { continue };
+            if !has_room(worker) {
+                self.dirty.push_back((path, worker));
+                continue;
+            }
+            (lane.dirty, lane.announced) = (false, true);
+            lane.told = entry.ready;
+            // A lane that waited for its announcement may send now.
+            let listed = std::mem::replace(&mut entry.listed, true);
+            if !listed {
+                self.sendable.push_back(path);
+            }
+            let demand = Demand {
+                path: entry.spec.clone(),
+                epoch: lane.epoch,
+                sent: lane.sent,
+                ready: entry.ready,
+                oldest: entry.oldest,
+            };
+            return Some((worker, demand));
+        }
+        None
+    }
+
+    /// Jobs at workers or on their way.
+    pub fn jobs_out(&self) -> u64 {
+        self.windows.iter().map(|window| u64::from(window.jobs)).sum()
+    }
+
+    /// Credits that could be used now, over all paths.
+    pub fn credits(&self) -> u64 {
+        self.paths.values().flat_map(|entry| &entry.lanes).map(Lane::credits).sum()
+    }
+
+    /// The newest word of control on a path.
+    pub fn spec(&self, path: PathId) -> Option<&Arc<PathSpec>> {
+        self.paths.get(&path).map(|entry| &entry.spec)
+    }
+
+    fn list(&mut self, path: PathId) {
+        let Some(entry) = self.paths.get_mut(&path) else { return };
+        if !entry.listed && entry.ready > 0 && entry.lanes.iter().any(|lane| lane.credits() > 0) {
+            entry.listed = true;
+            self.sendable.push_back(path);
+        }
+    }
+}
+
+enum Pick {
+    Lane(WorkerIndex),
+    NoWindow,
+    NoCredit,
+}
+
+/// The near lane if it can take a job, else the one with the most credits.
+fn pick(entry: &Entry, windows: &[Window], limits: WindowLimits, near: Option<WorkerIndex>) -> Pick {
+    let mut best: Option<&Lane> = None;
+    let mut credit = false;
+    for lane in entry.lanes.iter().filter(|lane| lane.credits() > 0) {
+        credit = true;
+        let window = windows[usize::from(lane.worker.0)];
+        let fits = window.jobs == 0 || (window.jobs < limits.jobs && window.bytes < limits.bytes);
+        let open = fits && lane.announced;
+        if !open {
+            continue;
+        }
+        if Some(lane.worker) == near {
+            return Pick::Lane(lane.worker);
+        }
+        if best.is_none_or(|best| lane.credits() > best.credits()) {
+            best = Some(lane);
+        }
+    }
+    match best {
+        Some(lane) => Pick::Lane(lane.worker),
+        None if credit => Pick::NoWindow,
+        None => Pick::NoCredit,
+    }
+}
+
+fn mark(dirty: &mut VecDeque<(PathId, WorkerIndex)>, path: PathId, lane: &mut Lane) {
+    if !lane.dirty {
+        lane.dirty = true;
+        dirty.push_back((path, lane.worker));
+    }
+}

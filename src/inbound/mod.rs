@@ -1,0 +1,11 @@
+//! Receiving: connections are admitted, sessions driven, messages made durable and answered.
+//!
+//! * [`accept`] takes connections and places each on the shard with the fewest.
+//! * [`policy`] decides who may relay. PURE.
+//! * [`admission`] counts connections and bytes against their budgets. PURE.
+//! * [`session`] drives `protocol::server` over one connection.
+
+pub mod accept;
+pub mod admission;
+pub mod policy;
+pub mod session;

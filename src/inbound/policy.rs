@@ -1,0 +1,102 @@
+//! PURE. Who may send what through us: by the client's network, and by the recipient's domain.
+
+use std::net::IpAddr;
+
+use crate::envelope::Parameters;
+use crate::protocol::reply::{self, Refusal};
+use crate::protocol::server::Policy;
+
+/// What a relay permission is made of; shared by the sessions of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct RelayRules {
+    domains_exact: Vec<Box<str>>,
+    /// Without the leading `*`: `.example.com`.
+    domains_below: Vec<Box<str>>,
+}
+
+impl RelayRules {
+    /// `domains` take mail from anybody: `example.com`, or `*.example.com` for all below it; lower case.
+    pub fn new(domains: &[String]) -> Self {
+        let mut rules = Self::default();
+        for domain in domains {
+            match domain.strip_prefix('*') {
+                Some(below) => rules.domains_below.push(below.into()),
+                None => rules.domains_exact.push(domain.as_str().into()),
+            }
+        }
+        rules
+    }
+
+    fn takes(&self, mailbox: &str) -> bool {
+        let Some((_, domain)) = mailbox.rsplit_once('@') else { return false };
+        let same = |pattern: &Box<str>| pattern.eq_ignore_ascii_case(domain);
+        let below = |suffix: &Box<str>| {
+            let at = domain.len().checked_sub(suffix.len());
+            at.is_some_and(|at| at > 0 && domain.is_char_boundary(at) && domain[at..].eq_ignore_ascii_case(suffix))
+        };
+        self.domains_exact.iter().any(same) || self.domains_below.iter().any(below)
+    }
+}
+
+/// What one session asks, and what it must remember of the answers.
+#[derive(Debug)]
+pub struct SessionPolicy<'a> {
+    rules: &'a RelayRules,
+    /// The client's network may relay anywhere.
+    trusted: bool,
+    /// SIZE of the open transaction, octets.
+    pub declared_size: Option<u64>,
+    /// The last refusal, for the log.
+    pub refused: Option<(Refusal, Box<str>)>,
+}
+
+impl<'a> SessionPolicy<'a> {
+    /// For a client at `peer`; `trusts` says whether its network may relay.
+    pub fn new(rules: &'a RelayRules, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> Self {
+        Self { rules, trusted: trusts(peer), declared_size: None, refused: None }
+    }
+}
+
+impl Policy for SessionPolicy<'_> {
+    fn mail(&mut self, _sender: &str, _: &Parameters, declared_size: Option<u64>) -> Result<(), Refusal> {
+        self.declared_size = declared_size;
+        Ok(())
+    }
+
+    fn recipient(&mut self, mailbox: &str) -> Result<(), Refusal> {
+        if self.trusted || self.rules.takes(mailbox) {
+            return Ok(());
+        }
+        self.refused = Some((reply::RELAY_DENIED, mailbox.into()));
+        Err(reply::RELAY_DENIED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(trusted: bool, mailbox: &str, want: bool) {
+        let rules = RelayRules::new(&["ours.test".into(), "*.wide.test".into()]);
+        let mut policy = SessionPolicy::new(&rules, IpAddr::from([192, 0, 2, 1]), |_| trusted);
+        assert_eq!(policy.recipient(mailbox).is_ok(), want, "{mailbox} {trusted}");
+    }
+
+    #[test]
+    fn strangers_reach_our_domains_only() {
+        check(false, "a@ours.test", true);
+        check(false, "a@OURS.TEST", true);
+        check(false, "a@sub.ours.test", false);
+        check(false, "a@x.wide.test", true);
+        check(false, "a@wide.test", false);
+        check(false, "a@notwide.test", false);
+        check(false, "a@ours.test.evil.test", false);
+        check(false, "\"a@ours.test\"@evil.test", false);
+        check(false, "a@éwide.test", false);
+    }
+
+    #[test]
+    fn trusted_clients_reach_everybody() {
+        check(true, "a@evil.test", true);
+    }
+}

@@ -1,0 +1,414 @@
+//! Drives `protocol::server` over one connection: reads, steps, makes durable, answers.
+//!
+//! Copies of a body: socket → receive buffer → body buffer (dots removed) → batch buffer of the log. The body buffer
+//! becomes the shared message that delivery sends from. Replies of a pipelined group leave in one write.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use super::admission::{Admission, Reservation};
+use super::policy::{RelayRules, SessionPolicy};
+use crate::clock::Moment;
+use crate::event::{Event, EventSender};
+use crate::id::{Location, MessageId};
+use crate::limits::BODY_INLINE_BYTES_MAX;
+use crate::message::Message;
+use crate::metrics::{RejectReason, ReplyClass, ShardMetrics};
+use crate::net;
+use crate::net::buffer::{BUFFER_BYTES, ReceiveBuffer};
+use crate::net::stream::{Handle, Stream};
+use crate::outcome::Reply;
+use crate::protocol::reply::{self, Refusal};
+use crate::protocol::server::{Options, Session, Want};
+use crate::protocol::trace::{Protocol, Trace};
+use crate::spool::{AppendError, Committed, Log};
+
+/// Room for a trace header in front of a body, bytes.
+const TRACE_ROOM: usize = 512;
+/// First size of a body buffer when the client does not say SIZE, bytes.
+const BODY_ROOM: usize = 8 * 1024;
+
+/// Called when a message has become durable, before its 250 is written.
+pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
+
+/// What the sessions of a shard share.
+pub struct Inbound {
+    /// Settings of the protocol.
+    pub options: Options,
+    /// Who may relay.
+    pub rules: RelayRules,
+    /// Whether a client's network may relay anywhere.
+    pub trusts: Box<dyn Fn(IpAddr) -> bool>,
+    /// Budgets.
+    pub admission: Admission,
+    /// Where messages are made durable.
+    pub log: Log,
+    /// Takes over what is durable.
+    pub on_accepted: OnAccepted,
+    /// Counters of the shard.
+    pub metrics: Rc<ShardMetrics>,
+    /// Log lines.
+    pub events: EventSender,
+    /// Wait for a command.
+    pub command_timeout: Duration,
+    /// Wait for more of a body.
+    pub data_timeout: Duration,
+    /// Age at which a message bounces.
+    pub expire_after: Duration,
+    /// Open sessions.
+    pub sessions: Sessions,
+}
+
+/// Open sessions of a shard, so that the stop can reach them.
+#[derive(Default)]
+pub struct Sessions {
+    open: RefCell<HashMap<u64, Entry, RandomState>>,
+    next: Cell<u64>,
+    stopping: Cell<bool>,
+}
+
+struct Entry {
+    handle: Handle,
+    busy: Rc<Cell<bool>>,
+}
+
+impl Sessions {
+    /// Ends idle sessions with 421 now, and the others after their transaction.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        for entry in self.open.borrow().values().filter(|entry| !entry.busy.get()) {
+            entry.handle.shut_read();
+        }
+    }
+
+    /// Ends all sessions as they are.
+    pub fn shut(&self) {
+        for entry in self.open.borrow().values() {
+            entry.handle.shut_both();
+        }
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn enter(&self, handle: Handle) -> (u64, Rc<Cell<bool>>) {
+        let (key, busy) = (self.next.get(), Rc::new(Cell::new(false)));
+        self.next.set(key + 1);
+        self.open.borrow_mut().insert(key, Entry { handle, busy: busy.clone() });
+        (key, busy)
+    }
+}
+
+/// Counts a session out when its task ends, however it ends.
+struct Place<'a> {
+    inbound: &'a Inbound,
+    key: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.inbound.sessions.open.borrow_mut().remove(&self.key);
+        self.inbound.admission.close_connection();
+        self.inbound.metrics.connections_open.sub(1);
+    }
+}
+
+/// Serves one connection to its end. The caller has counted it in (`Admission::open_connection`).
+pub async fn serve(inbound: &Inbound, stream: Stream, peer: IpAddr) {
+    inbound.metrics.connections_open.add(1);
+    let (key, busy) = inbound.sessions.enter(stream.handle());
+    let place = Place { inbound, key };
+    let mut driver = Driver {
+        inbound,
+        stream,
+        peer,
+        session: Session::new(),
+        policy: SessionPolicy::new(&inbound.rules, peer, &inbound.trusts),
+        input: ReceiveBuffer::default(),
+        out: Vec::new(),
+        body: Vec::new(),
+        receiving: None,
+        reservation: Reservation::none(&inbound.admission),
+        end_of_data_at: None,
+        busy,
+    };
+    driver.run().await;
+    driver.forget_body();
+    drop(place);
+}
+
+/// Refuses a connection that no budget has room for.
+pub async fn refuse(mut stream: Stream, refusal: &Refusal) {
+    let mut out = Vec::new();
+    refusal.write(&mut out);
+    stream.set_write_timeout(Duration::from_secs(1));
+    let _ = stream.write_all(&out).await;
+}
+
+/// A message of which the body is coming in.
+struct Receiving {
+    id: MessageId,
+    /// Bytes already appended to the log in chunks.
+    chunk_bytes: u64,
+    began: Moment,
+}
+
+struct Driver<'a> {
+    inbound: &'a Inbound,
+    stream: Stream,
+    peer: IpAddr,
+    session: Session,
+    policy: SessionPolicy<'a>,
+    input: ReceiveBuffer,
+    out: Vec<u8>,
+    body: Vec<u8>,
+    receiving: Option<Receiving>,
+    reservation: Reservation<'a>,
+    /// When the end of data was seen whose reply is still in `out`.
+    end_of_data_at: Option<Moment>,
+    busy: Rc<Cell<bool>>,
+}
+
+impl Driver<'_> {
+    async fn run(&mut self) {
+        self.session.banner(&self.inbound.options, &mut self.out);
+        loop {
+            let (used, want) = self.session.step(
+                &self.inbound.options,
+                &mut self.policy,
+                self.input.filled(),
+                &mut self.out,
+                &mut self.body,
+            );
+            self.input.consume(used);
+            self.note_refusal();
+            match want {
+                Want::Read => {
+                    if !self.flush().await || !self.read().await {
+                        return;
+                    }
+                }
+                Want::BeginBody => self.begin_body(),
+                Want::Chunk => self.append_chunk().await,
+                Want::Commit => self.commit().await,
+                Want::Discard => self.forget_body(),
+                Want::Close => {
+                    self.flush().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes the replies; `false` when the connection is lost.
+    async fn flush(&mut self) -> bool {
+        if self.out.is_empty() {
+            return true;
+        }
+        self.count_replies();
+        self.stream.set_write_timeout(self.inbound.command_timeout);
+        let written = self.stream.write_all(&self.out).await;
+        self.out.clear();
+        if let Some(at) = self.end_of_data_at.take() {
+            match written {
+                Ok(()) => self.inbound.metrics.end_of_data_to_250.observe(net::now().mono.since(at)),
+                Err(_) => self.inbound.metrics.ambiguous.inc(),
+            }
+        }
+        written.is_ok()
+    }
+
+    /// Reads more; `false` when the session is over.
+    async fn read(&mut self) -> bool {
+        if self.receiving.is_some() && !self.make_room() {
+            self.session.refuse_body(reply::NO_ROOM, &mut self.out);
+            self.reject(RejectReason::Budget);
+            self.receiving_is_over();
+        }
+        self.busy.set(self.session.is_in_transaction());
+        if self.inbound.sessions.stopping.get() && !self.busy.get() {
+            return self.close(&reply::SHUTTING_DOWN).await;
+        }
+        let limit = match self.receiving {
+            Some(_) => self.inbound.data_timeout,
+            None => self.inbound.command_timeout,
+        };
+        self.stream.set_read_timeout(limit);
+        match self.stream.read(&mut self.input).await {
+            Ok(0) if self.inbound.sessions.stopping.get() => self.close(&reply::SHUTTING_DOWN).await,
+            Ok(0) => false,
+            Ok(_) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                self.reject(RejectReason::Timeout);
+                self.close(&reply::IDLE_TOO_LONG).await
+            }
+            Err(error) => {
+                let (at, what) = (net::now().wall, error.to_string().into());
+                self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
+                false
+            }
+        }
+    }
+
+    async fn close(&mut self, refusal: &Refusal) -> bool {
+        self.session.close(refusal, &mut self.out);
+        self.flush().await;
+        false
+    }
+
+    /// Reserves what the next read may add to the body.
+    fn make_room(&mut self) -> bool {
+        let needed = (self.body.len() + BUFFER_BYTES).min(BODY_INLINE_BYTES_MAX + TRACE_ROOM);
+        let reserved = self.reservation.grow_to(needed.max(self.body.capacity()));
+        self.inbound.metrics.in_flight_bytes.set(self.inbound.admission.in_flight_bytes());
+        reserved
+    }
+
+    /// A body is about to come: gives it an id, memory, and its trace header.
+    fn begin_body(&mut self) {
+        let declared = self.policy.declared_size.map_or(BODY_ROOM, |size| usize::try_from(size).unwrap_or(usize::MAX));
+        let room = declared.saturating_add(TRACE_ROOM).min(BODY_INLINE_BYTES_MAX);
+        if !self.reservation.grow_to(room) {
+            self.reject(RejectReason::Budget);
+            return self.session.refuse_body(reply::NO_ROOM, &mut self.out);
+        }
+        if let Err(error) = self.inbound.log.admits() {
+            self.reject(RejectReason::Storage);
+            return self.session.refuse_body(refusal_of(&error), &mut self.out);
+        }
+        let now = net::now();
+        let id = self.inbound.log.next_id();
+        self.body.clear();
+        self.body.reserve(room);
+        let extended = self.session.is_extended();
+        let helo = std::mem::take(&mut self.body);
+        let mut body = helo;
+        let smtputf8 = self.session.envelope().parameters().smtputf8;
+        let alone = self.session.envelope().recipient_count() == 1;
+        let recipient = if alone { self.session.envelope().first_mailbox().map(str::to_owned) } else { None };
+        Trace {
+            helo: self.session.helo(),
+            peer: self.peer,
+            hostname: self.inbound.options.hostname(),
+            protocol: Protocol { extended, smtputf8, tls: false, authenticated: false },
+            id,
+            recipient: recipient.as_deref(),
+            at: now.wall,
+        }
+        .write(&mut body);
+        self.body = body;
+        self.receiving = Some(Receiving { id, chunk_bytes: 0, began: now.mono });
+    }
+
+    /// The body is longer than one record holds: moves what there is to the log.
+    async fn append_chunk(&mut self) {
+        let Some(receiving) = &mut self.receiving else { return self.body.clear() };
+        let appended = self.inbound.log.append_chunk(receiving.id, &self.body).await;
+        receiving.chunk_bytes += self.body.len() as u64;
+        self.body.clear();
+        if let Err(error) = appended {
+            self.reject(RejectReason::Storage);
+            self.session.refuse_body(refusal_of(&error), &mut self.out);
+            self.forget_body();
+        }
+    }
+
+    /// The message is complete: makes it durable, hands it to the queue, answers.
+    async fn commit(&mut self) {
+        let Some(Receiving { id, chunk_bytes, began }) = self.receiving.take() else {
+            return self.session.committed(Err(reply::NOT_STORED), &mut self.out);
+        };
+        let end_of_data = net::now();
+        let expires_at = end_of_data.wall + self.inbound.expire_after;
+        let envelope = self.session.envelope().encode(end_of_data.wall, expires_at);
+        let message = Arc::new(Message { id, envelope, body: std::mem::take(&mut self.body) });
+        let size = chunk_bytes + message.body.len() as u64;
+        match self.inbound.log.accept(&message).await {
+            Ok((committed, location)) => {
+                let event = Event::accepted(end_of_data.wall, id, &message.envelope, size, self.peer);
+                self.inbound.events.send(event);
+                let metrics = &self.inbound.metrics;
+                metrics.messages_accepted.inc();
+                metrics.accepted_bytes.add(size);
+                metrics.recipients_accepted.add(message.envelope.recipients().count() as u64);
+                (self.inbound.on_accepted)(message, location, size);
+                answer_250(committed, &mut self.session, id, &mut self.out);
+                self.end_of_data_at = Some(end_of_data.mono);
+            }
+            Err(error) => {
+                self.inbound.log.forget_chunks(id);
+                self.reject(RejectReason::Storage);
+                self.session.committed(Err(refusal_of(&error)), &mut self.out);
+            }
+        }
+        self.inbound.metrics.transaction.observe(net::now().mono.since(began));
+        self.reservation.release();
+    }
+
+    /// The body begun is not completed.
+    fn forget_body(&mut self) {
+        if let Some(receiving) = &self.receiving
+            && receiving.chunk_bytes > 0
+        {
+            self.inbound.log.forget_chunks(receiving.id);
+        }
+        self.receiving_is_over();
+    }
+
+    fn receiving_is_over(&mut self) {
+        self.receiving = None;
+        self.body = Vec::new();
+        self.reservation.release();
+    }
+
+    fn reject(&self, reason: RejectReason) {
+        self.inbound.metrics.rejects[reason].inc();
+    }
+
+    fn note_refusal(&mut self) {
+        if let Some((refusal, about)) = self.policy.refused.take() {
+            self.reject(RejectReason::Relay);
+            let reply = Reply::new(refusal.code, refusal.enhanced, &refusal.text);
+            let at = net::now().wall;
+            self.inbound.events.send(Event::Rejected { at, client: self.peer, reply, about });
+        }
+    }
+
+    /// Counts the replies in `out` by their first digit; only last lines of replies have a blank behind the code.
+    fn count_replies(&self) {
+        let mut rest = self.out.as_slice();
+        while let [class, _, _, separator, ..] = rest {
+            if *separator == b' ' {
+                self.inbound.metrics.replies[ReplyClass::of(u16::from(class - b'0') * 100)].inc();
+            }
+            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return };
+            rest = &rest[end + 1..];
+        }
+    }
+}
+
+/// Writes the 250. The token proves that the batch with the message is durable: nothing else can make one.
+fn answer_250(committed: Committed, session: &mut Session, id: MessageId, out: &mut Vec<u8>) {
+    drop(committed);
+    session.committed(Ok(id), out);
+}
+
+fn refusal_of(error: &AppendError) -> Refusal {
+    match error {
+        AppendError::Full => reply::NO_ROOM,
+        _ => reply::NOT_STORED,
+    }
+}

@@ -1,0 +1,239 @@
+//! Channels into an executor, and the one bell that wakes it.
+//!
+//! A role has one [`Inbox`]: every channel into it rings the same bell. Between threads a channel is a bounded
+//! crossbeam channel; a sender rings (one `write` to an eventfd) only when the receiver said that it sleeps. Inside one
+//! thread a channel is a queue and a wake-up of the task.
+//!
+//! No wake-up is lost: the receiver says *sleeping*, fences, and looks into its channels again before it sleeps; the
+//! sender puts its message in, fences, and looks whether the receiver sleeps. One of the two sees the other
+//! (store-buffering litmus test; `tests` runs it under real threads).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use crossbeam_channel as channel;
+
+use super::event::Event;
+use super::fd;
+
+/// The side of a bell that other threads hold.
+#[derive(Clone)]
+pub struct Ringer(Arc<Bell>);
+
+struct Bell {
+    sleeping: AtomicBool,
+    eventfd: OwnedFd,
+}
+
+impl Ringer {
+    /// A new bell. Its receiving side is made from the same value on the thread that will wait.
+    pub fn new() -> io::Result<Self> {
+        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        Ok(Self(Arc::new(Bell { sleeping: AtomicBool::new(false), eventfd })))
+    }
+
+    /// Wakes the receiver if it sleeps. To be called after a message has been put where the receiver will look.
+    pub fn ring(&self) {
+        fence(Ordering::SeqCst);
+        // The plain load keeps the common case, a receiver that is awake, free of a read-modify-write.
+        if self.0.sleeping.load(Ordering::Relaxed) && self.0.sleeping.swap(false, Ordering::SeqCst) {
+            // Can fail only if the counter is about to overflow, which takes 2^64 unread rings.
+            let _ = rustix::io::write(&self.0.eventfd, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// Where a role waits for its messages.
+#[derive(Clone)]
+pub struct Inbox {
+    bell: Ringer,
+    event: Event,
+    counts: Rc<Cell<BellCounts>>,
+}
+
+/// How often a role slept and was woken by a bell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BellCounts {
+    /// Times that the role said it sleeps.
+    pub sleeps: u64,
+    /// Times that another thread woke it.
+    pub rings: u64,
+}
+
+impl Inbox {
+    /// The receiving side of `bell` on this executor. Starts the task that listens to the bell.
+    pub fn new(bell: Ringer) -> io::Result<Self> {
+        let inbox = Self { bell: bell.clone(), event: Event::default(), counts: Rc::default() };
+        let file = fd::event_file(bell.0.eventfd.try_clone()?);
+        let (event, counts) = (inbox.event.clone(), inbox.counts.clone());
+        super::spawn(async move {
+            // One read at a time, each awaited to its end: glommio's executor dies when a file future is polled too
+            // often. It ends with the executor.
+            while file.read_at(0, 8).await.is_ok() {
+                counts.set(BellCounts { rings: counts.get().rings + 1, ..counts.get() });
+                event.notify();
+            }
+        });
+        Ok(inbox)
+    }
+
+    /// The event that tasks of this executor notify to wake the role.
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    /// Sleeps and wakes so far.
+    pub fn counts(&self) -> BellCounts {
+        self.counts.get()
+    }
+
+    /// Waits for a bell, a notification, or the end of `limit`. `is_empty` looks into all channels of the role.
+    pub async fn wait(&self, limit: Option<std::time::Duration>, is_empty: impl Fn() -> bool) {
+        let sleeping = &self.bell.0.sleeping;
+        sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if is_empty() {
+            self.counts.set(BellCounts { sleeps: self.counts.get().sleeps + 1, ..self.counts.get() });
+            match limit {
+                Some(limit) => drop(self.event.wait_for(limit).await),
+                None => self.event.wait().await,
+            }
+        }
+        sleeping.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Sends into a role. A message that does not fit comes back.
+pub enum Sender<T> {
+    /// To another thread.
+    Remote {
+        /// The channel.
+        sender: channel::Sender<T>,
+        /// The bell of the receiving role.
+        bell: Ringer,
+    },
+    /// To a role on the same executor.
+    Local {
+        /// The queue, shared with the receiver.
+        queue: Rc<RefCell<VecDeque<T>>>,
+        /// Most messages in it.
+        capacity: usize,
+        /// Wakes the receiving role.
+        event: Event,
+    },
+}
+
+impl<T> Sender<T> {
+    /// Puts a message in without waiting.
+    pub fn send(&self, message: T) -> Result<(), T> {
+        match self {
+            Self::Remote { sender, bell } => {
+                sender.try_send(message).map_err(channel::TrySendError::into_inner)?;
+                bell.ring();
+            }
+            Self::Local { queue, capacity, event } => {
+                let mut queue = queue.borrow_mut();
+                if queue.len() >= *capacity {
+                    return Err(message);
+                }
+                queue.push_back(message);
+                event.notify();
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages that are waiting in it.
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::Remote { sender, .. } => sender.len(),
+            Self::Local { queue, .. } => queue.borrow().len(),
+        }
+    }
+
+    /// Messages that still fit. Only this sender's own messages can make it less.
+    pub fn room(&self) -> usize {
+        match self {
+            Self::Remote { sender, .. } => sender.capacity().unwrap_or(usize::MAX) - sender.len(),
+            Self::Local { queue, capacity, .. } => capacity.saturating_sub(queue.borrow().len()),
+        }
+    }
+}
+
+/// Receives in a role.
+pub enum Receiver<T> {
+    /// From another thread.
+    Remote(channel::Receiver<T>),
+    /// From a role on the same executor.
+    Local(Rc<RefCell<VecDeque<T>>>),
+}
+
+impl<T> Receiver<T> {
+    /// The next message, if there is one.
+    pub fn try_recv(&self) -> Option<T> {
+        match self {
+            Self::Remote(receiver) => receiver.try_recv().ok(),
+            Self::Local(queue) => queue.borrow_mut().pop_front(),
+        }
+    }
+
+    /// Messages that wait.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Remote(receiver) => receiver.len(),
+            Self::Local(queue) => queue.borrow().len(),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Remote(receiver) => receiver.is_empty(),
+            Self::Local(queue) => queue.borrow().is_empty(),
+        }
+    }
+}
+
+/// A channel between two roles on the same executor; `event` wakes the receiving one.
+pub fn local<T>(capacity: usize, event: &Event) -> (Sender<T>, Receiver<T>) {
+    let queue = Rc::new(RefCell::new(VecDeque::new()));
+    (Sender::Local { queue: queue.clone(), capacity, event: event.clone() }, Receiver::Local(queue))
+}
+
+/// A sender to another thread that any thread may hold, unlike [`Sender`], which may be of the local kind.
+pub struct RemoteSender<T> {
+    sender: channel::Sender<T>,
+    bell: Ringer,
+}
+
+impl<T> Clone for RemoteSender<T> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl<T> RemoteSender<T> {
+    /// Puts a message in without waiting; a message that does not fit comes back.
+    pub fn send(&self, message: T) -> Result<(), T> {
+        self.sender.try_send(message).map_err(channel::TrySendError::into_inner)?;
+        self.bell.ring();
+        Ok(())
+    }
+}
+
+impl<T> From<RemoteSender<T>> for Sender<T> {
+    fn from(remote: RemoteSender<T>) -> Self {
+        Self::Remote { sender: remote.sender, bell: remote.bell }
+    }
+}
+
+/// A channel to the role that waits at `bell`.
+pub fn remote<T>(capacity: usize, bell: &Ringer) -> (RemoteSender<T>, channel::Receiver<T>) {
+    let (sender, receiver) = channel::bounded(capacity);
+    (RemoteSender { sender, bell: bell.clone() }, receiver)
+}

@@ -1,0 +1,112 @@
+//! Makes executors, and says clearly why the host will not have them.
+
+use std::future::Future;
+use std::io;
+use std::thread::JoinHandle;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Memory locked by one executor's rings, bytes: what the kernel charges to RLIMIT_MEMLOCK before 5.12, and what
+/// glommio insists on. GLOMMIO asks for at least 512 KiB.
+const MEMLOCK_PER_EXECUTOR: u64 = 512 * 1024;
+/// Registered I/O memory of one executor, bytes: two batches of 1 MiB and room for reads.
+const IO_MEMORY: usize = 4 << 20;
+/// Submissions that one ring holds.
+const RING_DEPTH: usize = 1024;
+
+/// Why executors can't run here. Each says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// io_uring is forbidden.
+    #[error(
+        "io_uring is not available ({0}): set sysctl kernel.io_uring_disabled=0; in a container, run with \
+         --security-opt seccomp=unconfined or a seccomp profile that allows io_uring_setup, io_uring_enter and \
+         io_uring_register"
+    )]
+    IoUring(io::Error),
+    /// Too little memory may be locked.
+    #[error(
+        "the memlock limit is {have} KiB and {executors} executors need {need} KiB: raise it with `ulimit -l {need}`, \
+         LimitMEMLOCK={need}K in the systemd unit, or --ulimit memlock={need_bytes} in a container"
+    )]
+    Memlock {
+        /// The limit, KiB.
+        have: u64,
+        /// What is needed, KiB.
+        need: u64,
+        /// The same in bytes.
+        need_bytes: u64,
+        /// For how many.
+        executors: usize,
+    },
+    /// The thread or the executor could not be made.
+    #[error("cannot start executor {name}: {error}")]
+    Start {
+        /// Name of the thread.
+        name: String,
+        /// What was said.
+        error: String,
+    },
+}
+
+/// Checks, before anything is touched, that `executors` can be made; raises soft limits as far as the hard ones allow.
+pub fn check_host(executors: usize) -> Result<(), HostError> {
+    raise_soft_limit(Resource::Nofile);
+    raise_soft_limit(Resource::Memlock);
+    probe_io_uring().map_err(HostError::IoUring)?;
+    let need_bytes = MEMLOCK_PER_EXECUTOR * executors as u64;
+    // A process with CAP_IPC_LOCK is not held to the limit by the kernel, but glommio checks it all the same.
+    match getrlimit(Resource::Memlock).current {
+        Some(have) if have < need_bytes => {
+            Err(HostError::Memlock { have: have / 1024, need: need_bytes / 1024, need_bytes, executors })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn raise_soft_limit(resource: Resource) {
+    let mut limit = getrlimit(resource);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        let _ = setrlimit(resource, limit);
+    }
+}
+
+/// Makes a ring of one entry and drops it.
+fn probe_io_uring() -> io::Result<()> {
+    let mut parameters = rustix::io_uring::io_uring_params::default();
+    super::fd::probe_ring(&mut parameters).map(drop)
+}
+
+/// Starts an executor on a thread of its own, pinned to `cpu` if one is given, and runs `main` on it.
+pub fn start<G, F>(name: &str, cpu: Option<usize>, main: G) -> Result<JoinHandle<()>, HostError>
+where
+    G: FnOnce() -> F + Send + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let thread_name = name.to_owned();
+    let (report, reported) = std::sync::mpsc::channel();
+    let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let made = LocalExecutorBuilder::new(placement)
+            .name(&thread_name)
+            .io_memory(IO_MEMORY)
+            .ring_depth(RING_DEPTH)
+            .make();
+        match made {
+            Ok(executor) => {
+                let _ = report.send(None);
+                executor.run(main());
+            }
+            Err(error) => drop(report.send(Some(error.to_string()))),
+        }
+    });
+    let failed = |error: String| HostError::Start { name: name.to_owned(), error };
+    let handle = handle.map_err(|error| failed(error.to_string()))?;
+    match reported.recv() {
+        Ok(None) => Ok(handle),
+        Ok(Some(error)) => Err(failed(error)),
+        Err(_) => Err(failed("its thread ended while it was being made".to_owned())),
+    }
+}

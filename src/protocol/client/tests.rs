@@ -1,0 +1,359 @@
+//! Scripts: what the remote says, what the client sends, what it reports. Each runs with the remote's bytes whole and
+//! one by one.
+
+use super::*;
+use crate::envelope::{Notify, Return};
+
+const ALL: &str = "220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE 1000\r\n";
+const PLAIN: &str = "220 hi\r\n|250 mx\r\n";
+const PIPED: &str = "220 hi\r\n|250-mx\r\n250 PIPELINING\r\n";
+
+/// Plays `script`: pieces of the remote's bytes, split at `|`, the client's output being taken away between them.
+/// A transaction to `recipients` begins as soon as may be, `count` times; its body is `.x`. Returns what was sent and
+/// what was reported, or the error.
+struct Play<'a> {
+    script: &'a str,
+    recipients: &'a [&'a str],
+    count: u64,
+    body_ready: bool,
+    quit: bool,
+}
+
+impl Play<'_> {
+    fn run(&self, step: usize) -> (String, Vec<String>) {
+        let options = Options { ehlo_name: "me.test".into(), body_with_envelope: true };
+        let (mut client, mut sent, mut log) = (Client::new(options), String::new(), Vec::new());
+        let mut next = 0;
+        for piece in self.script.split('|') {
+            for bytes in piece.as_bytes().chunks(step) {
+                if let Err(error) = client.handle(bytes) {
+                    log.push(error.to_string());
+                    client.lost("misbehaved");
+                }
+                self.drive(&mut client, &mut next, &mut log);
+            }
+            sent.push_str(std::str::from_utf8(client.output()).unwrap());
+            client.output().clear();
+        }
+        (sent, log)
+    }
+
+    fn drive(&self, client: &mut Client, next: &mut u64, log: &mut Vec<String>) {
+        loop {
+            if client.can_begin() && *next < self.count {
+                let transaction = Transaction {
+                    sender: "s@b.test",
+                    parameters: Parameters::default(),
+                    envid: None,
+                    size: 2,
+                    body_ready: self.body_ready,
+                };
+                let recipient =
+                    |mailbox| Recipient { index: 0, mailbox, notify: Notify::DEFAULT, original: "" };
+                client.begin(*next, transaction, (0..).zip(self.recipients.iter().copied().map(recipient)));
+                *next += 1;
+            } else if self.quit && *next == self.count {
+                client.quit();
+            }
+            let Some(event) = client.poll_event() else { return };
+            if let Event::BodyWanted { tag } = event {
+                client.body_piece(tag, b".x", true);
+                continue;
+            }
+            log.push(told(&event));
+        }
+    }
+}
+
+fn told(event: &Event) -> String {
+    match event {
+        Event::Finished { tag, results, untried, in_doubt } => {
+            let results =
+                results.iter().map(|r| format!(" {:?}:{:b}:{}", r.verdict, r.recipients, r.reply.code));
+            let mut line = format!("{tag}{}", results.collect::<String>());
+            if *untried != 0 {
+                line += &format!(" untried:{untried:b}");
+            }
+            if *in_doubt != 0 {
+                line += &format!(" in doubt:{in_doubt:b}");
+            }
+            line
+        }
+        Event::Closing(reply) => format!("closing {}", reply.code),
+        Event::Refused { stage, reply } => format!("refused {stage:?} {}", reply.code),
+        other => format!("{other:?}"),
+    }
+}
+
+fn check(play: &Play<'_>, sent: &str, log: &[&str]) {
+    for step in [1, 3, 10_000] {
+        let (got_sent, got_log) = play.run(step);
+        assert_eq!(got_log, log, "{} step {step}\nsent {got_sent}", play.script);
+        let got_sent = got_sent.replace("\r\n", " / ");
+        assert_eq!(got_sent.trim_end_matches(" / "), sent, "{} step {step}", play.script);
+    }
+}
+
+fn one<'a>(script: &'a str, recipients: &'a [&'a str]) -> Play<'a> {
+    Play { script, recipients, count: 1, body_ready: false, quit: false }
+}
+
+#[test]
+fn sessions_open_or_are_refused_before_anything_is_attempted() {
+    let none: &[&str] = &[];
+    let open = |script| Play { count: 0, ..one(script, none) };
+    check(&open(ALL), "EHLO me.test", &["Ready"]);
+    check(&open("220 hi\r\n|502 what\r\n|250 ok\r\n"), "EHLO me.test / HELO me.test", &["Ready"]);
+    check(&open("220 hi\r\n|502 what\r\n|550 no\r\n"), "EHLO me.test / HELO me.test", &["refused Ehlo 550"]);
+    check(&open("220 hi\r\n|451 later\r\n"), "EHLO me.test", &["refused Ehlo 451"]);
+    check(&open("220 hi\r\n|421 later\r\n"), "EHLO me.test", &["refused Ehlo 421"]);
+    check(&open("554 no\r\n"), "", &["refused Banner 554"]);
+    check(&open("421 busy\r\n"), "", &["refused Banner 421"]);
+    check(&open("421-busy\r\n421 really\r\nmore"), "", &["refused Banner 421"]);
+    check(&open("250 hi\r\n"), "", &["remote answered Banner with code 250: out of step"]);
+    check(&open("220 hi\r\n|250 mx\r\n|421 idle\r\n"), "EHLO me.test", &["Ready", "closing 421"]);
+    let quit = Play { quit: true, ..open("220 hi\r\n|250 mx\r\n|221 bye\r\n") };
+    check(&quit, "EHLO me.test / QUIT", &["Ready", "Closed"]);
+}
+
+#[test]
+fn envelope_goes_out_in_one_write_with_pipelining_and_bit_by_bit_without() {
+    let envelope = "MAIL FROM:<s@b.test> / RCPT TO:<a@b> / RCPT TO:<b@b> / DATA / ..x / .";
+    let sent = format!("EHLO me.test / {envelope}");
+    let piped = format!("{PIPED}|250 m\r\n250 r\r\n550 5.1.1 r\r\n354 go\r\n|250 done\r\n");
+    check(&one(&piped, &["a@b", "b@b"]), &sent, &["Ready", "0 Failed:10:550 Delivered:1:250"]);
+    let plain = format!("{PLAIN}|250 m\r\n|250 r\r\n|452 r\r\n|354 go\r\n|250 done\r\n");
+    check(&one(&plain, &["a@b", "b@b"]), &sent, &["Ready", "0 Deferred:10:452 Delivered:1:250"]);
+}
+
+#[test]
+fn ready_body_goes_with_its_envelope_where_the_remote_chunks() {
+    let script = format!("{ALL}|250 m\r\n250 r\r\n250 done\r\n");
+    let play = Play { body_ready: true, ..one(&script, &["a@b"]) };
+    check(
+        &play,
+        "EHLO me.test / MAIL FROM:<s@b.test> SIZE=2 / RCPT TO:<a@b> / BDAT 2 LAST / .x",
+        &["Ready", "0 Delivered:1:250"],
+    );
+    let script = format!("{ALL}|250 m\r\n550 r\r\n503 no\r\n|250 reset\r\n");
+    let play = Play { body_ready: true, ..one(&script, &["a@b"]) };
+    check(
+        &play,
+        "EHLO me.test / MAIL FROM:<s@b.test> SIZE=2 / RCPT TO:<a@b> / BDAT 2 LAST / .xRSET",
+        &["Ready", "0 Failed:1:550"],
+    );
+}
+
+#[test]
+fn refusals_hold_for_whom_they_concern() {
+    let envelope = "EHLO me.test / MAIL FROM:<s@b.test> / RCPT TO:<a@b> / RCPT TO:<b@b> / DATA";
+    let to = &["a@b", "b@b"];
+    for (replies, more, log) in [
+        ("550 m\r\n503 r\r\n503 r\r\n503 d\r\n", "", "0 Failed:11:550"),
+        ("450 m\r\n503 r\r\n503 r\r\n503 d\r\n", "", "0 Deferred:11:450"),
+        ("550 m\r\n503 r\r\n503 r\r\n354 d\r\n|250 void\r\n", " / .", "0 Failed:11:550"),
+        ("250 m\r\n550 r\r\n551 r\r\n354 d\r\n|554 void\r\n", " / .", "0 Failed:1:550 Failed:10:551"),
+        ("250 m\r\n550 r\r\n550 r\r\n554 d\r\n|250 reset\r\n", " / RSET", "0 Failed:11:550"),
+        ("250 m\r\n552 r\r\n250 r\r\n451 d\r\n|250 reset\r\n", " / RSET", "0 Deferred:1:552 Deferred:10:451"),
+        ("250 m\r\n250 r\r\n251 r\r\n354 d\r\n|552 full\r\n", " / ..x / .", "0 Failed:11:552"),
+        ("250 m\r\n250 r\r\n250 r\r\n354 d\r\n|250 yes\r\n", " / ..x / .", "0 Delivered:11:250"),
+    ] {
+        let script = format!("{PIPED}|{replies}");
+        check(&one(&script, to), &format!("{envelope}{more}"), &["Ready", log]);
+    }
+}
+
+#[test]
+fn without_pipelining_nothing_is_sent_in_vain() {
+    let script = format!("{PLAIN}|550 m\r\n");
+    check(
+        &one(&script, &["a@b", "b@b"]),
+        "EHLO me.test / MAIL FROM:<s@b.test>",
+        &["Ready", "0 Failed:11:550"],
+    );
+    let script = format!("{PLAIN}|250 m\r\n|550 r\r\n|450 r\r\n|250 reset\r\n");
+    check(
+        &one(&script, &["a@b", "b@b"]),
+        "EHLO me.test / MAIL FROM:<s@b.test> / RCPT TO:<a@b> / RCPT TO:<b@b> / RSET",
+        &["Ready", "0 Failed:1:550 Deferred:10:450"],
+    );
+}
+
+#[test]
+fn next_envelope_follows_the_final_dot() {
+    let first = "MAIL FROM:<s@b.test> / RCPT TO:<a@b> / DATA / ..x / .";
+    let script = format!(
+        "{PIPED}|250 m\r\n250 r\r\n354 d\r\n|250 yes\r\n250 m\r\n250 r\r\n354 d\r\n|250 yes\r\n|221 bye\r\n"
+    );
+    let play = Play { count: 2, quit: true, ..one(&script, &["a@b"]) };
+    let sent = format!("EHLO me.test / {first} / {first} / QUIT");
+    check(&play, &sent, &["Ready", "0 Delivered:1:250", "1 Delivered:1:250", "Closed"]);
+}
+
+#[test]
+fn reset_keeps_recipients_of_refused_chunks_out_of_the_next_transaction() {
+    let script = format!("{ALL}|250 m\r\n250 r\r\n451 no\r\n250 reset\r\n250 m\r\n250 r\r\n250 yes\r\n");
+    let play = Play { count: 2, body_ready: true, ..one(&script, &["a@b"]) };
+    let (sent, log) = play.run(10_000);
+    assert!(sent.contains("BDAT 2 LAST\r\n.xRSET\r\nMAIL"), "{sent}");
+    assert_eq!(log, ["Ready", "0 Deferred:1:451", "1 Delivered:1:250"]);
+}
+
+#[test]
+fn closing_defers_what_had_begun_and_hands_back_the_rest() {
+    let envelope = "EHLO me.test / MAIL FROM:<s@b.test> / RCPT TO:<a@b> / RCPT TO:<b@b> / DATA";
+    let to = &["a@b", "b@b"];
+    let script = format!("{PIPED}|421 later\r\n");
+    check(&one(&script, to), envelope, &["Ready", "0 Deferred:11:421", "closing 421"]);
+    let script = format!("{PIPED}|250 m\r\n550 r\r\n421 r\r\n");
+    check(&one(&script, to), envelope, &["Ready", "0 Failed:1:550 Deferred:10:421", "closing 421"]);
+    let script = format!("{PIPED}|250 m\r\n250 r\r\n250 r\r\n354 d\r\n|421 no\r\n");
+    let play = Play { count: 2, ..one(&script, to) };
+    let (_, log) = play.run(1);
+    assert_eq!(log, ["Ready", "0 Deferred:11:421", "1 untried:11", "closing 421"]);
+    // The remote closed while the connection was idle, and MAIL crossed that.
+    let script = format!("{PIPED}|250 m\r\n250 r\r\n250 r\r\n354 d\r\n|250 yes\r\n421 idle\r\n");
+    let play = Play { count: 2, ..one(&script, to) };
+    let (_, log) = play.run(1);
+    assert_eq!(log, ["Ready", "0 Delivered:11:250", "1 untried:11", "closing 421"]);
+}
+
+#[test]
+fn replies_that_nobody_asked_for_are_misbehaviour() {
+    let unasked = "remote sent a reply that nobody asked for";
+    for (script, log) in [
+        ("220 hi\r\n|250 mx\r\n|250 more\r\n", &["Ready", unasked][..]),
+        ("220 hi\r\n|250 mx\r\n|2", &["Ready", unasked]),
+        ("220 hi\r\n|250 mx\r\n|junk", &["Ready", unasked]),
+    ] {
+        let play = Play { count: 0, ..one(script, &[]) };
+        check(&play, "EHLO me.test", log);
+    }
+    // Whole: the answer to EHLO came before EHLO was sent.
+    let early = Play { count: 0, ..one("220 hi\r\n250 mx\r\n", &[]) };
+    assert_eq!(early.run(10_000).1, [unasked]);
+}
+
+#[test]
+fn answers_that_a_command_cannot_have_are_misbehaviour() {
+    for (replies, stage, rest) in [
+        ("354 m\r\n", "Mail with code 354", "0 untried:1"),
+        ("250 m\r\n354 r\r\n", "Rcpt with code 354", "0 Deferred:1:0"),
+        ("250 m\r\n250 r\r\n250 d\r\n", "Data with code 250", "0 Deferred:1:0"),
+        ("550 m\r\n250 r\r\n", "Rcpt with code 250", "0 Failed:1:550"),
+    ] {
+        let script = format!("{PIPED}|{replies}");
+        let error = format!("remote answered {stage}: out of step");
+        let (_, log) = one(&script, &["a@b"]).run(1);
+        assert_eq!(log, ["Ready", &error, rest], "{replies}");
+    }
+}
+
+fn opened(script: &str) -> Client {
+    let mut client = Client::new(Options { ehlo_name: "me.test".into(), body_with_envelope: true });
+    for piece in script.split('|') {
+        client.handle(piece.as_bytes()).unwrap();
+        client.output().clear();
+    }
+    assert_eq!(client.poll_event(), Some(Event::Ready));
+    client
+}
+
+fn begin(client: &mut Client, sender: &str, size: u64, mailboxes: &[&str]) {
+    let transaction = Transaction {
+        sender,
+        parameters: Parameters { eight_bit: true, smtputf8: true, ret: Return::Unspecified },
+        envid: None,
+        size,
+        body_ready: false,
+    };
+    let recipient = |mailbox| Recipient { index: 0, mailbox, notify: Notify::DEFAULT, original: "" };
+    client.begin(9, transaction, (0..).zip(mailboxes.iter().copied().map(recipient)));
+}
+
+#[test]
+fn what_cannot_be_sent_fails_without_a_word_to_the_remote() {
+    for (sender, size, mailbox, enhanced) in [
+        ("s@b", 1001, "a@b", Enhanced(5, 3, 4)),
+        ("é@b", 10, "a@b", Enhanced(5, 6, 7)),
+        ("s@b", 10, "é@b", Enhanced(5, 6, 7)),
+        ("s>@b", 10, "a@b", Enhanced(5, 1, 7)),
+        ("s@b", 10, "a@b>\r\nRCPT TO:<c@d", Enhanced(5, 1, 3)),
+        ("s@b", 10, "", Enhanced(5, 1, 3)),
+    ] {
+        let mut client = opened(ALL);
+        begin(&mut client, sender, size, &[mailbox]);
+        let Some(Event::Finished { results, .. }) = client.poll_event() else {
+            panic!("{mailbox}: not finished")
+        };
+        assert_eq!((results[0].verdict, results[0].recipients), (Verdict::Failed, 1));
+        assert_eq!(results[0].reply.enhanced, enhanced, "{mailbox:?}");
+        assert!(client.output().is_empty() && client.is_idle() && client.can_begin());
+    }
+}
+
+#[test]
+fn one_bad_recipient_does_not_spoil_the_others() {
+    let mut client = opened(PIPED);
+    begin(&mut client, "s@b", 10, &["é@b", "a@b"]);
+    assert_eq!(client.output().as_slice(), b"MAIL FROM:<s@b>\r\nRCPT TO:<a@b>\r\nDATA\r\n");
+    client.handle(b"250 m\r\n550 r\r\n554 d\r\n").unwrap();
+    let Some(Event::Finished { results, .. }) = client.poll_event() else { panic!("not finished") };
+    assert_eq!(results.iter().map(|result| result.recipients).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn lost_connection_tells_doubt_from_certainty() {
+    let mut client = opened(PIPED);
+    begin(&mut client, "s@b", 10, &["a@b", "b@b"]);
+    assert_eq!(client.waiting_for(), Stage::Mail);
+    let mut early = opened(PIPED);
+    begin(&mut early, "s@b", 10, &["a@b"]);
+    early.lost("reset");
+    assert_eq!(told(&early.poll_event().unwrap()), "9 untried:1");
+    client.handle(b"250 m\r\n550 r\r\n250 r\r\n354 d\r\n").unwrap();
+    assert_eq!(client.poll_event(), Some(Event::BodyWanted { tag: 9 }));
+    assert_eq!(client.waiting_for(), Stage::Body);
+    client.body_piece(9, b"x", true);
+    assert_eq!(client.waiting_for(), Stage::FinalDot);
+    client.lost("reset by peer");
+    assert_eq!(told(&client.poll_event().unwrap()), "9 Failed:1:550 Deferred:10:0 in doubt:10");
+    assert!(!client.can_begin() && client.poll_event().is_none());
+}
+
+#[test]
+fn failed_chunk_stops_the_body() {
+    let mut client = opened(ALL);
+    let transaction = Transaction {
+        sender: "s@b",
+        parameters: Parameters::default(),
+        envid: None,
+        size: 9,
+        body_ready: true,
+    };
+    let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+    client.begin(1, transaction, [(5, recipient)]);
+    assert!(client.body_piece(1, b"abc", false));
+    client.handle(b"250 m\r\n250 r\r\n552 full\r\n").unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| client.poll_event()).map(|event| told(&event)).collect();
+    assert_eq!(events, ["BodyWanted { tag: 1 }", "BodyUnwanted { tag: 1 }", "1 Failed:100000:552"]);
+    assert!(!client.body_piece(1, b"def", true));
+    assert!(client.output().ends_with(b"BDAT 3\r\nabcRSET\r\n"));
+}
+
+#[test]
+fn tls_forgets_what_was_said_in_the_clear() {
+    let mut client = opened("220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250 STARTTLS\r\n");
+    client.start_tls();
+    assert!(!client.can_begin());
+    assert_eq!(client.handle(b"220 go\r\n250 injected\r\n"), Err(Misbehaved::Unasked));
+    let mut client = opened("220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250 STARTTLS\r\n");
+    client.start_tls();
+    client.handle(b"220 go\r\n").unwrap();
+    assert_eq!(client.poll_event(), Some(Event::TlsWanted));
+    assert_eq!(client.waiting_for(), Stage::StartTls);
+    client.tls_established();
+    assert_eq!(client.output().as_slice(), b"STARTTLS\r\nEHLO me.test\r\n");
+    client.handle(b"250-mx\r\n250 SIZE\r\n").unwrap();
+    assert_eq!(*client.capabilities(), Capabilities { size: Some(0), ..Capabilities::default() });
+}

@@ -1,0 +1,120 @@
+//! PURE. The receiving side of an SMTP session, RFC 5321 §3 and §4: bytes in, replies and wants out.
+//!
+//! ```text
+//!            MAIL ok          DATA              driver steps again: 354             CR LF . CR LF
+//!   Idle ───────────► Mail ──────► BeginData ───────────────────────► Data ──────────────────────► Committing
+//!    ▲                  │ BDAT                                                                        ▲ │
+//!    │                  └──► BeginChunk ──► Chunk ──octets read──► Between ──BDAT──► Chunk ──LAST─────┘ │
+//!    │                                        │ a fault: Swallow, then the refusal                      │
+//!    └─── end_transaction(): the one place ◄──┴── RSET, EHLO, a refused body, committed() ◄─────────────┘
+//! ```
+//!
+//! The driver reads bytes, calls [`Session::step`], writes `out`, and does what the [`Want`] says. The session knows no
+//! policy (it asks [`Policy`]), no clock and no id. It does not limit time or rate: the driver does, and ends it with
+//! [`Session::close`].
+
+mod rules;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use session::Session;
+
+use crate::envelope::Parameters;
+use crate::limits::RECIPIENTS_MAX;
+use crate::protocol::extension::Extensions;
+use crate::protocol::reply::{Refusal, push_text};
+
+/// Errors of a client between two accepted messages at which it is sent away. Refusals that are temporary do not count:
+/// a client with more recipients than fit one transaction is no nuisance.
+pub const ERRORS_MAX: u32 = 20;
+
+/// Settings that all sessions of a listener share.
+#[derive(Clone, Debug)]
+pub struct Options {
+    hostname: String,
+    banner: Vec<u8>,
+    ehlo: Vec<u8>,
+    postmaster: String,
+    size_max: u64,
+    recipients_max: usize,
+    extensions: Extensions,
+}
+
+impl Options {
+    /// `hostname` is our name in banner, EHLO and trace; `size_max` the longest message in octets; `recipients_max` is
+    /// cut to [`RECIPIENTS_MAX`]. `<Postmaster>` without a domain is taken for `postmaster@hostname`.
+    pub fn new(hostname: &str, size_max: u64, recipients_max: usize, extensions: Extensions) -> Self {
+        Self {
+            hostname: hostname.to_owned(),
+            banner: Vec::new(),
+            ehlo: extensions.ehlo_reply(hostname, size_max),
+            postmaster: format!("postmaster@{hostname}"),
+            size_max,
+            recipients_max: recipients_max.min(RECIPIENTS_MAX),
+            extensions,
+        }
+        .with_greeting("ESMTP Ringpost")
+    }
+
+    /// Gives `<Postmaster>` another mailbox; `mailbox` has a domain.
+    pub fn with_postmaster(mut self, mailbox: &str) -> Self {
+        mailbox.clone_into(&mut self.postmaster);
+        self
+    }
+
+    /// Gives the banner other words behind our name; on one line, whatever is in them.
+    pub fn with_greeting(mut self, text: &str) -> Self {
+        self.banner.clear();
+        self.banner.extend_from_slice(b"220 ");
+        push_text(&mut self.banner, &self.hostname);
+        self.banner.push(b' ');
+        push_text(&mut self.banner, text);
+        self.banner.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// Our name.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
+    /// Longest message, octets.
+    pub fn size_max(&self) -> u64 {
+        self.size_max
+    }
+}
+
+/// Decisions that are the driver's. Called while a command is handled, so they may not wait for anything.
+pub trait Policy {
+    /// Whether a transaction may begin. `sender` is empty for the null sender; `declared_size` is SIZE, octets, and
+    /// within the limit. Asked once per MAIL that is otherwise right.
+    fn mail(
+        &mut self,
+        sender: &str,
+        parameters: &Parameters,
+        declared_size: Option<u64>,
+    ) -> Result<(), Refusal>;
+
+    /// Whether `mailbox` may be a recipient of the open transaction.
+    fn recipient(&mut self, mailbox: &str) -> Result<(), Refusal>;
+}
+
+/// What the session needs before it can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// More bytes. Flush `out` first if the client waits for it.
+    Read,
+    /// A body is about to come. Clear `body`, append the trace header, step again with the rest of the input; or
+    /// [`Session::refuse_body`], and step again.
+    BeginBody,
+    /// `body` is full: move its bytes to the spool, clear it, step again with the rest of the input.
+    Chunk,
+    /// The message is complete: envelope in [`Session::envelope`], what is left of it in `body`. Make it durable, then
+    /// [`Session::committed`], then step again with the rest of the input.
+    Commit,
+    /// The body begun will not be completed: forget its chunks, clear `body`, step again. May come twice for one body.
+    Discard,
+    /// Write `out`, then close the connection.
+    Close,
+}

@@ -1,0 +1,498 @@
+//! PURE. The state machine of a session. Its picture is in the module above.
+
+use crate::envelope::EnvelopeBuilder;
+use crate::id::MessageId;
+use crate::limits::BODY_INLINE_BYTES_MAX;
+use crate::protocol::body::{BodyFault, Decoder};
+use crate::protocol::command::{self, Bdat, Verb};
+use crate::protocol::line::{Found, LineFault, LineScanner};
+use crate::protocol::reply::{self, Refusal};
+use crate::protocol::server::rules::{Argument, Phase, rule_of};
+use crate::protocol::server::{ERRORS_MAX, Options, Policy, Want};
+
+/// Longest client name that is kept, bytes: names are at most this long (RFC 5321 §4.5.3.1.2).
+const HELO_BYTES_MAX: usize = 255;
+/// Bytes that the end of the last chunk may add to a body: a missing CR LF.
+const CHUNK_RESERVE_BYTES: usize = 2;
+
+/// What is going on. Each variant holds what exists only then.
+#[derive(Debug)]
+enum State {
+    /// No transaction.
+    Idle,
+    /// MAIL was accepted. `tried`: there was a well-formed RCPT, accepted or not.
+    Mail { tried: bool },
+    /// DATA was accepted; 354 is written when the driver steps again.
+    BeginData,
+    /// Behind 354. `refused`: the driver does not want it; read on and say so at its end.
+    Data { decoder: Decoder, refused: Option<Refusal> },
+    /// The first BDAT was accepted; its octets are next.
+    BeginChunk(Bdat),
+    /// Inside a BDAT chunk with `left` octets to come.
+    Chunk { decoder: Decoder, bdat: Bdat, left: u64 },
+    /// Between BDAT chunks.
+    Between(Decoder),
+    /// Octets of a BDAT that failed are dropped; then the client is told. The transaction is over already.
+    Swallow { left: u64, refusal: Refusal },
+    /// The message is with the driver.
+    Committing,
+    /// Nothing more is read.
+    Closed,
+}
+
+/// One session. Keeps its memory from transaction to transaction.
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    lines: LineScanner,
+    /// Name from EHLO or HELO; empty before.
+    helo: String,
+    extended: bool,
+    envelope: EnvelopeBuilder,
+    errors: u32,
+    /// A body was given up and the driver has not been told.
+    discard: bool,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Session {
+    /// A session to which nothing has been said yet.
+    pub fn new() -> Self {
+        Self {
+            state: State::Idle,
+            lines: LineScanner::default(),
+            helo: String::new(),
+            extended: false,
+            envelope: EnvelopeBuilder::default(),
+            errors: 0,
+            discard: false,
+        }
+    }
+
+    /// Appends the greeting: the first thing to send.
+    pub fn banner(&self, options: &Options, out: &mut Vec<u8>) {
+        out.extend_from_slice(&options.banner);
+    }
+
+    /// Name the client gave, cleaned: printable ASCII, no blanks, at most 255 bytes; empty before EHLO or HELO.
+    pub fn helo(&self) -> &str {
+        &self.helo
+    }
+
+    /// Whether the client said EHLO.
+    pub fn is_extended(&self) -> bool {
+        self.extended
+    }
+
+    /// Whether a message is on its way: what a driver that stops may want to wait for.
+    pub fn is_in_transaction(&self) -> bool {
+        !matches!(self.state, State::Idle | State::Closed | State::Swallow { .. })
+    }
+
+    /// Envelope of the open transaction.
+    pub fn envelope(&mut self) -> &mut EnvelopeBuilder {
+        &mut self.envelope
+    }
+
+    /// Goes on with `input`, which starts with the bytes left unconsumed by the last call. Appends replies to `out` and
+    /// decoded octets to `body`, up to [`BODY_INLINE_BYTES_MAX`]. Returns bytes consumed, and what is needed next;
+    /// for [`Want::Read`] the rest is less than a command line. The driver's buffer must have room for a longest line.
+    pub fn step(
+        &mut self,
+        options: &Options,
+        policy: &mut dyn Policy,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        body: &mut Vec<u8>,
+    ) -> (usize, Want) {
+        let mut used = 0;
+        loop {
+            if std::mem::take(&mut self.discard) {
+                return (used, Want::Discard);
+            }
+            let rest = &input[used..];
+            let (consumed, want) = match &mut self.state {
+                State::Closed => (0, Some(Want::Close)),
+                State::Committing => (0, Some(Want::Commit)),
+                State::BeginData => {
+                    out.extend_from_slice(reply::line::START_DATA);
+                    self.state = State::Data { decoder: Decoder::data(options.size_max), refused: None };
+                    (0, None)
+                }
+                State::BeginChunk(bdat) => {
+                    let (decoder, bdat) = (Decoder::chunks(options.size_max), *bdat);
+                    self.begin_chunk(decoder, bdat);
+                    (0, None)
+                }
+                State::Data { .. } => self.data(rest, out, body),
+                State::Chunk { .. } => self.chunk(rest, out, body),
+                State::Swallow { .. } => self.swallow(rest, out),
+                State::Idle | State::Mail { .. } | State::Between(_) => self.line(options, policy, rest, out),
+            };
+            used += consumed;
+            if let Some(want) = want {
+                return (used, want);
+            }
+        }
+    }
+
+    /// Instead of taking the body (after [`Want::BeginBody`]) or in the middle of it (after [`Want::Chunk`]): the client
+    /// is told `refusal` as soon as the protocol allows it. Step again afterwards.
+    pub fn refuse_body(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        match &mut self.state {
+            State::BeginData => {
+                refusal.write(out);
+                self.end_transaction();
+            }
+            State::Data { refused, .. } => *refused = Some(refusal),
+            State::BeginChunk(Bdat { size: left, .. }) | State::Chunk { left, .. } => {
+                let left = *left;
+                self.fail_chunk(left, refusal);
+            }
+            // No body is open: nothing to refuse.
+            _ => {}
+        }
+    }
+
+    /// After [`Want::Commit`]: the message is durable under an id, or it is refused. Ends the transaction.
+    pub fn committed(&mut self, result: Result<MessageId, Refusal>, out: &mut Vec<u8>) {
+        assert!(matches!(self.state, State::Committing), "only a complete message can be committed");
+        match result {
+            Ok(id) => {
+                reply::push_queued(out, id);
+                self.errors = 0;
+            }
+            Err(refusal) => refusal.write(out),
+        }
+        self.end_transaction();
+    }
+
+    /// Says `refusal` (a 421) and ends the session; the next step wants [`Want::Close`]. What was not answered yet is
+    /// not accepted.
+    pub fn close(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+        if !matches!(self.state, State::Closed) {
+            refusal.write(out);
+        }
+        self.end_transaction();
+        self.discard = false;
+        self.state = State::Closed;
+    }
+
+    /// The one place where a transaction ends, however it does.
+    fn end_transaction(&mut self) {
+        let begun = matches!(self.state, State::Data { .. } | State::Chunk { .. } | State::Between(_));
+        self.discard |= begun;
+        self.envelope.reset();
+        self.state = State::Idle;
+    }
+
+    // --- bodies
+
+    fn data(&mut self, input: &[u8], out: &mut Vec<u8>, body: &mut Vec<u8>) -> (usize, Option<Want>) {
+        let State::Data { decoder, refused } = &mut self.state else { unreachable!("called in Data only") };
+        if input.is_empty() {
+            return (0, Some(Want::Read));
+        }
+        let room = BODY_INLINE_BYTES_MAX.saturating_sub(body.len());
+        let kept = refused.is_none() && decoder.fault().is_none();
+        if kept && room == 0 {
+            return (0, Some(Want::Chunk));
+        }
+        let decoded = if refused.is_some() {
+            // Nobody wants these octets; the buffer is given back as it was.
+            let before = body.len();
+            let decoded = decoder.decode(input, body);
+            body.truncate(before);
+            decoded
+        } else {
+            decoder.decode(if kept { &input[..input.len().min(room)] } else { input }, body)
+        };
+        if !decoded.ended {
+            return (decoded.consumed, None);
+        }
+        let refusal = refused.take().or_else(|| decoder.fault().map(refusal_of));
+        match refusal {
+            None => {
+                self.state = State::Committing;
+                (decoded.consumed, Some(Want::Commit))
+            }
+            Some(refusal) => {
+                refusal.write(out);
+                self.end_transaction();
+                (decoded.consumed, None)
+            }
+        }
+    }
+
+    fn begin_chunk(&mut self, decoder: Decoder, bdat: Bdat) {
+        self.state = State::Chunk { decoder, bdat, left: bdat.size };
+    }
+
+    fn chunk(&mut self, input: &[u8], out: &mut Vec<u8>, body: &mut Vec<u8>) -> (usize, Option<Want>) {
+        let State::Chunk { decoder, bdat, left } = &mut self.state else {
+            unreachable!("called in Chunk only")
+        };
+        let bdat = *bdat;
+        let room = (BODY_INLINE_BYTES_MAX - CHUNK_RESERVE_BYTES).saturating_sub(body.len());
+        let wanted = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+        if wanted > 0 {
+            let kept = decoder.fault().is_none();
+            if kept && room == 0 {
+                return (0, Some(Want::Chunk));
+            }
+            let piece = &input[..if kept { wanted.min(room) } else { wanted }];
+            decoder.decode(piece, body);
+            *left -= piece.len() as u64;
+            return (piece.len(), None);
+        }
+        if *left > 0 {
+            return (0, Some(Want::Read));
+        }
+        if bdat.last {
+            decoder.finish_chunks(body);
+        }
+        if let Some(fault) = decoder.fault() {
+            refusal_of(fault).write(out);
+            self.end_transaction();
+            (0, None)
+        } else if bdat.last {
+            self.state = State::Committing;
+            (0, Some(Want::Commit))
+        } else {
+            reply::push_octets_received(out, bdat.size);
+            if let State::Chunk { decoder, .. } = std::mem::replace(&mut self.state, State::Idle) {
+                self.state = State::Between(decoder);
+            }
+            (0, None)
+        }
+    }
+
+    /// A failed BDAT ends the transaction (RFC 3030 §2), but its octets are on their way and must not be read as commands.
+    fn fail_chunk(&mut self, left: u64, refusal: Refusal) {
+        self.end_transaction();
+        self.state = State::Swallow { left, refusal };
+    }
+
+    fn swallow(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Option<Want>) {
+        let State::Swallow { left, refusal } = &mut self.state else {
+            unreachable!("called in Swallow only")
+        };
+        let dropped = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+        *left -= dropped as u64;
+        if *left > 0 {
+            return (dropped, Some(Want::Read));
+        }
+        let refusal = std::mem::replace(refusal, reply::NEED_MAIL);
+        self.state = State::Idle;
+        self.refuse(&refusal, out);
+        (dropped, None)
+    }
+
+    // --- commands
+
+    fn line(
+        &mut self,
+        options: &Options,
+        policy: &mut dyn Policy,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Option<Want>) {
+        match self.lines.next(input) {
+            Found::Incomplete { consumed } => (consumed, Some(Want::Read)),
+            Found::BareLf => {
+                self.close(&reply::BARE_LF, out);
+                (0, None)
+            }
+            Found::Bad { fault, consumed } => {
+                let refusal = match fault {
+                    LineFault::TooLong => &reply::LINE_TOO_LONG,
+                    LineFault::BareCr => &reply::BARE_CR,
+                };
+                self.refuse(refusal, out);
+                (consumed, None)
+            }
+            Found::Line { line, consumed } => match self.command(options, policy, line, out) {
+                Ok(want) => (consumed, want),
+                Err(refusal) => {
+                    self.refuse(&refusal, out);
+                    (consumed, None)
+                }
+            },
+        }
+    }
+
+    /// Says no, and ends the session of a client that makes too many errors.
+    fn refuse(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+        refusal.write(out);
+        self.errors += u32::from(!refusal.is_temporary());
+        if self.errors >= ERRORS_MAX {
+            self.close(&reply::TOO_MANY_ERRORS, out);
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.state {
+            _ if self.helo.is_empty() => Phase::Start,
+            State::Mail { .. } if self.envelope.recipient_count() > 0 => Phase::Recipients,
+            State::Mail { tried: true } => Phase::NoRecipients,
+            State::Mail { tried: false } => Phase::Sender,
+            State::Between(_) => Phase::Chunks,
+            _ => Phase::Idle,
+        }
+    }
+
+    fn command(
+        &mut self,
+        options: &Options,
+        policy: &mut dyn Policy,
+        line: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Want>, Refusal> {
+        let (verb, arguments) = command::split(line)?;
+        let rule = rule_of(verb);
+        let refusal = rule.refusal(self.phase());
+        if verb == Verb::Bdat {
+            return self.bdat(options, arguments, refusal, out);
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal.clone());
+        }
+        if match rule.argument {
+            Argument::Nothing => !arguments.is_empty(),
+            Argument::Something => arguments.is_empty(),
+            Argument::Anything => false,
+        } {
+            return Err(reply::BAD_ARGUMENTS);
+        }
+        match verb {
+            Verb::Mail => self.mail(options, policy, arguments, out)?,
+            Verb::Rcpt => self.rcpt(options, policy, arguments, out)?,
+            Verb::Data => {
+                self.state = State::BeginData;
+                return Ok(Some(Want::BeginBody));
+            }
+            Verb::Ehlo | Verb::Helo => self.hello(options, verb == Verb::Ehlo, arguments, out),
+            Verb::Rset => {
+                self.end_transaction();
+                out.extend_from_slice(reply::line::RESET);
+            }
+            Verb::Noop => out.extend_from_slice(reply::line::NOTHING_DONE),
+            Verb::Vrfy => out.extend_from_slice(reply::line::CANNOT_VERIFY),
+            Verb::Help => out.extend_from_slice(reply::line::HELP),
+            Verb::Quit => {
+                out.extend_from_slice(reply::line::BYE);
+                self.end_transaction();
+                self.discard = false;
+                self.state = State::Closed;
+            }
+            // Not a word: a browser that shows the answer to a page would help whoever wrote the page.
+            Verb::Http => self.state = State::Closed,
+            Verb::Bdat | Verb::Expn | Verb::StartTls | Verb::Auth => return Err(reply::NOT_OFFERED),
+        }
+        Ok(None)
+    }
+
+    fn hello(&mut self, options: &Options, extended: bool, name: &str, out: &mut Vec<u8>) {
+        self.end_transaction();
+        self.extended = extended;
+        self.helo.clear();
+        let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
+        self.helo.extend(name.chars().take(HELO_BYTES_MAX).map(clean));
+        if extended {
+            out.extend_from_slice(&options.ehlo);
+        } else {
+            reply::push_lines(out, 250, [options.hostname.as_str()]);
+        }
+    }
+
+    fn mail(
+        &mut self,
+        options: &Options,
+        policy: &mut dyn Policy,
+        arguments: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let mail = command::parse_mail(arguments, &options.extensions)?;
+        if mail.size.is_some_and(|size| size > options.size_max) {
+            return Err(reply::TOO_LARGE);
+        }
+        policy.mail(mail.sender, &mail.parameters, mail.size)?;
+        self.envelope.begin(mail.sender, mail.parameters, mail.envid);
+        self.state = State::Mail { tried: false };
+        out.extend_from_slice(reply::line::SENDER_OK);
+        Ok(())
+    }
+
+    fn rcpt(
+        &mut self,
+        options: &Options,
+        policy: &mut dyn Policy,
+        arguments: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        // A client that pipelines DATA behind a bad RCPT has tried: it gets 554 then, not 503.
+        self.state = State::Mail { tried: true };
+        let smtputf8 = self.envelope.parameters().smtputf8;
+        let rcpt = command::parse_rcpt(arguments, &options.extensions, smtputf8)?;
+        if self.envelope.recipient_count() >= options.recipients_max {
+            return Err(reply::TOO_MANY_RECIPIENTS);
+        }
+        let mailbox = rcpt.mailbox.unwrap_or(&options.postmaster);
+        policy.recipient(mailbox)?;
+        let pushed = self.envelope.push_recipient(mailbox, rcpt.notify, rcpt.original);
+        pushed.map_err(|_| reply::TOO_MANY_RECIPIENTS)?;
+        out.extend_from_slice(reply::line::RECIPIENT_OK);
+        Ok(())
+    }
+
+    /// BDAT: whatever is wrong with it, as many octets follow as it says.
+    fn bdat(
+        &mut self,
+        options: &Options,
+        arguments: &str,
+        refusal: Option<&Refusal>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Want>, Refusal> {
+        let Some(bdat) = command::parse_bdat(arguments) else {
+            self.close(&reply::BAD_CHUNK_SIZE, out);
+            return Ok(None);
+        };
+        let before = if let State::Between(decoder) = &self.state { decoder.size() } else { 0 };
+        let refusal = if !options.extensions.chunking {
+            Some(reply::NOT_OFFERED)
+        } else if let Some(refusal) = refusal {
+            Some(refusal.clone())
+        } else if before.saturating_add(bdat.size) > options.size_max {
+            Some(reply::TOO_LARGE)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.fail_chunk(bdat.size, refusal);
+            return Ok(None);
+        }
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Between(decoder) => {
+                self.begin_chunk(decoder, bdat);
+                Ok(None)
+            }
+            _ => {
+                self.state = State::BeginChunk(bdat);
+                Ok(Some(Want::BeginBody))
+            }
+        }
+    }
+}
+
+fn refusal_of(fault: BodyFault) -> Refusal {
+    match fault {
+        BodyFault::BareNewline => reply::BARE_NEWLINE,
+        BodyFault::TooLarge => reply::TOO_LARGE,
+        BodyFault::Looping => reply::LOOPING,
+    }
+}

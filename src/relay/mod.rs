@@ -1,0 +1,244 @@
+//! The whole relay: makes the channels, starts executors and control, and stops them again. `main` and the tests use it.
+//!
+//! Shard and worker are roles, not threads. *Shared* wiring puts shard i and worker i on one executor, so that a message
+//! crosses no thread on its way; *split* gives each role its own. Which one is the default is said, with its figures,
+//! in ARCHITECTURE.md.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+
+use crate::config::{Config, Wiring as WiringChoice};
+use crate::control::log::LogThread;
+use crate::control::resolver::{self, ResolverHandle};
+use crate::delivery::connection::{ConnectionOptions, Timeouts};
+use crate::delivery::job::Payload;
+use crate::delivery::pool::{self, Peer, Pool};
+use crate::event::{Event, EventSender};
+use crate::exchange::ledger::{Ledger, WindowLimits};
+use crate::exchange::{ToShard, ToWorker};
+use crate::id::{ShardIndex, WorkerIndex};
+use crate::inbound::accept::Loads;
+use crate::metrics::{RoleSnapshot, WorkerMetrics};
+use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Ringer, Sender};
+use crate::net::executor::{self, HostError};
+use crate::net::{self, listener};
+use crate::routing::RouteAnswer;
+use crate::shard::open::{self, OpenOptions, Recovered};
+use crate::shard::{self, Shard};
+use crate::spool::layout::{LayoutError, SpoolDirectory};
+use crate::worker::{self, Worker};
+
+/// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
+const WINDOW: WindowLimits = WindowLimits { jobs: 2048, bytes: 64 << 20 };
+/// Room in a channel beyond the window, for demands and grants.
+const CONTROL_ROOM: usize = 2048;
+/// Answers of the resolver that may wait for a shard.
+const ANSWERS_ROOM: usize = 16 * 1024;
+/// Time for a stop: after it, what is still open is ended.
+const STOP_LIMIT: Duration = Duration::from_secs(7);
+/// Shards and workers up to which `auto` puts both roles on one executor.
+const SHARED_UP_TO: u16 = 256;
+
+/// Why the relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The host will not have it.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// An address could not be bound.
+    #[error("cannot listen on {address}: {source}; choose another with {flag}, or end what listens there")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// How it failed.
+        source: std::io::Error,
+    },
+    /// The spool could not be opened.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A part could not be recovered.
+    #[error("spool: {0}")]
+    Recovery(String),
+    /// Something of the system's.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// How it failed.
+        source: std::io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// A running relay.
+pub struct Relay {
+    listening: Vec<SocketAddr>,
+    queued: u64,
+    executors: Vec<JoinHandle<()>>,
+    orders: Orders,
+    log: Option<LogThread>,
+    /// Held until the end: another process must not open the spool.
+    _spool: SpoolDirectory,
+}
+
+/// Control's way to every role.
+#[derive(Clone)]
+pub struct Orders {
+    shards: Vec<RemoteSender<shard::Order>>,
+    workers: Vec<RemoteSender<worker::Order>>,
+}
+
+impl Orders {
+    /// Asks every role for its counters; the answers come through the channel, which closes when all have answered.
+    pub fn request_snapshots(&self) -> channel::Receiver<RoleSnapshot> {
+        let (answer, answers) = channel::bounded(self.roles());
+        for shard in &self.shards {
+            let _ = shard.send(shard::Order::Snapshot(answer.clone()));
+        }
+        for worker in &self.workers {
+            let _ = worker.send(worker::Order::Snapshot(answer.clone()));
+        }
+        answers
+    }
+
+    /// How many roles there are.
+    pub fn roles(&self) -> usize {
+        self.shards.len() + self.workers.len()
+    }
+
+    fn tell_all(&self, shard_order: fn() -> shard::Order, worker_order: fn() -> worker::Order) {
+        for shard in &self.shards {
+            let _ = shard.send(shard_order());
+        }
+        for worker in &self.workers {
+            let _ = worker.send(worker_order());
+        }
+    }
+}
+
+impl Relay {
+    /// Starts everything, and returns when every part has been recovered and mail is taken.
+    ///
+    /// # Errors
+    /// With the first thing that stands in the way. Nothing has been changed on disk by then, unless the spool had been
+    /// opened.
+    pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
+        let shared = is_shared(&config);
+        let (shards, workers) = (config.threads.shards, config.threads.workers);
+        let executors = if shared { shards.max(workers) } else { shards + workers };
+        executor::check_host(usize::from(executors))?;
+        let (sockets, listening) = bind_all(&config)?;
+        let spool = SpoolDirectory::open(&config.spool.directory)?;
+        let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
+        let (mut seats, orders) = seats(&config, shared, sockets, &spool)?;
+        let (recovered, recoveries) = mpsc::channel();
+        let mut threads = Vec::new();
+        for seat in seats.drain(..) {
+            let (config, recovered, events) = (config.clone(), recovered.clone(), log.sender());
+            let (name, cpu) = (seat.name.clone(), seat.cpu);
+            threads.push(executor::start(&name, cpu, move || run_seat(seat, config, recovered, events))?);
+        }
+        drop(recovered);
+        let mut relay =
+            Self { listening, queued: 0, executors: threads, orders, log: Some(log), _spool: spool };
+        for result in recoveries {
+            match result {
+                Ok(count) => relay.queued += count,
+                Err(error) => {
+                    relay.stop();
+                    return Err(StartError::Recovery(error));
+                }
+            }
+        }
+        Ok(relay)
+    }
+
+    /// Where mail is taken; ports are real ones even where 0 was asked for.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// Messages that recovery found waiting.
+    pub fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// The way to every role.
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
+    /// Whether all executors still run.
+    pub fn is_alive(&self) -> bool {
+        self.executors.iter().all(|executor| !executor.is_finished())
+    }
+
+    /// Stops: no new mail, transactions under way get their time, everything is durable at the end. Says whether it
+    /// went without force.
+    pub fn stop(mut self: Self) -> bool {
+        self.orders.tell_all(|| shard::Order::Stop, || worker::Order::Stop);
+        let deadline = Instant::now() + STOP_LIMIT;
+        let mut clean = true;
+        let mut hurried = false;
+        while !self.executors.iter().all(JoinHandle::is_finished) {
+            if !hurried && Instant::now() >= deadline {
+                hurried = true;
+                clean = false;
+                self.orders.tell_all(|| shard::Order::Hurry, || worker::Order::Hurry);
+            }
+            if Instant::now() >= deadline + STOP_LIMIT / 3 {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for executor in self.executors.drain(..) {
+            clean &= executor.join().is_ok();
+        }
+        if let Some(log) = self.log.take() {
+            log.stop();
+        }
+        clean
+    }
+}
+
+fn is_shared(config: &Config) -> bool {
+    match config.threads.wiring {
+        WiringChoice::Shared => true,
+        WiringChoice::Split => false,
+        WiringChoice::Auto => config.threads.shards.max(config.threads.workers) <= SHARED_UP_TO,
+    }
+}
+
+/// One socket for each shard and address. With port 0 the first decides the port for the others.
+fn bind_all(config: &Config) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), StartError> {
+    let mut by_shard: Vec<Vec<OwnedFd>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
+    let mut listening = Vec::new();
+    for wanted in &config.smtp.listen {
+        let mut address = *wanted;
+        for (index, sockets) in by_shard.iter_mut().enumerate() {
+            let failed = |source| StartError::Bind { address, flag: "--listen", source };
+            // SO_REUSEPORT would let a second relay of the same user listen beside the first, unnoticed.
+            if index == 0 && address.port() != 0 {
+                listener::check_free(address).map_err(failed)?;
+            }
+            let socket = listener::bind(address).map_err(failed)?;
+            address = listener::local_address(&socket).map_err(failed)?;
+            sockets.push(socket);
+        }
+        listening.push(address);
+    }
+    Ok((by_shard, listening))
+}
+

@@ -1,0 +1,112 @@
+//! The shard's accept loops, and connections handed over by other shards.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::{ROUND, Shard};
+use crate::id::ShardIndex;
+use crate::inbound::session::{self, Inbound};
+use crate::metrics::ConnectionResult;
+use crate::net::listener::{self, Accepted, Listener};
+use crate::net::stream::Stream;
+use crate::net;
+use crate::protocol::reply;
+
+/// Gives a place on the shard back when the connection's task ends, however it ends.
+struct Load {
+    shard: Rc<Shard>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shard.wiring.loads.release(self.shard.wiring.index);
+        self.shard.wiring.inbox.event().notify();
+    }
+}
+
+impl Shard {
+    /// Starts an accept loop on a bound socket.
+    pub fn listen(self: &Rc<Self>, socket: OwnedFd, inbound: &Rc<Inbound>) -> std::io::Result<()> {
+        self.listeners.borrow_mut().push(socket.try_clone()?);
+        self.accepting.set(self.accepting.get() + 1);
+        let (shard, inbound) = (self.clone(), inbound.clone());
+        net::spawn(async move {
+            shard.accept_all(Listener::from_fd(socket), &inbound).await;
+            shard.accepting.set(shard.accepting.get() - 1);
+            shard.wiring.inbox.event().notify();
+        });
+        Ok(())
+    }
+
+    async fn accept_all(self: &Rc<Self>, listener: Listener, inbound: &Rc<Inbound>) {
+        while !self.stopping.get() {
+            match listener.accept().await {
+                Ok(accepted) => self.place(accepted, inbound),
+                Err(error) if listener::is_shortage(&error) => {
+                    self.metrics.connections[ConnectionResult::Failed].inc();
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Serves the connection here, or hands it to the shard with the fewest.
+    fn place(self: &Rc<Self>, accepted: Accepted, inbound: &Rc<Inbound>) {
+        let own = self.wiring.index;
+        let chosen = self.wiring.loads.reserve(own);
+        if chosen == own {
+            return self.start_session(accepted.into_stream(), inbound);
+        }
+        match accepted.into_fd() {
+            Ok(socket) => {
+                if let Err(socket) = self.wiring.hand_to[usize::from(chosen.0)].send(socket) {
+                    // Its channel is full: stay.
+                    self.wiring.loads.move_place(chosen, own);
+                    self.start_session(Stream::from_fd(socket), inbound);
+                }
+            }
+            Err(_) => self.lose(chosen),
+        }
+    }
+
+    pub(super) fn take_handed(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
+        let mut worked = false;
+        for _ in 0..ROUND {
+            let Ok(socket) = self.wiring.handed.try_recv() else { break };
+            worked = true;
+            self.start_session(Stream::from_fd(socket), inbound);
+        }
+        worked
+    }
+
+    fn start_session(self: &Rc<Self>, stream: std::io::Result<Stream>, inbound: &Rc<Inbound>) {
+        let load = Load { shard: self.clone() };
+        let connected = stream.and_then(|stream| Ok((stream.peer_address()?.ip(), stream)));
+        let Ok((peer, stream)) = connected else {
+            self.metrics.connections[ConnectionResult::Failed].inc();
+            return;
+        };
+        let admitted = !self.stopping.get() && inbound.admission.open_connection();
+        let result = if admitted { ConnectionResult::Accepted } else { ConnectionResult::Refused };
+        self.metrics.connections[result].inc();
+        let (inbound, stopping) = (inbound.clone(), self.stopping.get());
+        net::spawn(async move {
+            run_session(&inbound, stream, peer, admitted, stopping).await;
+            drop(load);
+        });
+    }
+
+    fn lose(&self, place: ShardIndex) {
+        self.wiring.loads.release(place);
+        self.metrics.connections[ConnectionResult::Failed].inc();
+    }
+}
+
+async fn run_session(inbound: &Inbound, stream: Stream, peer: IpAddr, admitted: bool, stopping: bool) {
+    if admitted {
+        return session::serve(inbound, stream, peer).await;
+    }
+    let refusal = if stopping { &reply::SHUTTING_DOWN } else { &reply::TOO_MANY_CONNECTIONS };
+    session::refuse(stream, refusal).await;
+}

@@ -1,0 +1,259 @@
+//! The shard: everything about accepting and keeping. It owns its listeners, its sessions, the logs of its parts and the
+//! queue, and wires them to the workers.
+//!
+//! Its tasks: one for each accept loop and each session, the tasks of the logs, one for each bounce being made, and the
+//! *keeper* (here), which takes in what workers, control and timers bring, turns it into records and sends jobs. All of
+//! them run on one executor and change the state in cells that are never borrowed across an await.
+//!
+//! * [`settle`] turns reports, expiry and refused domains into records.
+//! * [`dispatch`] turns ready legs and credits into jobs.
+//! * [`notify`] makes bounces.
+//! * [`resident`] keeps fresh messages in memory. PURE.
+
+mod accept;
+mod dispatch;
+mod gauges;
+mod notify;
+mod resident;
+mod settle;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel as channel;
+use foldhash::fast::RandomState;
+
+use crate::clock::Moment;
+use crate::control::resolver::ResolverHandle;
+use crate::delivery::job::Payload;
+use crate::event::EventSender;
+use crate::exchange::ledger::Ledger;
+use crate::exchange::{ToShard, ToWorker};
+use crate::id::{Location, MessageId, PartId, PathId, ShardIndex};
+use crate::inbound::accept::Loads;
+use crate::inbound::session::Inbound;
+use crate::message::Message;
+use crate::metrics::{RoleSnapshot, ShardMetrics};
+use crate::net;
+use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
+use crate::net::event::WaitList;
+use crate::outcome::Reply;
+use crate::queue::{Change, Queue};
+use crate::routing::RouteAnswer;
+use crate::spool::Log;
+use resident::Resident;
+
+/// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
+/// microsecond each a round stays well below the 10 ms that a task's turn may take.
+const ROUND: usize = 512;
+/// Bounces being made at once: each may read a message from disk.
+const BOUNCES_MAX: usize = 8;
+
+/// What control tells a shard.
+#[derive(Debug)]
+pub enum Order {
+    /// Answer with the counters.
+    Snapshot(channel::Sender<RoleSnapshot>),
+    /// Stop: no new connections, transactions or jobs.
+    Stop,
+    /// The time for stopping is over: end what is still open.
+    Hurry,
+}
+
+/// Channels of a shard.
+pub struct Wiring {
+    /// Its place.
+    pub index: ShardIndex,
+    /// Where the keeper waits.
+    pub inbox: Inbox,
+    /// From each worker.
+    pub from_workers: Vec<Receiver<ToShard>>,
+    /// To each worker.
+    pub to_workers: Vec<Sender<ToWorker<Payload>>>,
+    /// Answers of the resolver.
+    pub answers: channel::Receiver<(Box<str>, RouteAnswer)>,
+    /// Orders.
+    pub orders: channel::Receiver<Order>,
+    /// Connections accepted by other shards.
+    pub handed: channel::Receiver<OwnedFd>,
+    /// To hand connections to each shard.
+    pub hand_to: Vec<RemoteSender<OwnedFd>>,
+    /// Connections of all shards.
+    pub loads: Loads,
+    /// Asks where domains go.
+    pub resolver: ResolverHandle,
+    /// Log lines.
+    pub events: EventSender,
+}
+
+/// Settings of a shard.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Our name in notifications.
+    pub hostname: String,
+    /// Age at which a notification is given up.
+    pub expire_after: Duration,
+    /// Budget of messages kept in memory, bytes.
+    pub resident_bytes_max: usize,
+}
+
+/// A part that this shard hosts.
+pub struct Part {
+    /// Its number.
+    pub id: PartId,
+    /// Its log.
+    pub log: Log,
+}
+
+/// A shard's state, shared by its tasks.
+pub struct Shard {
+    wiring: Wiring,
+    options: Options,
+    queue: RefCell<Queue>,
+    ledger: RefCell<Ledger>,
+    /// The active part first; the others are only drained.
+    parts: Vec<Part>,
+    resident: RefCell<Resident>,
+    /// Why paths rest, for the words of a bounce.
+    path_errors: RefCell<HashMap<PathId, Reply, RandomState>>,
+    metrics: Rc<ShardMetrics>,
+    stopping: Cell<bool>,
+    bounces: Cell<usize>,
+    accepting: Cell<usize>,
+    listeners: RefCell<Vec<OwnedFd>>,
+    ended: WaitList,
+}
+
+impl Shard {
+    /// A shard whose parts have been recovered into `queue`.
+    pub fn new(
+        wiring: Wiring,
+        options: Options,
+        queue: Queue,
+        ledger: Ledger,
+        parts: Vec<Part>,
+        metrics: Rc<ShardMetrics>,
+    ) -> Rc<Self> {
+        assert!(!parts.is_empty(), "a shard has an active part");
+        Rc::new(Self {
+            resident: RefCell::new(Resident::new(options.resident_bytes_max)),
+            wiring,
+            options,
+            queue: RefCell::new(queue),
+            ledger: RefCell::new(ledger),
+            parts,
+            path_errors: RefCell::default(),
+            metrics,
+            stopping: Cell::new(false),
+            bounces: Cell::new(0),
+            accepting: Cell::new(0),
+            listeners: RefCell::default(),
+            ended: WaitList::default(),
+        })
+    }
+
+    /// The log that takes new mail.
+    pub fn active_log(&self) -> &Log {
+        &self.parts[0].log
+    }
+
+    fn log_of(&self, id: MessageId) -> &Log {
+        let part = self.parts.iter().find(|part| part.id == id.part());
+        &part.expect("a message in the queue is in a part of this shard").log
+    }
+
+    /// A message has become durable: into the queue, and into memory for a quick delivery.
+    pub fn accepted(&self, message: Arc<Message>, location: Location, size: u64) {
+        let change = Change::Accepted {
+            id: message.id,
+            envelope: &message.envelope,
+            location,
+            body_bytes: u32::try_from(size).unwrap_or(u32::MAX),
+            states: &[],
+        };
+        let applied = self.queue.borrow_mut().apply(change, net::now());
+        debug_assert!(applied.settled.is_none(), "a fresh message has open recipients");
+        // A body that went out in chunks is not whole here.
+        if size == message.body.len() as u64 {
+            self.resident.borrow_mut().insert(message);
+        }
+        self.wiring.inbox.event().notify();
+    }
+
+    /// The keeper: runs until the shard has stopped.
+    pub async fn keep(self: Rc<Self>, inbound: Rc<Inbound>) {
+        loop {
+            let worked = self.take_reports().await
+                | self.take_answers().await
+                | self.take_orders(&inbound)
+                | self.take_handed(&inbound);
+            let now = net::now();
+            let more = self.queue.borrow_mut().advance(now, ROUND);
+            let expired = self.record_expired().await;
+            self.make_bounces();
+            self.ask_routes();
+            let sent = self.dispatch();
+            if self.is_done(&inbound) {
+                break;
+            }
+            if worked || more || expired || sent {
+                net::yield_now().await;
+            } else {
+                let limit = self.next_wake(now.mono);
+                self.wiring.inbox.wait(limit, || self.is_inbox_empty()).await;
+            }
+        }
+        for part in &self.parts {
+            part.log.close().await;
+        }
+    }
+
+    fn is_done(&self, inbound: &Inbound) -> bool {
+        self.stopping.get()
+            && inbound.sessions.is_empty()
+            && self.accepting.get() == 0
+            && self.bounces.get() == 0
+            && self.ledger.borrow().jobs_out() == 0
+    }
+
+    fn is_inbox_empty(&self) -> bool {
+        self.wiring.from_workers.iter().all(Receiver::is_empty)
+            && self.wiring.answers.is_empty()
+            && self.wiring.orders.is_empty()
+            && self.wiring.handed.is_empty()
+    }
+
+    fn next_wake(&self, now: Moment) -> Option<Duration> {
+        let next = self.queue.borrow().next_wake();
+        // A wheel's tick may lie a little ahead of its entries: never spin on it.
+        next.map(|at| at.since(now).max(Duration::from_millis(1)))
+    }
+
+    fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
+        let mut worked = false;
+        while let Ok(order) = self.wiring.orders.try_recv() {
+            worked = true;
+            match order {
+                Order::Snapshot(answer) => {
+                    self.update_gauges(inbound);
+                    let _ = answer.try_send(self.metrics.role_snapshot(self.wiring.index));
+                }
+                Order::Stop => self.stop(inbound),
+                Order::Hurry => inbound.sessions.shut(),
+            }
+        }
+        worked
+    }
+
+    fn stop(&self, inbound: &Inbound) {
+        self.stopping.set(true);
+        for listener in self.listeners.borrow().iter() {
+            net::listener::shut(listener);
+        }
+        inbound.sessions.stop();
+    }
+}

@@ -1,0 +1,196 @@
+//! Reports of workers, expiry and refused domains: each becomes an outcome record, and the record changes the queue.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{ROUND, Shard};
+use crate::event::Event;
+use crate::exchange::{End, Report, ToShard};
+use crate::id::LegRef;
+use crate::metrics::{BounceClass, DeliveryResult};
+use crate::net;
+use crate::outcome::{Enhanced, LegResult, Outcome, Reply, Verdict};
+use crate::queue::{Change, Expired};
+use crate::routing::{PathKind, RouteAnswer};
+use crate::spool::Note;
+
+/// Where a result comes from.
+struct Source<'a> {
+    remote: &'a str,
+    counts_as_attempt: bool,
+}
+
+impl Shard {
+    /// Takes in reports and grants.
+    pub(super) async fn take_reports(self: &Rc<Self>) -> bool {
+        let mut worked = false;
+        for receiver in &self.wiring.from_workers {
+            for _ in 0..ROUND {
+                let Some(message) = receiver.try_recv() else { break };
+                worked = true;
+                match message {
+                    ToShard::Report(report) => self.settle(report).await,
+                    ToShard::Grant(grant) => self.ledger.borrow_mut().grant(grant),
+                    ToShard::PathError { path, reply } => {
+                        self.path_errors.borrow_mut().insert(path, reply);
+                    }
+                }
+            }
+        }
+        worked
+    }
+
+    async fn settle(&self, report: Report) {
+        self.ledger.borrow_mut().reported(report.worker, report.bytes);
+        let (results, remote): (_, Arc<str>) = match report.end {
+            End::NotTried => {
+                self.metrics.deliveries[DeliveryResult::NotTried].inc();
+                return self.queue.borrow_mut().not_tried(report.leg, report.recipients);
+            }
+            End::Attempted { results, remote, .. } => {
+                self.path_errors.borrow_mut().remove(&report.path);
+                (results, remote)
+            }
+            End::Unknown => {
+                let reply = Reply::new(0, Enhanced(4, 3, 0), "the attempt ended without a result");
+                let recipients = report.recipients;
+                (vec![LegResult { recipients, verdict: Verdict::Deferred, reply }], Arc::from(""))
+            }
+        };
+        let source = Source { remote: &remote, counts_as_attempt: true };
+        self.record(report.leg, report.recipients, results, source).await;
+    }
+
+    /// Makes results durable and applies them.
+    async fn record(&self, leg: LegRef, tried: u64, results: Vec<LegResult>, source: Source<'_>) {
+        let now = net::now();
+        let outcome =
+            self.queue.borrow_mut().outcome(leg, tried, results, source.counts_as_attempt, now);
+        let Some(outcome) = outcome else { return };
+        self.tell(leg, &outcome, source.remote);
+        // Returns when the record is in a batch; that it becomes durable is not waited for: until then a crash
+        // repeats the attempt, which is what "at least once" allows.
+        if let Err(error) = self.log_of(outcome.id).append(Note::Outcome(&outcome)).await {
+            // The leg stays in flight: what became of it is known again after a restart.
+            let what = format!("outcome of {} not recorded: {error}", outcome.id).into();
+            return self.wiring.events.send(Event::Trouble { at: now.wall, part: "spool", what });
+        }
+        let applied = self.queue.borrow_mut().apply(Change::Outcome(&outcome), now);
+        if let Some(location) = applied.settled {
+            self.log_of(outcome.id).settled(outcome.id, location);
+        }
+        if applied.settled.is_some() || outcome.results.iter().any(|r| r.verdict == Verdict::Deferred) {
+            self.resident.borrow_mut().remove(outcome.id);
+        }
+    }
+
+    /// Counts an outcome and gives its log lines away.
+    fn tell(&self, leg: LegRef, outcome: &Outcome, remote: &str) {
+        let accepted_at = {
+            let resident = self.resident.borrow();
+            resident.message(outcome.id).map(|message| message.envelope.accepted_at())
+        };
+        let queue = self.queue.borrow();
+        let accepted_at = accepted_at.or_else(|| queue.accepted_at(outcome.id)).unwrap_or(outcome.at);
+        let delay = outcome.at.since(accepted_at);
+        for result in &outcome.results {
+            let count = result.recipients.count_ones();
+            let mut due = None;
+            match result.verdict {
+                Verdict::Delivered => {
+                    self.metrics.deliveries[DeliveryResult::Delivered].add(count.into());
+                    self.metrics.injection_to_delivery.observe(delay);
+                }
+                Verdict::Deferred => {
+                    self.metrics.deliveries[DeliveryResult::Deferred].add(count.into());
+                    self.metrics.retries.inc();
+                    due = Some(outcome.due);
+                }
+                Verdict::Failed => {
+                    self.metrics.deliveries[DeliveryResult::Failed].add(count.into());
+                    let expired = result.reply.code == 0 && result.reply.enhanced == EXPIRED;
+                    let class = if expired { BounceClass::Expired } else { BounceClass::of(&result.reply) };
+                    self.metrics.bounces[class].add(count.into());
+                }
+            }
+            self.wiring.events.send(Event::Outcome {
+                at: outcome.at,
+                id: outcome.id,
+                domain: queue.domain_of(leg).unwrap_or_default().into(),
+                recipients: count as u16,
+                verdict: result.verdict,
+                reply: result.reply.clone(),
+                host: remote.into(),
+                attempts: outcome.attempts,
+                delay,
+                due,
+            });
+        }
+    }
+
+    /// Records what expired.
+    pub(super) async fn record_expired(&self) -> bool {
+        let mut worked = false;
+        for _ in 0..ROUND {
+            let Some(expired) = ({ self.queue.borrow_mut().poll_expired() }) else { break };
+            worked = true;
+            self.metrics.expiries.add(expired.job.recipients.count_ones().into());
+            let reply = self.why_expired(&expired);
+            let result = LegResult { recipients: expired.job.recipients, verdict: Verdict::Failed, reply };
+            let source = Source { remote: "", counts_as_attempt: false };
+            self.record(expired.job.leg, expired.job.recipients, vec![result], source).await;
+        }
+        worked
+    }
+
+    /// The words for a message that became too old: what stood in its way last.
+    fn why_expired(&self, expired: &Expired) -> Reply {
+        let errors = self.path_errors.borrow();
+        let path_error = expired.path.and_then(|path| errors.get(&path));
+        let last = expired.reason.as_ref().or(path_error);
+        let text = match last {
+            Some(last) if last.code != 0 => format!("delivery time expired; last reply: {} {}", last.code, last.text),
+            Some(last) => format!("delivery time expired; last error: {}", last.text),
+            None => "delivery time expired".to_owned(),
+        };
+        Reply::new(0, EXPIRED, &text)
+    }
+
+    /// Takes in what control says of domains.
+    pub(super) async fn take_answers(&self) -> bool {
+        let mut worked = false;
+        for _ in 0..ROUND {
+            let Ok((domain, answer)) = self.wiring.answers.try_recv() else { break };
+            worked = true;
+            let now = net::now();
+            match answer {
+                RouteAnswer::Path { spec, valid_for } => {
+                    let hold = spec.kind == PathKind::Hold;
+                    let path = spec.id;
+                    if !hold {
+                        self.ledger.borrow_mut().learn(spec);
+                    }
+                    self.queue.borrow_mut().route(&domain, path, hold, now.mono + valid_for, now);
+                }
+                RouteAnswer::Delayed { reply, retry_in } => {
+                    self.queue.borrow_mut().delay_domain(&domain, now.mono + retry_in, reply);
+                }
+                RouteAnswer::Refused { reply } => self.fail_domain(&domain, &reply).await,
+            }
+        }
+        worked
+    }
+
+    /// The domain takes no mail: fails its legs that are ready.
+    async fn fail_domain(&self, domain: &str, reply: &Reply) {
+        while let Some(job) = { self.queue.borrow_mut().poll_domain_legs(domain) } {
+            let result =
+                LegResult { recipients: job.recipients, verdict: Verdict::Failed, reply: reply.clone() };
+            let source = Source { remote: "", counts_as_attempt: true };
+            self.record(job.leg, job.recipients, vec![result], source).await;
+        }
+    }
+}
+
+/// Delivery time expired, RFC 3463 §3.5.
+const EXPIRED: Enhanced = Enhanced(5, 4, 7);

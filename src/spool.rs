@@ -1,0 +1,29 @@
+//! Keeps accepted mail safe: a log of batches in a ring of segments, one per part. DESIGN of the format: `record`,
+//! `batch`, `segment`; of what a restart does with it: `recovery`.
+//!
+//! [`Log`] groups what arrives into commits and hands out [`Committed`] when, and only when, they are durable. It does
+//! not know what a queue is: it asks one which records are live ([`Liveness`]) when it needs the oldest segment's place.
+
+pub mod batch;
+pub mod commit;
+pub mod error;
+pub mod meta;
+pub mod record;
+pub mod reader;
+pub mod reclaim;
+pub mod recovery;
+pub mod replay;
+mod ring;
+pub mod segment;
+pub mod storage;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use commit::{Committed, Log, LogOptions, LogStats, Note, Ticket};
+pub use error::{AppendError, Fence, SpoolError};
+pub use reclaim::Liveness;
+pub use ring::SegmentPin;
+pub use reader::Pinned;
+pub use replay::{Recovered, RecoveryReport};
