@@ -14,7 +14,6 @@ pub mod metrics;
 pub mod outcome;
 pub mod routing;
 
-// Command line and settings.
 #[cfg(feature = "runtime")]
 pub mod cli;
 pub mod config;

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod commit;
 pub mod error;
+pub mod layout;
 pub mod meta;
 pub mod record;
 pub mod reader;
@@ -25,5 +26,6 @@ pub use commit::{Committed, Log, LogOptions, LogStats, Note, Ticket};
 pub use error::{AppendError, Fence, SpoolError};
 pub use reclaim::Liveness;
 pub use ring::SegmentPin;
+pub use layout::Layout;
 pub use reader::Pinned;
 pub use replay::{Recovered, RecoveryReport};

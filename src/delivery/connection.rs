@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::job::{ActiveJob, Payload};
+use super::content::Content;
+use super::job::ActiveJob;
 use super::path::PathState;
 use super::pool::Pool;
 use crate::clock::Moment;
@@ -19,8 +20,9 @@ use crate::net;
 use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
-use crate::protocol::client::{Client, Event, Options, Stage, Transaction};
+use crate::protocol::client::{Client, Event, Options, Stage};
 use crate::routing::{PathKind, PathSpec};
+use crate::spool::reader::ReadError;
 
 /// Settings of outbound connections.
 #[derive(Clone, Debug)]
@@ -92,7 +94,7 @@ pub async fn run(pool: &Rc<Pool>, path: &Rc<PathState>) {
         remote,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
-        jobs: VecDeque::new(),
+        flights: VecDeque::new(),
         next_tag: 0,
         ready: false,
         stage_began: net::now().mono,
@@ -125,6 +127,13 @@ async fn connect(pool: &Pool, spec: &PathSpec) -> Result<(Stream, Arc<str>), Rep
     Err(Reply::new(0, Enhanced(4, 4, 1), &last))
 }
 
+/// A job whose transaction is in flight.
+struct Flight {
+    tag: u64,
+    job: ActiveJob,
+    content: Content,
+}
+
 struct Connection<'a> {
     pool: &'a Rc<Pool>,
     path: &'a Rc<PathState>,
@@ -133,8 +142,8 @@ struct Connection<'a> {
     remote: Arc<str>,
     client: Client,
     input: ReceiveBuffer,
-    /// Jobs whose transactions are in flight, oldest first, with their tags.
-    jobs: VecDeque<(u64, ActiveJob)>,
+    /// Transactions in flight, oldest first.
+    flights: VecDeque<Flight>,
     next_tag: u64,
     /// The session has been opened.
     ready: bool,
@@ -145,14 +154,10 @@ struct Connection<'a> {
 impl Connection<'_> {
     async fn serve(&mut self) {
         while !self.ended {
-            if self.ready {
-                self.begin_jobs();
-                self.handle_events();
-            }
-            if !self.client.output().is_empty() && !self.write().await {
+            if self.ready && !(self.begin_jobs().await && self.handle_events().await) {
                 return;
             }
-            if self.ended {
+            if !self.write().await || self.ended {
                 return;
             }
             if self.ready && self.client.is_idle() {
@@ -160,14 +165,23 @@ impl Connection<'_> {
             } else if !self.read().await {
                 return;
             }
-            self.handle_events();
+            if !self.handle_events().await {
+                return;
+            }
         }
     }
 
-    /// Begins as many transactions as the session takes.
-    fn begin_jobs(&mut self) {
+    /// Begins as many transactions as the session takes; `false` when the connection is lost.
+    async fn begin_jobs(&mut self) -> bool {
         while self.client.can_begin() && !self.is_leaving() {
-            let Some(mut job) = self.path.take() else { return };
+            let Some(mut job) = self.path.take() else { return true };
+            let content = match Content::load(self.pool, &job).await {
+                Ok(content) => content,
+                Err(error) => {
+                    self.unreadable(job, &error);
+                    continue;
+                }
+            };
             let tag = self.next_tag;
             self.next_tag += 1;
             let now = net::now().mono;
@@ -175,15 +189,28 @@ impl Connection<'_> {
                 self.stage_began = now;
             }
             job.begin(now);
-            begin(&mut self.client, tag, &job);
+            content.begin(&mut self.client, tag, &job);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
             }
-            self.jobs.push_back((tag, job));
+            self.flights.push_back(Flight { tag, job, content });
             // A body that goes with its envelope must be given before the next transaction can begin.
-            self.handle_events();
+            if !self.handle_events().await {
+                return false;
+            }
         }
+        true
+    }
+
+    /// The message cannot be read back: nothing was said to the remote. It is tried again by the schedule.
+    fn unreadable(&mut self, mut job: ActiveJob, error: &ReadError) {
+        job.begin(net::now().mono);
+        let reply = Reply::new(0, Enhanced(4, 3, 0), &error.to_string());
+        let recipients = job.job().recipients;
+        job.finish(vec![LegResult { recipients, verdict: Verdict::Deferred, reply }], Arc::from(""));
+        self.path.lane.borrow_mut().finished();
+        self.pool.upkeep(self.spec.id);
     }
 
     fn is_leaving(&self) -> bool {
@@ -192,26 +219,39 @@ impl Connection<'_> {
             || self.path.lane.borrow().is_over_lease()
     }
 
-    fn handle_events(&mut self) {
+    /// Does what the session says; `false` when the connection is lost.
+    async fn handle_events(&mut self) -> bool {
         while let Some(event) = self.client.poll_event() {
             match event {
-                Event::Ready => {
-                    self.ready = true;
-                    self.path.lane.borrow_mut().set_ready(true);
-                    self.pool.path_succeeded(self.spec.id);
-                }
-                Event::Refused { reply, .. } => self.refused(&reply),
-                Event::BodyWanted { tag } => self.send_body(tag),
-                Event::BodyUnwanted { .. } | Event::TlsWanted | Event::TlsRefused(_) => {}
-                Event::Finished { tag, results, in_doubt, .. } => self.finish(tag, results, in_doubt),
-                Event::Closing(reply) => {
-                    if self.next_tag == 0 {
-                        self.refused(&reply);
+                Event::BodyWanted { tag } => {
+                    if !self.send_body(tag).await {
+                        return false;
                     }
-                    self.ended = true;
                 }
-                Event::Closed => self.ended = true,
+                other => self.note(other),
             }
+        }
+        true
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Ready => {
+                self.ready = true;
+                self.path.lane.borrow_mut().set_ready(true);
+                self.pool.path_succeeded(self.spec.id);
+            }
+            Event::Refused { reply, .. } => self.refused(&reply),
+            Event::Finished { tag, results, in_doubt, .. } => self.finish(tag, results, in_doubt),
+            Event::Closing(reply) => {
+                if self.next_tag == 0 {
+                    self.refused(&reply);
+                }
+                self.ended = true;
+            }
+            Event::Closed => self.ended = true,
+            Event::BodyWanted { .. } | Event::BodyUnwanted { .. } => {}
+            Event::TlsWanted | Event::TlsRefused(_) => {}
         }
     }
 
@@ -222,16 +262,35 @@ impl Connection<'_> {
         self.ended = true;
     }
 
-    fn send_body(&mut self, tag: u64) {
-        let Some((_, job)) = self.jobs.iter().find(|(other, _)| *other == tag) else { return };
-        let Payload::Resident(message) = &job.job().body;
-        self.pool.metrics().sent_bytes.add(message.body.len() as u64);
-        self.client.body_piece(tag, &message.body, true);
+    /// Gives the session the body of a transaction, chunk by chunk if it is long.
+    async fn send_body(&mut self, tag: u64) -> bool {
+        let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return true };
+        self.pool.metrics().sent_bytes.add(u64::from(self.flights[at].job.job().bytes));
+        let mut nth = 0;
+        loop {
+            let piece = self.flights[at].content.piece(self.pool, nth).await;
+            match piece {
+                Ok((piece, last)) => {
+                    if !self.client.body_piece(tag, &piece, last) || last {
+                        return true;
+                    }
+                }
+                Err(error) => {
+                    // The remote must not take what there is for the whole: the connection is the only way to say so.
+                    self.lose(&error.to_string());
+                    return false;
+                }
+            }
+            nth += 1;
+            if !self.write().await {
+                return false;
+            }
+        }
     }
 
     fn finish(&mut self, tag: u64, results: Vec<LegResult>, in_doubt: u64) {
-        let Some(at) = self.jobs.iter().position(|(other, _)| *other == tag) else { return };
-        let Some((_, job)) = self.jobs.remove(at) else { return };
+        let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return };
+        let Some(Flight { job, .. }) = self.flights.remove(at) else { return };
         let now = net::now().mono;
         let metrics = self.pool.metrics();
         if let Some(began) = job.began() {
@@ -258,6 +317,9 @@ impl Connection<'_> {
 
     /// Writes what the session has to say; `false` when the connection is lost.
     async fn write(&mut self) -> bool {
+        if self.client.output().is_empty() {
+            return true;
+        }
         self.stream.set_write_timeout(self.pool.options().timeouts.block);
         let written = self.stream.write_all(self.client.output()).await;
         self.client.output().clear();
@@ -299,7 +361,7 @@ impl Connection<'_> {
     /// What is left of the oldest attempt's total time.
     fn attempt_left(&self) -> Duration {
         let total = self.pool.options().timeouts.attempt;
-        let began = self.jobs.front().and_then(|(_, job)| job.began());
+        let began = self.flights.front().and_then(|flight| flight.job.began());
         began.map_or(total, |began| total.saturating_sub(net::now().mono.since(began)))
     }
 
@@ -344,7 +406,9 @@ impl Connection<'_> {
     fn lose(&mut self, why: &str) {
         let opened = self.ready;
         self.client.lost(why);
-        self.handle_events();
+        while let Some(event) = self.client.poll_event() {
+            self.note(event);
+        }
         self.ended = true;
         if !opened {
             let text = format!("{} {why}", self.remote);
@@ -358,24 +422,4 @@ impl Connection<'_> {
             self.path.lane.borrow_mut().set_ready(false);
         }
     }
-}
-
-/// Gives the session the job's envelope.
-fn begin(client: &mut Client, tag: u64, job: &ActiveJob) {
-    let job = job.job();
-    let Payload::Resident(message) = &job.body;
-    let envelope = &message.envelope;
-    let transaction = Transaction {
-        sender: envelope.sender(),
-        parameters: envelope.parameters(),
-        envid: envelope.envid(),
-        size: message.body.len() as u64,
-        body_ready: true,
-    };
-    let (first, wanted) = (job.first, job.recipients);
-    let recipients = envelope.recipients().filter_map(move |recipient| {
-        let place = u32::from(recipient.index.checked_sub(first)?);
-        (place < u64::BITS && wanted & (1 << place) != 0).then_some((place, recipient))
-    });
-    client.begin(tag, transaction, recipients);
 }

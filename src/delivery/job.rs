@@ -9,12 +9,16 @@ use crate::exchange::{End, Job};
 use crate::message::Message;
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
+use crate::spool::Pinned;
+use crate::spool::storage::disk::DiskPin;
 
 /// Where a job's message is.
 #[derive(Debug)]
 pub enum Payload {
     /// In memory, shared with the shard.
     Resident(Arc<Message>),
+    /// On disk; the segments stay readable while this lives.
+    Spooled(Pinned<DiskPin>),
 }
 
 /// How far a job has come: decides what its loss would mean.

@@ -4,10 +4,13 @@
 //! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
 
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers.
-//! * [`connection`] is one outbound connection; [`job`] makes sure that each job is reported once.
+//! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
+//!   once.
 
 #[cfg(feature = "runtime")]
 pub mod connection;
+#[cfg(feature = "runtime")]
+mod content;
 pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;

@@ -24,6 +24,7 @@ use crate::net::doorbell::{Inbox, Receiver, Sender};
 use crate::net::{self, stream};
 use crate::outcome::Reply;
 use crate::routing::{PathKind, PathSpec};
+use crate::spool::storage::disk::Disk;
 
 /// A path's rest after its first failure, and the longest.
 const REST: RestOptions =
@@ -37,13 +38,34 @@ const ROUND: usize = 256;
 #[derive(Debug)]
 pub enum Peer {
     /// Lane → home: whether there is work, and the slots in use.
-    News { path: Arc<PathSpec>, from: WorkerIndex, wants: bool, held: u32 },
-    /// Home → lane: what it may do, and which shards need it.
-    Lease { path: Arc<PathSpec>, lease: Lease, shards: Vec<ShardIndex> },
+    News {
+        /// The path.
+        path: Arc<PathSpec>,
+        /// The lane's worker.
+        from: WorkerIndex,
+        /// Whether there are jobs, or shards with some.
+        wants: bool,
+        /// Connections open or opening.
+        held: u32,
+    },
+    /// Home → lane.
+    Lease {
+        /// The path.
+        path: Arc<PathSpec>,
+        /// What the lane may do.
+        lease: Lease,
+        /// Shards that it is to serve.
+        shards: Vec<ShardIndex>,
+    },
     /// Lane → home: a session was opened.
     Succeeded(PathId),
-    /// Lane → home: no host could be reached, or it sent us away; `alone` says that no other connection stands.
-    Failed { path: PathId, alone: bool },
+    /// Lane → home: no host could be reached, or it sent us away.
+    Failed {
+        /// The path.
+        path: PathId,
+        /// No other connection of the lane stands.
+        alone: bool,
+    },
 }
 
 /// Channels and settings of a worker.
@@ -66,6 +88,8 @@ pub struct Wiring {
     pub to_peers: Vec<Sender<Peer>>,
     /// Settings of its connections.
     pub options: ConnectionOptions,
+    /// Where waiting messages are read back from.
+    pub disk: Disk,
     /// Its counters.
     pub metrics: Rc<WorkerMetrics>,
 }
@@ -99,6 +123,11 @@ impl Pool {
     /// Its counters.
     pub fn metrics(&self) -> &WorkerMetrics {
         &self.wiring.metrics
+    }
+
+    /// Where waiting messages are read back from.
+    pub fn disk(&self) -> &Disk {
+        &self.wiring.disk
     }
 
     /// Settings of its connections.

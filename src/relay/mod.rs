@@ -4,9 +4,11 @@
 //! crosses no thread on its way; *split* gives each role its own. Which one is the default is said, with its figures,
 //! in ARCHITECTURE.md.
 
+mod roles;
+mod seats;
+
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -16,29 +18,24 @@ use crossbeam_channel as channel;
 
 use crate::config::{Config, Wiring as WiringChoice};
 use crate::control::log::LogThread;
-use crate::control::resolver::{self, ResolverHandle};
-use crate::delivery::connection::{ConnectionOptions, Timeouts};
-use crate::delivery::job::Payload;
-use crate::delivery::pool::{self, Peer, Pool};
-use crate::event::{Event, EventSender};
-use crate::exchange::ledger::{Ledger, WindowLimits};
-use crate::exchange::{ToShard, ToWorker};
-use crate::id::{ShardIndex, WorkerIndex};
-use crate::inbound::accept::Loads;
-use crate::metrics::{RoleSnapshot, WorkerMetrics};
-use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Ringer, Sender};
+use crate::control::resolver::ResolverCounters;
+use crate::exchange::ledger::WindowLimits;
+use crate::metrics::RoleSnapshot;
+use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
-use crate::net::{self, listener};
-use crate::routing::RouteAnswer;
-use crate::shard::open::{self, OpenOptions, Recovered};
-use crate::shard::{self, Shard};
-use crate::spool::layout::{LayoutError, SpoolDirectory};
-use crate::worker::{self, Worker};
+use crate::net::listener;
+use crate::shard;
+use crate::spool::layout::Layout;
+use crate::spool::{Fence, SpoolError};
+use crate::worker;
+use roles::Common;
 
 /// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
 const WINDOW: WindowLimits = WindowLimits { jobs: 2048, bytes: 64 << 20 };
-/// Room in a channel beyond the window, for demands and grants.
+/// Room in a channel for demands and grants, beyond the window.
 const CONTROL_ROOM: usize = 2048;
+/// Room of a channel between a shard and a worker: a whole window, so that nobody waits to send.
+const CHANNEL_ROOM: usize = WINDOW.jobs as usize + CONTROL_ROOM;
 /// Answers of the resolver that may wait for a shard.
 const ANSWERS_ROOM: usize = 16 * 1024;
 /// Time for a stop: after it, what is still open is ended.
@@ -64,7 +61,7 @@ pub enum StartError {
     },
     /// The spool could not be opened.
     #[error(transparent)]
-    Layout(#[from] LayoutError),
+    Spool(#[from] SpoolError),
     /// A part could not be recovered.
     #[error("spool: {0}")]
     Recovery(String),
@@ -88,9 +85,11 @@ pub struct Relay {
     queued: u64,
     executors: Vec<JoinHandle<()>>,
     orders: Orders,
+    resolver: Arc<ResolverCounters>,
+    fence: Fence,
     log: Option<LogThread>,
     /// Held until the end: another process must not open the spool.
-    _spool: SpoolDirectory,
+    _spool: Layout,
 }
 
 /// Control's way to every role.
@@ -140,20 +139,32 @@ impl Relay {
         let executors = if shared { shards.max(workers) } else { shards + workers };
         executor::check_host(usize::from(executors))?;
         let (sockets, listening) = bind_all(&config)?;
-        let spool = SpoolDirectory::open(&config.spool.directory)?;
+        let mut spool = Layout::open(&config.spool.directory)?;
         let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
-        let (mut seats, orders) = seats(&config, shared, sockets, &spool)?;
+        let plans = seats::plan_parts(&mut spool, config.threads.shards)
+            .map_err(system("cannot make a part of the spool"))?;
+        let made = seats::make(&config, shared, sockets, plans)?;
         let (recovered, recoveries) = mpsc::channel();
-        let mut threads = Vec::new();
-        for seat in seats.drain(..) {
-            let (config, recovered, events) = (config.clone(), recovered.clone(), log.sender());
-            let (name, cpu) = (seat.name.clone(), seat.cpu);
-            threads.push(executor::start(&name, cpu, move || run_seat(seat, config, recovered, events))?);
+        let fence = Fence::default();
+        let common = Common { config, events: log.sender(), fence: fence.clone(), recovered };
+        let mut executors = Vec::new();
+        for seat in made.seats {
+            let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
+            executors.push(executor::start(&name, cpu, move || roles::run(seat, common))?);
         }
-        drop(recovered);
-        let mut relay =
-            Self { listening, queued: 0, executors: threads, orders, log: Some(log), _spool: spool };
-        for result in recoveries {
+        drop(common);
+        let mut relay = Self {
+            listening,
+            queued: 0,
+            executors,
+            orders: made.orders,
+            resolver: made.resolver,
+            fence,
+            log: Some(log),
+            _spool: spool,
+        };
+        let shards = relay.orders.shards.len();
+        for result in recoveries.into_iter().take(shards) {
             match result {
                 Ok(count) => relay.queued += count,
                 Err(error) => {
@@ -180,6 +191,16 @@ impl Relay {
         self.orders.clone()
     }
 
+    /// Counters of the resolver.
+    pub fn resolver(&self) -> Arc<ResolverCounters> {
+        self.resolver.clone()
+    }
+
+    /// The fence of the spool's file system.
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
     /// Whether all executors still run.
     pub fn is_alive(&self) -> bool {
         self.executors.iter().all(|executor| !executor.is_finished())
@@ -187,7 +208,7 @@ impl Relay {
 
     /// Stops: no new mail, transactions under way get their time, everything is durable at the end. Says whether it
     /// went without force.
-    pub fn stop(mut self: Self) -> bool {
+    pub fn stop(mut self) -> bool {
         self.orders.tell_all(|| shard::Order::Stop, || worker::Order::Stop);
         let deadline = Instant::now() + STOP_LIMIT;
         let mut clean = true;

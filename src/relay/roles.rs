@@ -1,62 +1,99 @@
 //! An executor's main future: makes its roles from their seats and runs them to their end.
 
-/// An executor's main future: its roles, to their end.
-async fn run_seat(
-    seat: Seat,
-    config: Arc<Config>,
-    recovered: mpsc::Sender<Result<u64, String>>,
-    events: channel::Sender<Event>,
-) {
-    let events = EventSender::new(events);
-    let inbox = |bell: &Ringer| Inbox::new(bell.clone());
-    let shard_inbox = seat.shard.as_ref().map(|shard| inbox(&shard.bell)).transpose();
-    let worker_inbox = seat.worker.as_ref().map(|worker| inbox(&worker.bell)).transpose();
-    let (shard_inbox, worker_inbox) = match (shard_inbox, worker_inbox) {
-        (Ok(shard), Ok(worker)) => (shard, worker),
-        (Err(error), _) | (_, Err(error)) => {
-            let _ = recovered.send(Err(format!("cannot wait for an eventfd: {error}")));
-            return;
-        }
-    };
-    let mut near = NearChannels::default();
-    if let (Some(shard), Some(worker)) = (&shard_inbox, &worker_inbox) {
-        near = NearChannels::new(shard, worker);
-    }
-    let ended = net::event::WaitList::default();
-    let running = Rc::new(std::cell::Cell::new(0));
-    if let (Some(seat), Some(inbox)) = (seat.worker, worker_inbox) {
-        let worker = make_worker(seat, inbox, &mut near, &config, events.clone());
-        watch(&running, &ended, worker.run());
-    }
-    if let (Some(seat), Some(inbox)) = (seat.shard, shard_inbox) {
-        let shard = start_shard(seat, inbox, &mut near, &config, events);
-        match shard.await {
-            Ok((role, waiting)) => {
-                watch(&running, &ended, role);
-                let _ = recovered.send(Ok(waiting));
-            }
-            Err(error) => {
-                let _ = recovered.send(Err(error));
-            }
-        }
-    }
-    drop(recovered);
-    ended.until(|| (running.get() == 0).then_some(())).await;
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use crossbeam_channel as channel;
+
+use super::seats::{Seat, ShardSeat, WorkerSeat};
+use super::{CHANNEL_ROOM, WINDOW};
+use crate::config::Config;
+use crate::delivery::connection::{ConnectionOptions, Timeouts};
+use crate::delivery::job::Payload;
+use crate::delivery::pool::{self, Pool};
+use crate::event::{Event, EventSender};
+use crate::exchange::ledger::Ledger;
+use crate::exchange::{ToShard, ToWorker};
+use crate::id::{ShardIndex, WorkerIndex};
+use crate::inbound::admission::{Admission, Budget};
+use crate::inbound::policy::RelayRules;
+use crate::inbound::session::{Inbound, Sessions};
+use crate::metrics::{ShardMetrics, WorkerMetrics};
+use crate::net;
+use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Sender};
+use crate::net::event::WaitList;
+use crate::protocol::extension::Extensions;
+use crate::protocol::server;
+use crate::queue::retry::RetryOptions;
+use crate::queue::{Queue, QueueOptions};
+use crate::shard::{self, Shard, open};
+use crate::spool::storage::disk::Disk;
+use crate::spool::{Fence, LogOptions};
+use crate::worker::Worker;
+
+/// What every executor needs.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub config: Arc<Config>,
+    pub events: channel::Sender<Event>,
+    pub fence: Fence,
+    /// Messages found by recovery, or why it failed; one for each shard.
+    pub recovered: mpsc::Sender<Result<u64, String>>,
 }
 
-/// Runs a role as a task, counted until it ends.
-fn watch(
-    running: &Rc<std::cell::Cell<u32>>,
-    ended: &net::event::WaitList,
-    role: impl Future<Output = ()> + 'static,
-) {
-    running.set(running.get() + 1);
-    let (running, ended) = (running.clone(), ended.clone());
-    net::spawn(async move {
-        role.await;
-        running.set(running.get() - 1);
-        ended.wake_all();
-    });
+/// Runs the roles of a seat until all of them have ended.
+pub(super) async fn run(seat: Seat, common: Common) {
+    if let Err(error) = start(seat, &common).await {
+        let _ = common.recovered.send(Err(error));
+    }
+}
+
+async fn start(seat: Seat, common: &Common) -> Result<(), String> {
+    let events = EventSender::new(common.events.clone());
+    let inbox = |bell| Inbox::new(bell).map_err(|error| format!("cannot wait for an eventfd: {error}"));
+    let shard_inbox = seat.shard.as_ref().map(|shard| inbox(shard.bell.clone())).transpose()?;
+    let worker_inbox = seat.worker.as_ref().map(|worker| inbox(worker.bell.clone())).transpose()?;
+    let mut near = match (&shard_inbox, &worker_inbox) {
+        (Some(shard), Some(worker)) => NearChannels::new(shard, worker),
+        _ => NearChannels::default(),
+    };
+    let running = Running::default();
+    if let (Some(worker), Some(inbox)) = (seat.worker, worker_inbox) {
+        running.start(make_worker(worker, inbox, &mut near, common, events.clone()).run());
+    }
+    if let (Some(seat), Some(inbox)) = (seat.shard, shard_inbox) {
+        let (shard, inbound) = make_shard(seat, inbox, &mut near, common, events).await?;
+        let _ = common.recovered.send(Ok(shard.queued() as u64));
+        running.start(shard.keep(inbound));
+    }
+    running.wait().await;
+    Ok(())
+}
+
+/// Counts the roles that run.
+#[derive(Clone, Default)]
+struct Running {
+    count: Rc<Cell<u32>>,
+    ended: WaitList,
+}
+
+impl Running {
+    fn start(&self, role: impl Future<Output = ()> + 'static) {
+        self.count.set(self.count.get() + 1);
+        let running = self.clone();
+        net::spawn(async move {
+            role.await;
+            running.count.set(running.count.get() - 1);
+            running.ended.wake_all();
+        });
+    }
+
+    async fn wait(&self) {
+        self.ended.until(|| (self.count.get() == 0).then_some(())).await;
+    }
 }
 
 /// Channels between the two roles of one executor.
@@ -70,9 +107,8 @@ struct NearChannels {
 
 impl NearChannels {
     fn new(shard: &Inbox, worker: &Inbox) -> Self {
-        let capacity = WINDOW.jobs as usize + CONTROL_ROOM;
-        let (to_worker, from_shard) = doorbell::local(capacity, worker.event());
-        let (to_shard, from_worker) = doorbell::local(capacity, shard.event());
+        let (to_worker, from_shard) = doorbell::local(CHANNEL_ROOM, worker.event());
+        let (to_shard, from_worker) = doorbell::local(CHANNEL_ROOM, shard.event());
         Self {
             to_worker: Some(to_worker),
             from_shard: Some(from_shard),
@@ -82,3 +118,155 @@ impl NearChannels {
     }
 }
 
+/// The senders of a role: remote ones, and the near one in the gap that the seat leaves for it.
+fn senders<T>(remote: Vec<Option<RemoteSender<T>>>, near: &mut Option<Sender<T>>) -> Vec<Sender<T>> {
+    let fill = |sender: Option<RemoteSender<T>>| match sender {
+        Some(sender) => sender.into(),
+        None => near.take().expect("a seat leaves one gap, for the role beside it"),
+    };
+    remote.into_iter().map(fill).collect()
+}
+
+/// Likewise the receivers.
+fn receivers<T>(remote: Vec<Option<channel::Receiver<T>>>, near: &mut Option<Receiver<T>>) -> Vec<Receiver<T>> {
+    let fill = |receiver: Option<channel::Receiver<T>>| match receiver {
+        Some(receiver) => Receiver::Remote(receiver),
+        None => near.take().expect("a seat leaves one gap, for the role beside it"),
+    };
+    remote.into_iter().map(fill).collect()
+}
+
+fn make_worker(
+    seat: WorkerSeat,
+    inbox: Inbox,
+    near: &mut NearChannels,
+    common: &Common,
+    events: EventSender,
+) -> Worker {
+    let shares_executor = near.from_shard.is_some();
+    let metrics = Rc::new(WorkerMetrics::default());
+    let delivery = &common.config.delivery;
+    let waits = delivery.timeouts;
+    let wiring = pool::Wiring {
+        index: seat.index,
+        workers: common.config.threads.workers,
+        near: shares_executor.then_some(ShardIndex(seat.index.0)),
+        inbox,
+        from_shards: receivers(seat.from_shards, &mut near.from_shard),
+        to_shards: senders(seat.to_shards, &mut near.to_shard),
+        from_peers: seat.from_peers.into_iter().map(Receiver::Remote).collect(),
+        to_peers: seat.to_peers.into_iter().map(Sender::from).collect(),
+        options: ConnectionOptions {
+            ehlo_name: delivery.ehlo_name.clone(),
+            timeouts: Timeouts {
+                connect: waits.connect,
+                greeting: waits.greeting,
+                command: waits.command,
+                recipient: waits.recipient,
+                data: waits.data,
+                block: waits.block,
+                end_of_data: waits.end_of_data,
+                attempt: waits.attempt,
+            },
+        },
+        disk: Disk::new(&common.config.spool.directory),
+        metrics: metrics.clone(),
+    };
+    Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders)
+}
+
+async fn make_shard(
+    seat: ShardSeat,
+    inbox: Inbox,
+    near: &mut NearChannels,
+    common: &Common,
+    events: EventSender,
+) -> Result<(Rc<Shard>, Rc<Inbound>), String> {
+    let config = &common.config;
+    let shares_executor = near.from_worker.is_some();
+    let mut queue = Queue::new(queue_options(config), getrandom::u64().unwrap_or(u64::from(seat.index.0)));
+    let disk = Disk::new(&config.spool.directory);
+    let options = LogOptions {
+        segment_bytes: u32::try_from(config.spool.segment_bytes).unwrap_or(u32::MAX),
+        reserve_bytes: config.spool.reserve_bytes,
+        ..LogOptions::default()
+    };
+    let parts = open::open_parts(&disk, &seat.parts, &options, &common.fence, &mut queue, &events)
+        .await
+        .map_err(|error| error.to_string())?;
+    let ledger = Ledger::new(
+        config.threads.workers,
+        shares_executor.then_some(WorkerIndex(seat.index.0)),
+        WINDOW,
+    );
+    let metrics = Rc::new(ShardMetrics::default());
+    let shards = u64::from(config.threads.shards);
+    let wiring = shard::Wiring {
+        index: seat.index,
+        inbox,
+        from_workers: receivers(seat.from_workers, &mut near.from_worker),
+        to_workers: senders(seat.to_workers, &mut near.to_worker),
+        answers: seat.answers,
+        orders: seat.orders,
+        handed: seat.handed,
+        hand_to: seat.hand_to,
+        loads: seat.loads,
+        resolver: seat.resolver,
+        events: events.clone(),
+    };
+    let options = shard::Options {
+        hostname: config.smtp.hostname.clone(),
+        expire_after: config.delivery.expire_after,
+        resident_bytes_max: usize::try_from(config.limits.resident_bytes_max / shards).unwrap_or(usize::MAX),
+    };
+    let shard = Shard::new(wiring, options, queue, ledger, parts, metrics.clone());
+    shard.start_logs();
+    let inbound = Rc::new(make_inbound(&shard, config, metrics, events));
+    for listener in seat.listeners {
+        shard.listen(listener, &inbound).map_err(|error| format!("cannot listen: {error}"))?;
+    }
+    Ok((shard, inbound))
+}
+
+fn make_inbound(shard: &Rc<Shard>, config: &Config, metrics: Rc<ShardMetrics>, events: EventSender) -> Inbound {
+    let smtp = &config.smtp;
+    let shards = u64::from(config.threads.shards);
+    let networks = smtp.relay_networks.clone();
+    let keeper = shard.clone();
+    Inbound {
+        options: server::Options::new(
+            &smtp.hostname,
+            smtp.message_bytes_max,
+            usize::from(smtp.recipients_max),
+            Extensions::default(),
+        ),
+        rules: RelayRules::new(&smtp.relay_domains),
+        trusts: Box::new(move |peer: IpAddr| networks.iter().any(|network| network.contains(peer))),
+        admission: Admission::new(Budget {
+            connections: config.limits.connections_max.div_ceil(shards as u32),
+            in_flight_bytes: config.limits.in_flight_bytes_max / shards,
+        }),
+        log: shard.active_log().clone(),
+        on_accepted: Box::new(move |message, location, size| keeper.accepted(message, location, size)),
+        metrics,
+        events,
+        command_timeout: smtp.command_timeout,
+        data_timeout: smtp.data_timeout,
+        expire_after: config.delivery.expire_after,
+        sessions: Sessions::default(),
+    }
+}
+
+fn queue_options(config: &Config) -> QueueOptions {
+    let delivery = &config.delivery;
+    QueueOptions {
+        retry: RetryOptions {
+            first: delivery.retry_first,
+            factor: delivery.retry_factor,
+            max: delivery.retry_max,
+            jitter: delivery.retry_jitter,
+        },
+        hold_max: delivery.hold_max,
+        ..QueueOptions::default()
+    }
+}

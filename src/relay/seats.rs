@@ -1,5 +1,51 @@
 //! Makes the channels between all roles, and lays the roles on executors.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crossbeam_channel as channel;
+
+use super::{CHANNEL_ROOM, CONTROL_ROOM, Orders, StartError, system};
+use crate::config::Config;
+use crate::control::resolver::{self, ResolverCounters, ResolverHandle};
+use crate::delivery::job::Payload;
+use crate::delivery::pool::Peer;
+use crate::exchange::{ToShard, ToWorker};
+use crate::id::{ShardIndex, WorkerIndex};
+use crate::inbound::accept::Loads;
+use crate::net::doorbell::{self, RemoteSender, Ringer};
+use crate::net::executor;
+use crate::routing::RouteAnswer;
+use crate::shard::open::PartPlan;
+use crate::spool::layout::{self, Layout};
+use crate::{shard, worker};
+
+/// Answers of the resolver that may wait for a shard.
+const ANSWERS_ROOM: usize = 16 * 1024;
+/// Orders of control, and connections handed over, that may wait for a role.
+const ORDERS_ROOM: usize = 256;
+
+/// Everything that is handed to the executors, and what control keeps.
+pub(super) struct Made {
+    pub seats: Vec<Seat>,
+    pub orders: Orders,
+    pub resolver: Arc<ResolverCounters>,
+}
+
+/// Which parts each of `shards` shards hosts, its active one first. Missing ones are made; those beyond the shards there
+/// are now are drained by them, in turn.
+pub(super) fn plan_parts(spool: &mut Layout, shards: u16) -> std::io::Result<Vec<Vec<PartPlan>>> {
+    let mut parts = spool.parts()?;
+    while parts.len() < usize::from(shards) {
+        parts.push(spool.create_part()?);
+    }
+    let mut plans = vec![Vec::new(); usize::from(shards)];
+    for (nth, id) in parts.into_iter().enumerate() {
+        plans[nth % usize::from(shards)].push(PartPlan { id, dir: layout::part_dir(id) });
+    }
+    Ok(plans)
+}
+
 /// What one executor is given.
 pub(super) struct Seat {
     pub name: String,
@@ -20,7 +66,7 @@ pub(super) struct ShardSeat {
     pub loads: Loads,
     pub resolver: ResolverHandle,
     pub listeners: Vec<OwnedFd>,
-    pub parts: Vec<open::PartPlan>,
+    pub parts: Vec<PartPlan>,
 }
 
 pub(super) struct WorkerSeat {
@@ -33,39 +79,36 @@ pub(super) struct WorkerSeat {
     pub orders: channel::Receiver<worker::Order>,
 }
 
-/// Makes every channel and gives each executor its ends.
-fn seats(
+/// Makes every channel and gives each role its ends.
+pub(super) fn make(
     config: &Arc<Config>,
     shared: bool,
     sockets: Vec<Vec<OwnedFd>>,
-    spool: &SpoolDirectory,
-) -> Result<(Vec<Seat>, Orders), StartError> {
-    let (shards, workers) = (usize::from(config.threads.shards), usize::from(config.threads.workers));
-    let bell = || Ringer::new().map_err(system("cannot make an eventfd"));
-    let shard_bells: Vec<_> = (0..shards).map(|_| bell()).collect::<Result<_, _>>()?;
-    let worker_bells: Vec<_> = (0..workers).map(|_| bell()).collect::<Result<_, _>>()?;
-    let capacity = WINDOW.jobs as usize + CONTROL_ROOM;
-    let (hand_to, handed): (Vec<_>, Vec<_>) = shard_bells.iter().map(|bell| doorbell::remote(256, bell)).unzip();
-    let (answer_to, answers): (Vec<_>, Vec<_>) =
-        shard_bells.iter().map(|bell| doorbell::remote(ANSWERS_ROOM, bell)).unzip();
-    let (shard_orders, shard_inboxes): (Vec<_>, Vec<_>) =
-        shard_bells.iter().map(|bell| doorbell::remote(64, bell)).unzip();
-    let (worker_orders, worker_inboxes): (Vec<_>, Vec<_>) =
-        worker_bells.iter().map(|bell| doorbell::remote(64, bell)).unzip();
+    plans: Vec<Vec<PartPlan>>,
+) -> Result<Made, StartError> {
+    let bells = |count: u16| {
+        let made: std::io::Result<Vec<_>> = (0..count).map(|_| Ringer::new()).collect();
+        made.map_err(system("cannot make an eventfd"))
+    };
+    let shard_bells = bells(config.threads.shards)?;
+    let worker_bells = bells(config.threads.workers)?;
+    let (answer_to, answers) = inboxes(ANSWERS_ROOM, &shard_bells);
     let resolver = resolver::start(config, move |shard, domain, answer| {
         // A full channel loses the answer; the shard asks again.
         let _ = answer_to[usize::from(shard.0)].send((domain, answer));
     })
     .map_err(system("cannot start the DNS thread"))?;
+    let (shard_orders, shard_inboxes) = inboxes(ORDERS_ROOM, &shard_bells);
+    let (worker_orders, worker_inboxes) = inboxes(ORDERS_ROOM, &worker_bells);
+    let (hand_to, handed) = inboxes(ORDERS_ROOM, &shard_bells);
     let loads = Loads::new(config.threads.shards);
-    let parts = spool.plan(config.threads.shards)?;
 
-    let mut shard_seats: Vec<ShardSeat> = Vec::new();
-    let rest = handed.into_iter().zip(answers).zip(shard_inboxes).zip(sockets).zip(parts);
-    for (index, ((((handed, answers), orders), listeners), parts)) in rest.enumerate() {
-        shard_seats.push(ShardSeat {
-            index: ShardIndex(index as u16),
-            bell: shard_bells[index].clone(),
+    let mut shards = Vec::new();
+    let parts = shard_inboxes.into_iter().zip(answers).zip(handed).zip(sockets).zip(plans);
+    for (bell, ((((orders, answers), handed), listeners), parts)) in shard_bells.iter().zip(parts) {
+        shards.push(ShardSeat {
+            index: ShardIndex(shards.len() as u16),
+            bell: bell.clone(),
             from_workers: Vec::new(),
             to_workers: Vec::new(),
             answers,
@@ -78,11 +121,11 @@ fn seats(
             parts,
         });
     }
-    let mut worker_seats: Vec<WorkerSeat> = Vec::new();
-    for (index, orders) in worker_inboxes.into_iter().enumerate() {
-        worker_seats.push(WorkerSeat {
-            index: WorkerIndex(index as u16),
-            bell: worker_bells[index].clone(),
+    let mut workers = Vec::new();
+    for (bell, orders) in worker_bells.iter().zip(worker_inboxes) {
+        workers.push(WorkerSeat {
+            index: WorkerIndex(workers.len() as u16),
+            bell: bell.clone(),
             from_shards: Vec::new(),
             to_shards: Vec::new(),
             from_peers: Vec::new(),
@@ -90,37 +133,47 @@ fn seats(
             orders,
         });
     }
-    for (s, shard) in shard_seats.iter_mut().enumerate() {
-        for (w, worker) in worker_seats.iter_mut().enumerate() {
-            if shared && s == w {
-                // The two ends are made on their executor.
+    connect(&mut shards, &mut workers, shared);
+    let orders = Orders { shards: shard_orders, workers: worker_orders };
+    Ok(Made { seats: lay(config, shared, shards, workers), orders, resolver: resolver.counters })
+}
+
+/// A channel into each role.
+fn inboxes<T>(room: usize, bells: &[Ringer]) -> (Vec<RemoteSender<T>>, Vec<channel::Receiver<T>>) {
+    bells.iter().map(|bell| doorbell::remote(room, bell)).unzip()
+}
+
+/// Joins every shard with every worker, and the workers with each other.
+fn connect(shards: &mut [ShardSeat], workers: &mut [WorkerSeat], shared: bool) {
+    for shard in shards {
+        for worker in &mut *workers {
+            if shared && shard.index.0 == worker.index.0 {
+                // A gap: these two ends are made on their executor.
                 shard.to_workers.push(None);
                 shard.from_workers.push(None);
                 worker.from_shards.push(None);
                 worker.to_shards.push(None);
                 continue;
             }
-            let (to_worker, from_shard) = doorbell::remote(capacity, &worker_bells[w]);
-            let (to_shard, from_worker) = doorbell::remote(capacity, &shard_bells[s]);
+            let (to_worker, from_shard) = doorbell::remote(CHANNEL_ROOM, &worker.bell);
+            let (to_shard, from_worker) = doorbell::remote(CHANNEL_ROOM, &shard.bell);
             shard.to_workers.push(Some(to_worker));
             shard.from_workers.push(Some(from_worker));
             worker.from_shards.push(Some(from_shard));
             worker.to_shards.push(Some(to_shard));
         }
     }
-    for from in 0..workers {
-        for to in 0..workers {
-            let (sender, receiver) = doorbell::remote(CONTROL_ROOM, &worker_bells[to]);
-            worker_seats[from].to_peers.push(sender);
-            worker_seats[to].from_peers.push(receiver);
+    for from in 0..workers.len() {
+        for to in 0..workers.len() {
+            let (sender, receiver) = doorbell::remote(CONTROL_ROOM, &workers[to].bell);
+            workers[from].to_peers.push(sender);
+            workers[to].from_peers.push(receiver);
         }
     }
-    let orders = Orders { shards: shard_orders, workers: worker_orders };
-    Ok((seat_all(config, shared, shard_seats, worker_seats), orders))
 }
 
 /// Lays the roles on executors.
-fn seat_all(config: &Config, shared: bool, shards: Vec<ShardSeat>, workers: Vec<WorkerSeat>) -> Vec<Seat> {
+fn lay(config: &Config, shared: bool, shards: Vec<ShardSeat>, workers: Vec<WorkerSeat>) -> Vec<Seat> {
     let cpus = executor::online_cpus();
     let cpu = |nth: usize| (config.threads.pin && nth < cpus.len()).then(|| cpus[nth]);
     let mut seats = Vec::new();

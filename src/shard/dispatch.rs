@@ -1,10 +1,15 @@
 //! Ready legs and credits become jobs.
 
+use std::time::Duration;
+
 use super::{ROUND, Shard};
 use crate::clock::WallTime;
 use crate::delivery::job::Payload;
+use crate::event::Event;
 use crate::exchange::{Job, ToWorker};
 use crate::id::{PathId, WorkerIndex};
+use crate::net;
+use crate::outcome::{Enhanced, Reply};
 use crate::queue;
 
 impl Shard {
@@ -14,44 +19,75 @@ impl Shard {
         while let Some(domain) = queue.poll_unrouted() {
             if !self.wiring.resolver.ask(self.wiring.index, domain) {
                 // Control is behind: the same domain again in a moment.
-                let (domain, now) = (domain.to_owned(), crate::net::now());
-                let reply = crate::outcome::Reply::new(0, crate::outcome::Enhanced(4, 4, 3), "DNS lookup waits its turn");
-                queue.delay_domain(&domain, now.mono + std::time::Duration::from_secs(1), reply);
+                let domain = domain.to_owned();
+                let reply = Reply::new(0, Enhanced(4, 4, 3), "DNS lookup waits its turn");
+                queue.delay_domain(&domain, net::now().mono + Duration::from_secs(1), reply);
                 return;
             }
         }
     }
 
     /// Tells workers of demand and sends what credits and windows allow; whether there is more to send at once.
-    pub(super) fn dispatch(&self) -> bool {
+    pub(super) async fn dispatch(&self) -> bool {
         if self.stopping.get() || self.active_log().fence().reason().is_some() {
             return false;
         }
-        let mut queue = self.queue.borrow_mut();
-        let mut ledger = self.ledger.borrow_mut();
-        while let Some((path, demand)) = queue.poll_demand() {
-            ledger.set_ready(path, demand.ready, demand.oldest);
-        }
-        self.tell_demand(&mut ledger);
+        self.tell_demand();
         for _ in 0..ROUND {
-            let Some((path, worker)) = ledger.next_send() else {
-                self.tell_demand(&mut ledger);
+            let Some((path, worker)) = ({ self.ledger.borrow_mut().next_send() }) else {
+                self.tell_demand();
                 return false;
             };
-            let limit = ledger.spec(path).map_or(1, |spec| u32::from(spec.limits.recipients_per_transaction));
-            match queue.pop(path, limit) {
-                Some(job) => {
-                    let job = self.job(&job, path);
-                    ledger.sent(path, worker, job.bytes);
-                    self.send(worker, job);
+            match self.pop(path) {
+                Some(ready) => {
+                    if let Some(body) = self.payload(&ready).await {
+                        self.send(worker, self.job(&ready, path, body));
+                    } else {
+                        // Damaged or just being moved: not lost, and not a reason to stop here.
+                        self.queue.borrow_mut().not_tried(ready.leg, ready.recipients);
+                        return false;
+                    }
                 }
-                None => ledger.set_ready(path, 0, WallTime::default()),
+                None => self.ledger.borrow_mut().set_ready(path, 0, WallTime::default()),
             }
         }
         true
     }
 
-    fn tell_demand(&self, ledger: &mut crate::exchange::ledger::Ledger) {
+    fn pop(&self, path: PathId) -> Option<queue::Job> {
+        let limit = {
+            let ledger = self.ledger.borrow();
+            ledger.spec(path).map_or(1, |spec| u32::from(spec.limits.recipients_per_transaction))
+        };
+        self.queue.borrow_mut().pop(path, limit)
+    }
+
+    /// The message, or the means to read it: from memory without waiting, else with its segments pinned.
+    async fn payload(&self, ready: &queue::Job) -> Option<Payload> {
+        if let Some(message) = self.resident.borrow().message(ready.id) {
+            return Some(Payload::Resident(message.clone()));
+        }
+        let log = self.log_of(ready.id);
+        if let Ok(pinned) = log.pin(ready.id, ready.location).await {
+            return Some(Payload::Spooled(pinned));
+        }
+        // It may have been moved while it was being pinned.
+        let location = self.queue.borrow().state(ready.id)?.0;
+        match log.pin(ready.id, location).await {
+            Ok(pinned) => Some(Payload::Spooled(pinned)),
+            Err(error) => {
+                let what = format!("message {} cannot be read back: {error}", ready.id).into();
+                self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what });
+                None
+            }
+        }
+    }
+
+    fn tell_demand(&self) {
+        let mut ledger = self.ledger.borrow_mut();
+        while let Some((path, demand)) = { self.queue.borrow_mut().poll_demand() } {
+            ledger.set_ready(path, demand.ready, demand.oldest);
+        }
         let to = |worker: WorkerIndex| &self.wiring.to_workers[usize::from(worker.0)];
         while let Some((worker, demand)) = ledger.poll_demand(|worker| to(worker).room() > 0) {
             let said = to(worker).send(ToWorker::Demand(self.wiring.index, demand));
@@ -60,15 +96,12 @@ impl Shard {
     }
 
     fn send(&self, worker: WorkerIndex, job: Job<Payload>) {
+        self.ledger.borrow_mut().sent(job.path, worker, job.bytes);
         let sent = self.wiring.to_workers[usize::from(worker.0)].send(ToWorker::Job(job));
         assert!(sent.is_ok(), "the channel holds a whole window");
     }
 
-    fn job(&self, ready: &queue::Job, path: PathId) -> Job<Payload> {
-        let body = match self.resident.borrow().message(ready.id) {
-            Some(message) => Payload::Resident(message.clone()),
-            None => Payload::Spooled(self.log_of(ready.id).stored(ready.id, ready.location)),
-        };
+    fn job(&self, ready: &queue::Job, path: PathId, body: Payload) -> Job<Payload> {
         Job {
             shard: self.wiring.index,
             leg: ready.leg,

@@ -5,6 +5,7 @@
 //! *keeper* (here), which takes in what workers, control and timers bring, turns it into records and sends jobs. All of
 //! them run on one executor and change the state in cells that are never borrowed across an await.
 //!
+//! * [`open`] recovers the parts.
 //! * [`settle`] turns reports, expiry and refused domains into records.
 //! * [`dispatch`] turns ready legs and credits into jobs.
 //! * [`notify`] makes bounces.
@@ -14,6 +15,7 @@ mod accept;
 mod dispatch;
 mod gauges;
 mod notify;
+pub mod open;
 mod resident;
 mod settle;
 
@@ -40,11 +42,10 @@ use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
-use crate::net::event::WaitList;
 use crate::outcome::Reply;
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
-use crate::spool::Log;
+use crate::spool::DiskLog as Log;
 use resident::Resident;
 
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
@@ -125,7 +126,6 @@ pub struct Shard {
     bounces: Cell<usize>,
     accepting: Cell<usize>,
     listeners: RefCell<Vec<OwnedFd>>,
-    ended: WaitList,
 }
 
 impl Shard {
@@ -152,7 +152,6 @@ impl Shard {
             bounces: Cell::new(0),
             accepting: Cell::new(0),
             listeners: RefCell::default(),
-            ended: WaitList::default(),
         })
     }
 
@@ -196,7 +195,7 @@ impl Shard {
             let expired = self.record_expired().await;
             self.make_bounces();
             self.ask_routes();
-            let sent = self.dispatch();
+            let sent = self.dispatch().await;
             if self.is_done(&inbound) {
                 break;
             }

@@ -13,7 +13,7 @@ use crate::message::Message;
 use crate::net;
 use crate::outcome::{Bounced, LegState, Reply, Verdict};
 use crate::queue::Change;
-use crate::spool::{AppendError, Note};
+use crate::spool::{AppendError, Note, reader};
 
 /// Counts a bounce out when its task ends, however it ends.
 struct Making {
@@ -121,8 +121,18 @@ impl Shard {
             return Some((message.clone(), true));
         }
         let location = self.queue.borrow().state(id)?.0;
-        match self.log_of(id).stored(id, location).load().await {
-            Ok(loaded) => Some((Arc::new(loaded.message), loaded.chunks.is_empty())),
+        let log = self.log_of(id);
+        let opened = async {
+            let pinned = log.pin(id, location).await?;
+            reader::open(log.storage(), &pinned).await
+        };
+        match opened.await {
+            Ok(opened) => {
+                let is_whole = opened.chunks.is_empty();
+                // Of a long message the notification carries no body: its end alone would mislead.
+                let body = if is_whole { opened.rest } else { Vec::new() };
+                Some((Arc::new(Message { id, envelope: opened.envelope, body }), is_whole))
+            }
             Err(error) => {
                 let what = format!("message {id} cannot be read back for its bounce: {error}").into();
                 self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what });

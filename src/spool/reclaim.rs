@@ -18,7 +18,7 @@ use super::recovery::{self, Frame};
 use super::replay::{make_spare, segment_path};
 use super::ring::Segment;
 use super::segment::{Header, TRAILER_BYTES, Tail, read_footer};
-use super::storage::{DiskBuffer, Storage, StorageFile};
+use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
 use crate::id::{Location, MessageId};
 use crate::limits::BLOCK_BYTES;
 use crate::outcome::LegState;
@@ -325,7 +325,7 @@ impl<S: Storage> Log<S> {
         let block = file.read_at(u64::from(size - TRAILER_BYTES), BLOCK_BYTES).await?;
         let trailer = Header::decode_trailer(&block).ok().filter(|(header, _)| header.salt == salt);
         if let Some((_, footer)) = trailer {
-            let bytes = file.read_at(u64::from(footer.offset), footer.bytes as usize).await?;
+            let bytes = read_range(file, u64::from(footer.offset), footer.bytes as usize).await?;
             if bytes.len() == footer.bytes as usize && salt.checksum(&bytes) == footer.checksum {
                 read_footer::<RecordError>(&bytes, salt, number, &mut |header, _, location| {
                     take(header.id, location, header.kind);
@@ -335,7 +335,7 @@ impl<S: Storage> Log<S> {
                 return Ok(entries);
             }
         }
-        let bytes = file.read_at(0, size as usize).await?;
+        let bytes = read_range(file, 0, size as usize).await?;
         let frame = Frame { segment: number, salt, first_batch: None, end: None };
         recovery::scan::<RecordError>(&bytes, &frame, &mut |record, location| {
             take(record.header.id, location, record.header.kind);

@@ -18,7 +18,7 @@ use super::ring::{Ring, Segment, Spare};
 use super::segment::{
     BATCHES_OFFSET, Footer, FooterBuilder, Header, HeaderError, TRAILER_BYTES, Tail, read_footer,
 };
-use super::storage::{DiskBuffer, Storage, StorageFile};
+use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
 use crate::envelope::Envelope;
 use crate::id::{Location, MessageId, PartId};
 use crate::limits::BLOCK_BYTES;
@@ -264,18 +264,12 @@ impl<S: Storage> Replay<S> {
     }
 
     async fn read_whole(&self, found: &Found<S>) -> Result<Vec<u8>, SpoolError> {
-        const PIECE: usize = 4 << 20;
-        let mut bytes = Vec::with_capacity(found.size as usize);
-        while bytes.len() < found.size as usize {
-            let piece = PIECE.min(found.size as usize - bytes.len());
-            let read = found.file.read_at(bytes.len() as u64, piece).await;
-            let read = read.map_err(self.disk("read", &found.path))?;
-            if read.is_empty() {
-                return Err(self.disk("read", &found.path)(std::io::ErrorKind::UnexpectedEof.into()));
-            }
-            bytes.extend_from_slice(&read);
+        let read = read_range(&found.file, 0, found.size as usize).await;
+        let bytes = read.map_err(self.disk("read", &found.path))?;
+        if bytes.len() == found.size as usize {
+            return Ok(bytes);
         }
-        Ok(bytes)
+        Err(self.disk("read", &found.path)(std::io::ErrorKind::UnexpectedEof.into()))
     }
 
     fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
@@ -333,10 +327,10 @@ impl<S: Storage> Replay<S> {
         if footer.offset < BATCHES_OFFSET || footer.offset.saturating_add(footer.bytes) > found.size {
             return Ok(None);
         }
-        let read = found.file.read_at(u64::from(footer.offset), footer.bytes as usize).await;
+        let read = read_range(&found.file, u64::from(footer.offset), footer.bytes as usize).await;
         let read = read.map_err(self.disk("read", &found.path))?;
         let intact = read.len() == footer.bytes as usize && trailer.salt.checksum(&read) == footer.checksum;
-        Ok(intact.then(|| read.to_vec()))
+        Ok(intact.then_some(read))
     }
 
     fn apply_record(

@@ -37,7 +37,7 @@ pub trait StorageFile {
     /// Writes the whole buffer at `offset`, both multiples of [`crate::limits::BLOCK_BYTES`], and returns when it is
     /// *durable*. A short write is an error.
     async fn write_at(&self, buffer: Self::Buffer, offset: u64) -> io::Result<()>;
-    /// Reads up to `bytes` at `offset`, any alignment; fewer only at the file's end.
+    /// Reads up to `bytes` at `offset`, any alignment. Fewer only at the file's end, or above 1 MiB at a time.
     async fn read_at(&self, offset: u64, bytes: usize) -> io::Result<Self::Bytes>;
     /// Makes everything in the file durable, also what others wrote before this process.
     async fn sync(&self) -> io::Result<()>;
@@ -82,4 +82,17 @@ pub trait Storage: Clone + 'static {
     fn now(&self) -> Moment;
     /// Waits.
     async fn sleep(&self, wait: Duration);
+}
+
+/// Reads `bytes` at `offset`, or as many as there are.
+pub(crate) async fn read_range<F: StorageFile>(file: &F, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut all = Vec::with_capacity(bytes);
+    while all.len() < bytes {
+        let piece = file.read_at(offset + all.len() as u64, bytes - all.len()).await?;
+        if piece.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(all)
 }

@@ -1,0 +1,89 @@
+//! What a transaction sends: a message in memory, or one read back from the spool.
+//!
+//! A short message that was read back is whole in memory until its transaction ends; a long one is read chunk by chunk
+//! while it is sent, so a connection holds at most one chunk. Ids and checksums are verified before a byte leaves.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::job::{ActiveJob, Payload};
+use super::pool::Pool;
+use crate::envelope::Envelope;
+use crate::message::Message;
+use crate::protocol::client::{Client, Transaction};
+use crate::spool::Pinned;
+use crate::spool::reader::{self, Opened, ReadError};
+use crate::spool::storage::disk::DiskPin;
+
+/// Envelope and body of a job.
+pub(super) enum Content {
+    /// Shared with the shard.
+    Resident(Arc<Message>),
+    /// Read back.
+    Spooled { opened: Opened, pinned: Pinned<DiskPin> },
+}
+
+impl Content {
+    /// Reads what the job's transaction begins with.
+    pub async fn load(pool: &Pool, job: &ActiveJob) -> Result<Self, ReadError> {
+        match &job.job().body {
+            Payload::Resident(message) => Ok(Self::Resident(message.clone())),
+            Payload::Spooled(pinned) => {
+                let opened = reader::open(pool.disk(), pinned).await?;
+                Ok(Self::Spooled { opened, pinned: pinned.clone() })
+            }
+        }
+    }
+
+    fn envelope(&self) -> &Envelope {
+        match self {
+            Self::Resident(message) => &message.envelope,
+            Self::Spooled { opened, .. } => &opened.envelope,
+        }
+    }
+
+    /// Whether all of the body is in memory, and its size if it is.
+    fn size(&self) -> (bool, usize) {
+        match self {
+            Self::Resident(message) => (true, message.body.len()),
+            Self::Spooled { opened, .. } => {
+                let chunks: usize = opened.chunks.iter().map(|chunk| reader::chunk_body_bytes(*chunk)).sum();
+                (opened.chunks.is_empty(), chunks + opened.rest.len())
+            }
+        }
+    }
+
+    /// Begins the job's transaction.
+    pub fn begin(&self, client: &mut Client, tag: u64, job: &ActiveJob) {
+        let envelope = self.envelope();
+        let (body_ready, size) = self.size();
+        let transaction = Transaction {
+            sender: envelope.sender(),
+            parameters: envelope.parameters(),
+            envid: envelope.envid(),
+            size: size as u64,
+            body_ready,
+        };
+        let (first, wanted) = (job.job().first, job.job().recipients);
+        let recipients = envelope.recipients().filter_map(move |recipient| {
+            let place = u32::from(recipient.index.checked_sub(first)?);
+            (place < u64::BITS && wanted & (1 << place) != 0).then_some((place, recipient))
+        });
+        client.begin(tag, transaction, recipients);
+    }
+
+    /// The body's piece `nth`, from 0, and whether it is the last.
+    pub async fn piece(&self, pool: &Pool, nth: usize) -> Result<(Cow<'_, [u8]>, bool), ReadError> {
+        match self {
+            Self::Resident(message) => Ok((Cow::Borrowed(&message.body), true)),
+            Self::Spooled { opened, pinned } => match opened.chunks.get(nth) {
+                Some(chunk) => {
+                    let mut body = Vec::new();
+                    reader::read_chunk(pool.disk(), pinned, *chunk, &mut body).await?;
+                    Ok((Cow::Owned(body), false))
+                }
+                None => Ok((Cow::Borrowed(&opened.rest), true)),
+            },
+        }
+    }
+}
