@@ -8,14 +8,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::sync::{Mutex, Notify, mpsc};
+use crossbeam_channel::Receiver;
+use tokio::sync::{Mutex, Notify};
 
 use super::exposition::Exposition;
 use super::process::Process;
@@ -26,22 +27,11 @@ pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long open requests are waited for when the thread is stopped.
 const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Takes a role's answer. Sending never waits.
-#[derive(Clone, Debug)]
-pub struct SnapshotSender(mpsc::UnboundedSender<RoleSnapshot>);
-
-impl SnapshotSender {
-    /// Hands the answer over; nobody is there to take it when the scrape has ended.
-    pub fn send(&self, snapshot: RoleSnapshot) {
-        let _ = self.0.send(snapshot);
-    }
-}
-
 /// The way to all shards and workers, as whoever wires them knows it.
 pub trait Roles: Send + Sync + 'static {
-    /// Asks every role to send its snapshot to a clone of `answers`, without waiting for any. A role that cannot be
-    /// asked now is left out.
-    fn request_snapshots(&self, answers: &SnapshotSender);
+    /// Asks every role for its snapshot, without waiting for any. The channel closes when all have answered; a role
+    /// that cannot be asked now is left out.
+    fn request_snapshots(&self) -> Receiver<RoleSnapshot>;
 }
 
 /// Why the relay is not ready for mail.
@@ -219,21 +209,19 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     // One scrape at a time, so that a stampede of them asks the roles no more often than they can answer.
     let mut exposition = admin.exposition.lock().await;
-    let (sender, mut answers) = mpsc::unbounded_channel();
-    admin.roles.request_snapshots(&SnapshotSender(sender));
-    let mut missing = exposition.roles();
-    let collect = async {
-        while missing > 0
-            && let Some(snapshot) = answers.recv().await
-        {
-            exposition.update(snapshot);
-            missing -= 1;
-        }
-    };
-    // Roles that did not answer are counted below.
-    let _ = tokio::time::timeout(ANSWER_WAIT_MAX, collect).await;
+    let answers = admin.roles.request_snapshots();
+    // On a thread for it: this one goes on answering /healthz.
+    let snapshots = tokio::task::spawn_blocking(move || collect(&answers)).await.unwrap_or_default();
+    let missing = exposition.roles().saturating_sub(snapshots.len());
+    snapshots.into_iter().for_each(|snapshot| exposition.update(snapshot));
     let text = exposition.text(missing, &Process::read());
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)
+}
+
+/// The snapshots that come in time.
+fn collect(answers: &Receiver<RoleSnapshot>) -> Vec<RoleSnapshot> {
+    let deadline = Instant::now() + ANSWER_WAIT_MAX;
+    std::iter::from_fn(|| answers.recv_deadline(deadline).ok()).collect()
 }
 
 #[cfg(test)]
@@ -244,17 +232,18 @@ mod tests {
     use crate::metrics::ShardMetrics;
     use std::io::{Read, Write};
 
-    /// Shard 0 answers from a thread of its own; the worker never does, and says so by dropping the sender.
+    /// Shard 0 answers from a thread of its own; the worker never does.
     struct OneAnswers;
 
     impl Roles for OneAnswers {
-        fn request_snapshots(&self, answers: &SnapshotSender) {
-            let answers = answers.clone();
+        fn request_snapshots(&self) -> Receiver<RoleSnapshot> {
+            let (sender, answers) = crossbeam_channel::bounded(2);
             std::thread::spawn(move || {
                 let metrics = ShardMetrics::default();
                 metrics.messages_accepted.add(42);
-                answers.send(metrics.role_snapshot(ShardIndex(0)));
+                let _ = sender.send(metrics.role_snapshot(ShardIndex(0)));
             });
+            answers
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
@@ -22,7 +22,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 
 use crate::clock::WallTime;
 use crate::config::{Log, LogFormat, LogLevel};
-use crate::event::Event;
+use crate::event::{Event, event_channel};
 use crate::outcome::{Enhanced, Reply, Verdict};
 
 /// Time between two looks into the channel.
@@ -43,10 +43,11 @@ thread_local! {
     static LINE_TIME: Cell<Option<WallTime>> = const { Cell::new(None) };
 }
 
-/// Sets up log lines for the whole process: `RUST_LOG` if it is set, else the configured level.
+/// Sets up log lines for the whole process: `RUST_LOG` if it is set, else the configured level. What an embedding process
+/// or a test has set up before stays.
 ///
 /// # Errors
-/// When `RUST_LOG` cannot be understood, or log lines have been set up before.
+/// When `RUST_LOG` cannot be understood.
 pub fn init(options: &Log) -> Result<(), String> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives).map_err(|error| {
@@ -56,7 +57,8 @@ pub fn init(options: &Log) -> Result<(), String> {
     };
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let subscriber = subscriber(options.format, filter, colours, StandardError);
-    tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
 }
 
 /// The configured level for our own lines; the libraries' only when they are errors, since they tell of peers' faults as
@@ -143,23 +145,31 @@ impl FormatTime for EventTime {
     }
 }
 
-/// The running thread.
+/// The running thread, and the channel into it.
 #[derive(Debug)]
 pub struct LogThread {
+    events: Sender<Event>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl LogThread {
-    /// Starts to make lines of `events`.
+    /// Sets log lines up ([`init`]) and starts to make them of events.
     ///
     /// # Errors
-    /// When the thread cannot be made.
-    pub fn start(events: Receiver<Event>) -> io::Result<Self> {
+    /// When `RUST_LOG` cannot be understood, or the thread cannot be made.
+    pub fn start(options: &Log) -> io::Result<Self> {
+        init(options).map_err(io::Error::other)?;
+        let (events, inbox) = event_channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = std::thread::Builder::new().name("log".into()).spawn(move || run(&events, &stopped))?;
-        Ok(Self { stop, thread })
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || run(&inbox, &stopped))?;
+        Ok(Self { events, stop, thread })
+    }
+
+    /// The way in, from which each role makes its [`crate::event::EventSender`] on its own thread.
+    pub fn sender(&self) -> Sender<Event> {
+        self.events.clone()
     }
 
     /// Writes what is in the channel and ends the thread. To be called when the roles have ended.
@@ -385,11 +395,11 @@ mod tests {
 
     #[test]
     fn what_was_sent_before_the_stop_is_made_into_lines() {
-        let (sender, receiver) = crossbeam_channel::bounded(4);
+        let (sender, receiver) = event_channel();
+        let stopped = AtomicBool::new(true);
         sender.send(outcome("a", "")).expect("room");
-        let thread = LogThread::start(receiver.clone()).expect("thread");
         sender.send(outcome("b", "")).expect("room");
-        thread.stop();
+        run(&receiver, &stopped);
         assert!(receiver.is_empty());
     }
 }
