@@ -24,11 +24,11 @@ mod tests;
 
 pub use commit::{Committed, Log, LogOptions, LogStats, Note, Ticket};
 pub use error::{AppendError, Fence, SpoolError};
-pub use reclaim::Liveness;
-pub use ring::SegmentPin;
 pub use layout::Layout;
 pub use reader::Pinned;
+pub use reclaim::Liveness;
 pub use replay::{Recovered, RecoveryReport};
+pub use ring::SegmentPin;
 
 /// A log on the real disk.
 #[cfg(feature = "runtime")]

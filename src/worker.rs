@@ -7,15 +7,14 @@ use crossbeam_channel as channel;
 use crate::delivery::pool::Pool;
 use crate::event::EventSender;
 use crate::id::WorkerIndex;
-use crate::control::admin::SnapshotSender;
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{RoleSnapshot, WorkerMetrics};
 use crate::net;
 
 /// What control tells a worker.
 #[derive(Debug)]
 pub enum Order {
     /// Answer with the counters.
-    Snapshot(SnapshotSender),
+    Snapshot(channel::Sender<RoleSnapshot>),
     /// Stop: no new transactions.
     Stop,
     /// The time for stopping is over: end what is still open.
@@ -55,7 +54,7 @@ impl Worker {
             match order {
                 Order::Snapshot(answer) => {
                     self.update_gauges();
-                    answer.send(self.metrics.role_snapshot(self.index));
+                    let _ = answer.try_send(self.metrics.role_snapshot(self.index));
                 }
                 Order::Stop => self.pool.stop(),
                 Order::Hurry => self.pool.shut_connections(),

@@ -32,7 +32,9 @@ impl RelayRules {
         let same = |pattern: &Box<str>| pattern.eq_ignore_ascii_case(domain);
         let below = |suffix: &Box<str>| {
             let at = domain.len().checked_sub(suffix.len());
-            at.is_some_and(|at| at > 0 && domain.is_char_boundary(at) && domain[at..].eq_ignore_ascii_case(suffix))
+            at.is_some_and(|at| {
+                at > 0 && domain.is_char_boundary(at) && domain[at..].eq_ignore_ascii_case(suffix)
+            })
         };
         self.domains_exact.iter().any(same) || self.domains_below.iter().any(below)
     }

@@ -279,7 +279,8 @@ impl Driver<'_> {
 
     /// A body is about to come: gives it an id, memory, and its trace header.
     fn begin_body(&mut self) {
-        let declared = self.policy.declared_size.map_or(BODY_ROOM, |size| usize::try_from(size).unwrap_or(usize::MAX));
+        let declared =
+            self.policy.declared_size.map_or(BODY_ROOM, |size| usize::try_from(size).unwrap_or(usize::MAX));
         let room = declared.saturating_add(TRACE_ROOM).min(BODY_INLINE_BYTES_MAX);
         if !self.reservation.grow_to(room) {
             self.reject(RejectReason::Budget);

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::config::{Config, Wiring as WiringChoice};
-use crate::control::admin::{Roles, SnapshotSender};
+use crate::control::admin::Roles;
 use crate::control::log::LogThread;
 use crate::control::resolver::ResolverCounters;
-use crate::event::EVENTS_WAITING_MAX;
 use crate::exchange::ledger::WindowLimits;
+use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
 use crate::net::listener;
@@ -123,14 +123,13 @@ impl Relay {
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
-        let (events, lines) = channel::bounded(EVENTS_WAITING_MAX);
-        let log = LogThread::start(lines).map_err(system("cannot start the log thread"))?;
+        let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
         let plans = seats::plan_parts(&mut spool, config.threads.shards)
             .map_err(system("cannot make a part of the spool"))?;
         let made = seats::make(&config, shared, sockets, plans)?;
         let (recovered, recoveries) = mpsc::channel();
         let fence = Fence::default();
-        let common = Common { config, events, fence: fence.clone(), recovered };
+        let common = Common { config, events: log.sender(), fence: fence.clone(), recovered };
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
@@ -223,7 +222,8 @@ fn make_directory(path: &std::path::Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            let reason = format!("cannot create {}: {error}; choose another place with --spool", path.display());
+            let reason =
+                format!("cannot create {}: {error}; choose another place with --spool", path.display());
             Err(SpoolError::Layout(reason).into())
         }
         _ => Ok(()),
@@ -239,13 +239,15 @@ fn is_shared(config: &Config) -> bool {
 }
 
 impl Roles for Orders {
-    fn request_snapshots(&self, answers: &SnapshotSender) {
+    fn request_snapshots(&self) -> channel::Receiver<RoleSnapshot> {
+        let (answer, answers) = channel::bounded(self.shards.len() + self.workers.len());
         for shard in &self.shards {
-            let _ = shard.send(shard::Order::Snapshot(answers.clone()));
+            let _ = shard.send(shard::Order::Snapshot(answer.clone()));
         }
         for worker in &self.workers {
-            let _ = worker.send(worker::Order::Snapshot(answers.clone()));
+            let _ = worker.send(worker::Order::Snapshot(answer.clone()));
         }
+        answers
     }
 }
 
@@ -269,4 +271,3 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), Sta
     }
     Ok((by_shard, listening))
 }
-

@@ -129,7 +129,10 @@ fn senders<T>(remote: Vec<Option<RemoteSender<T>>>, near: &mut Option<Sender<T>>
 }
 
 /// Likewise the receivers.
-fn receivers<T>(remote: Vec<Option<channel::Receiver<T>>>, near: &mut Option<Receiver<T>>) -> Vec<Receiver<T>> {
+fn receivers<T>(
+    remote: Vec<Option<channel::Receiver<T>>>,
+    near: &mut Option<Receiver<T>>,
+) -> Vec<Receiver<T>> {
     let fill = |receiver: Option<channel::Receiver<T>>| match receiver {
         Some(receiver) => Receiver::Remote(receiver),
         None => near.take().expect("a seat leaves one gap, for the role beside it"),
@@ -200,11 +203,8 @@ async fn make_shard(
     let parts = open::open_parts(&disk, &seat.parts, &options, &common.fence, &mut queue, &events)
         .await
         .map_err(|error| error.to_string())?;
-    let ledger = Ledger::new(
-        config.threads.workers,
-        shares_executor.then_some(WorkerIndex(seat.index.0)),
-        WINDOW,
-    );
+    let ledger =
+        Ledger::new(config.threads.workers, shares_executor.then_some(WorkerIndex(seat.index.0)), WINDOW);
     let metrics = Rc::new(ShardMetrics::default());
     let shards = u64::from(config.threads.shards);
     let wiring = shard::Wiring {
@@ -234,7 +234,12 @@ async fn make_shard(
     Ok((shard, inbound))
 }
 
-fn make_inbound(shard: &Rc<Shard>, config: &Config, metrics: Rc<ShardMetrics>, events: EventSender) -> Inbound {
+fn make_inbound(
+    shard: &Rc<Shard>,
+    config: &Config,
+    metrics: Rc<ShardMetrics>,
+    events: EventSender,
+) -> Inbound {
     let smtp = &config.smtp;
     let shards = u64::from(config.threads.shards);
     let networks = smtp.relay_networks.clone();

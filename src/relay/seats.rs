@@ -200,4 +200,3 @@ fn lay(config: &Config, shared: bool, shards: Vec<ShardSeat>, workers: Vec<Worke
     }
     seats
 }
-

@@ -8,9 +8,9 @@ use super::{ROUND, Shard};
 use crate::id::ShardIndex;
 use crate::inbound::session::{self, Inbound};
 use crate::metrics::ConnectionResult;
+use crate::net;
 use crate::net::listener::{self, Accepted, Listener};
 use crate::net::stream::Stream;
-use crate::net;
 use crate::protocol::reply;
 
 /// Gives a place on the shard back when the connection's task ends, however it ends.

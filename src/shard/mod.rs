@@ -30,7 +30,6 @@ use crossbeam_channel as channel;
 use foldhash::fast::RandomState;
 
 use crate::clock::Moment;
-use crate::control::admin::SnapshotSender;
 use crate::control::resolver::ResolverHandle;
 use crate::delivery::job::Payload;
 use crate::event::EventSender;
@@ -40,7 +39,7 @@ use crate::id::{Location, MessageId, PartId, PathId, ShardIndex};
 use crate::inbound::accept::Loads;
 use crate::inbound::session::Inbound;
 use crate::message::Message;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
 use crate::outcome::Reply;
@@ -59,7 +58,7 @@ const BOUNCES_MAX: usize = 8;
 #[derive(Debug)]
 pub enum Order {
     /// Answer with the counters.
-    Snapshot(SnapshotSender),
+    Snapshot(channel::Sender<RoleSnapshot>),
     /// Stop: no new connections, transactions or jobs.
     Stop,
     /// The time for stopping is over: end what is still open.
@@ -240,7 +239,7 @@ impl Shard {
             match order {
                 Order::Snapshot(answer) => {
                     self.update_gauges(inbound);
-                    answer.send(self.metrics.role_snapshot(self.wiring.index));
+                    let _ = answer.try_send(self.metrics.role_snapshot(self.wiring.index));
                 }
                 Order::Stop => self.stop(inbound),
                 Order::Hurry => inbound.sessions.shut(),

@@ -147,7 +147,9 @@ fn failures<'a>(original: &'a Message, states: &'a [LegState]) -> Vec<(Recipient
     let mut failures = Vec::new();
     for recipient in original.envelope.recipients() {
         for state in states {
-            let Some(place) = recipient.index.checked_sub(state.leg).filter(|place| *place < 64) else { continue };
+            let Some(place) = recipient.index.checked_sub(state.leg).filter(|place| *place < 64) else {
+                continue;
+            };
             let bit = 1u64 << place;
             if state.owed & bit == 0 {
                 continue;
@@ -200,8 +202,12 @@ mod tests {
             verdict: Verdict::Failed,
             reply: Reply::new(550, Enhanced(5, 1, 1), text),
         };
-        let state = |leg, owed, replies| LegState { leg, attempts: 1, due: WallTime(0), open: 0, owed, replies };
-        let states = [state(0, 0b10, vec![result(0b01, "not a"), result(0b10, "not b")]), state(2, 1, vec![result(1, "not c")])];
+        let state =
+            |leg, owed, replies| LegState { leg, attempts: 1, due: WallTime(0), open: 0, owed, replies };
+        let states = [
+            state(0, 0b10, vec![result(0b01, "not a"), result(0b10, "not b")]),
+            state(2, 1, vec![result(1, "not c")]),
+        ];
         let failures = failures(&original, &states);
         let words: Vec<_> = failures.iter().map(|(r, reply)| (r.mailbox, &*reply.text)).collect();
         assert_eq!(words, [("b@one.test", "not b"), ("c@two.test", "not c")]);

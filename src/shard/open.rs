@@ -107,7 +107,10 @@ impl Liveness for QueueLiveness {
     }
 
     fn damaged(&self, id: MessageId, at: Location) {
-        let what = format!("message {id} is damaged in segment {} at {}; the segment is kept", at.segment, at.offset);
+        let what = format!(
+            "message {id} is damaged in segment {} at {}; the segment is kept",
+            at.segment, at.offset
+        );
         self.0.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what: what.into() });
         // Nothing is left to send or to report to: it must not hold the ring for ever.
         let applied = self.0.queue.borrow_mut().apply(Change::Aborted(id), net::now());

@@ -84,7 +84,8 @@ mod tests {
         let each = message(0).resident_bytes();
         let mut resident = Resident::new(3 * each);
         (0..5).for_each(|sequence| resident.insert(message(sequence)));
-        let kept: Vec<_> = (0..5).filter(|s| resident.message(MessageId::new(PartId(0), *s)).is_some()).collect();
+        let kept: Vec<_> =
+            (0..5).filter(|s| resident.message(MessageId::new(PartId(0), *s)).is_some()).collect();
         assert_eq!((kept, resident.bytes()), (vec![2, 3, 4], 3 * each));
     }
 

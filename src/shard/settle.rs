@@ -64,8 +64,7 @@ impl Shard {
     /// Makes results durable and applies them.
     async fn record(&self, leg: LegRef, tried: u64, results: Vec<LegResult>, source: Source<'_>) {
         let now = net::now();
-        let outcome =
-            self.queue.borrow_mut().outcome(leg, tried, results, source.counts_as_attempt, now);
+        let outcome = self.queue.borrow_mut().outcome(leg, tried, results, source.counts_as_attempt, now);
         let Some(outcome) = outcome else { return };
         self.tell(leg, &outcome, source.remote);
         // Returns when the record is in a batch; that it becomes durable is not waited for: until then a crash
@@ -149,7 +148,9 @@ impl Shard {
         let path_error = expired.path.and_then(|path| errors.get(&path));
         let last = expired.reason.as_ref().or(path_error);
         let text = match last {
-            Some(last) if last.code != 0 => format!("delivery time expired; last reply: {} {}", last.code, last.text),
+            Some(last) if last.code != 0 => {
+                format!("delivery time expired; last reply: {} {}", last.code, last.text)
+            }
             Some(last) => format!("delivery time expired; last error: {}", last.text),
             None => "delivery time expired".to_owned(),
         };

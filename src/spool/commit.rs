@@ -47,11 +47,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self {
-            segment_bytes: 64 << 20,
-            reserve_bytes: 256 << 20,
-            commit_deadline: Duration::from_secs(30),
-        }
+        Self { segment_bytes: 64 << 20, reserve_bytes: 256 << 20, commit_deadline: Duration::from_secs(30) }
     }
 }
 
@@ -430,7 +426,9 @@ impl<S: Storage> Log<S> {
         state.ring.sub_live(location.segment, location.bytes);
         state.drop_chunks(id);
         let oldest = state.ring.oldest();
-        if location.segment == oldest && state.ring.segment(oldest).is_some_and(|oldest| oldest.live_bytes == 0) {
+        if location.segment == oldest
+            && state.ring.segment(oldest).is_some_and(|oldest| oldest.live_bytes == 0)
+        {
             state.wake_upkeep();
         }
     }
@@ -525,12 +523,7 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    fn try_place(
-        &self,
-        state: &mut State<S>,
-        class: Class,
-        drafts: &[Draft<'_>],
-    ) -> Result<Placed, Blocked> {
+    fn try_place(&self, state: &mut State<S>, class: Class, drafts: &[Draft<'_>]) -> Result<Placed, Blocked> {
         self.0.fence.check().map_err(Blocked::Failed)?;
         if state.closed {
             return Err(Blocked::Failed(AppendError::Closed));
@@ -544,7 +537,8 @@ impl<S: Storage> Log<S> {
             }
         }
         let bytes: usize = drafts.iter().map(|draft| record::padded(draft.bytes())).sum();
-        let metas: usize = drafts.iter().map(|draft| record::padded(record::HEADER_BYTES + draft.meta_bytes())).sum();
+        let metas: usize =
+            drafts.iter().map(|draft| record::padded(record::HEADER_BYTES + draft.meta_bytes())).sum();
         if !drafts.iter().all(Draft::fits) || batch::HEADER_BYTES + bytes > self.batch_bytes_max() {
             return Err(Blocked::Failed(AppendError::TooLarge));
         }

@@ -123,7 +123,10 @@ impl<S: Storage> Log<S> {
             let tail = Some(Tail { segment: leaving.number, offset: leaving.end, batch: leaving.batch });
             let (salt, size, part) = (segment.salt, segment.size, self.0.part);
             let number = leaving.number;
-            (Header { salt, part, segment: number, size, oldest, next_message, tail, prepared: false }, footer)
+            (
+                Header { salt, part, segment: number, size, oldest, next_message, tail, prepared: false },
+                footer,
+            )
         };
         let file = self.0.storage.open(&segment_path(&self.0.dir, leaving.number)).await?;
         const PIECE: usize = 256 * 1024;
@@ -162,7 +165,10 @@ impl<S: Storage> Log<S> {
             match prepared {
                 Ok(true) => {}
                 // What was freed could not be used again: the next one, or a new one.
-                Ok(false) if !state.ring.freed.is_empty() && state.ring.freed[0].number < state.ring.oldest_durable => {
+                Ok(false)
+                    if !state.ring.freed.is_empty()
+                        && state.ring.freed[0].number < state.ring.oldest_durable =>
+                {
                     continue;
                 }
                 Ok(false) if self.has_room() => continue,
@@ -249,7 +255,8 @@ impl<S: Storage> Log<S> {
     fn wants_moves(&self) -> bool {
         let state = self.0.state.borrow();
         let Some(front) = state.ring.segments.front() else { return false };
-        if state.ring.segments.len() < 2 || !front.sealed || front.pending > 0 || state.ring.spares.is_empty() {
+        if state.ring.segments.len() < 2 || !front.sealed || front.pending > 0 || state.ring.spares.is_empty()
+        {
             return false;
         }
         let size = u64::from(self.0.options.segment_bytes);
@@ -398,7 +405,8 @@ impl<S: Storage> Log<S> {
         let draft = Draft { kind: Kind::Chunk, id, meta: [&[], &[]], body: record.body };
         let placed = poll_fn(|context| {
             let mut state = self.0.state.borrow_mut();
-            let listed = state.chunks.get(&id).and_then(|chunks| chunks.iter().position(|chunk| *chunk == from));
+            let listed =
+                state.chunks.get(&id).and_then(|chunks| chunks.iter().position(|chunk| *chunk == from));
             let Some(index) = listed else { return Poll::Ready(Ok(None)) };
             if state.accepting.contains(&id) {
                 return Poll::Ready(Err(AppendError::Stuck));
@@ -426,7 +434,8 @@ impl<S: Storage> Log<S> {
         from: Location,
     ) -> io::Result<(Option<Move>, u64)> {
         let old = self.0.state.borrow().chunks.get(&id).cloned().unwrap_or_default();
-        let mut moving = Move { id, from, to: from, chunks: old.clone(), fresh: Vec::new(), stale: Vec::new() };
+        let mut moving =
+            Move { id, from, to: from, chunks: old.clone(), fresh: Vec::new(), stale: Vec::new() };
         for chunk in moving.chunks.iter_mut().filter(|chunk| chunk.segment == oldest.number) {
             let bytes = read_exact(oldest.file, *chunk).await?;
             let record = Record::decode(&bytes, oldest.salt, chunk.offset).map_err(invalid)?;

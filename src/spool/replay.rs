@@ -206,7 +206,8 @@ impl<S: Storage> Replay<S> {
         let end = u64::from(size.saturating_sub(TRAILER_BYTES));
         let block = file.read_at(end, BLOCK_BYTES).await.map_err(self.disk("read", &path))?;
         let ours = |header: &Header| header.segment == number && header.part == self.part;
-        let refuse = |error: HeaderError| SpoolError::Unreadable { path: path.clone(), reason: error.to_string() };
+        let refuse =
+            |error: HeaderError| SpoolError::Unreadable { path: path.clone(), reason: error.to_string() };
         let mut copies = Vec::new();
         for copy in blocks.chunks(BLOCK_BYTES) {
             match Header::decode(copy) {
@@ -298,9 +299,10 @@ impl<S: Storage> Replay<S> {
         if let Some((trailer, footer)) = found.trailer
             && let Some(footer) = self.read_footer(found, &trailer, footer).await?
         {
-            let applied = read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
-                self.apply_record(header, meta, at, apply)
-            });
+            let applied =
+                read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
+                    self.apply_record(header, meta, at, apply)
+                });
             applied.map_err(|refusal| unreadable(&found.path, &refusal))?;
             return Ok(trailer.tail);
         }
@@ -435,7 +437,12 @@ impl<S: Storage> Replay<S> {
             // What was read may still sit in the disk's volatile cache, and is about to be built on.
             found.file.sync().await.map_err(self.disk("sync", &found.path))?;
         }
-        let mut ring = Ring { segments: VecDeque::new(), spares: VecDeque::new(), freed: VecDeque::new(), oldest_durable: 0 };
+        let mut ring = Ring {
+            segments: VecDeque::new(),
+            spares: VecDeque::new(),
+            freed: VecDeque::new(),
+            oldest_durable: 0,
+        };
         for found in opened {
             let segment = Segment {
                 number: found.number,
@@ -447,13 +454,19 @@ impl<S: Storage> Replay<S> {
                 unreadable: found.salt().is_none(),
                 pin: Weak::new(),
             };
-            if found.number < self.oldest { ring.freed.push_back(segment) } else { ring.segments.push_back(segment) }
+            if found.number < self.oldest {
+                ring.freed.push_back(segment)
+            } else {
+                ring.segments.push_back(segment)
+            }
         }
         ring.fill_gaps(number);
         let next_message = match (self.next_message, tail) {
             (0, None) if self.report.unreadable.is_empty() => 1,
             // Whatever was lost, its ids are far below.
-            (next, _) if !self.report.unreadable.is_empty() => (next + (1 << 32)).min(MessageId::SEQUENCE_MAX),
+            (next, _) if !self.report.unreadable.is_empty() => {
+                (next + (1 << 32)).min(MessageId::SEQUENCE_MAX)
+            }
             (next, _) => (next + IDS_SKIPPED).min(MessageId::SEQUENCE_MAX),
         };
         let oldest = ring.segments.front().map_or(number, |segment| segment.number);

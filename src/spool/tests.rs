@@ -195,7 +195,8 @@ fn check_image(image: &MemoryDisk, journal: &Journal, events: usize, seed: u64) 
     drive(&executor, &log, &model);
     let journal = Journal::default();
     let (handle, disk, queue, notes) = (log.clone(), history.clone(), model.clone(), journal.clone());
-    let more = executor.run(async move { accept(&handle, &disk, &queue, &notes, 50).await.map(|(id, _)| id) });
+    let more =
+        executor.run(async move { accept(&handle, &disk, &queue, &notes, 50).await.map(|(id, _)| id) });
     let more = more.expect("it goes on").expect("the disk is sound");
     assert!(!acknowledged.contains(&more), "ids are never given out twice");
     let again = history.cut(history.event_count(), &mut coin(seed + 1));
@@ -270,8 +271,14 @@ fn every_flipped_byte_is_seen_or_changes_nothing() {
         let seen = report.has_rot() || !report.damage.is_empty();
         let recovered = recovered.0.borrow();
         assert!(seen || *recovered == clean, "byte {at}");
-        assert!(recovered.iter().all(|(id, at)| clean.get(id) == Some(at)), "byte {at}: something else came back");
-        assert!(recovered.len() + 1 >= clean.len(), "byte {at}: one byte costs one record at most: {report:?}");
+        assert!(
+            recovered.iter().all(|(id, at)| clean.get(id) == Some(at)),
+            "byte {at}: something else came back"
+        );
+        assert!(
+            recovered.len() + 1 >= clean.len(),
+            "byte {at}: one byte costs one record at most: {report:?}"
+        );
         image.flip(path, at, 0x40);
     }
 }
