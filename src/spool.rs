@@ -6,16 +6,18 @@
 
 pub mod batch;
 pub mod commit;
+mod committer;
 pub mod error;
 pub mod layout;
 pub mod meta;
-pub mod record;
 pub mod reader;
 pub mod reclaim;
+pub mod record;
 pub mod recovery;
 pub mod replay;
 mod ring;
 pub mod segment;
+mod state;
 pub mod storage;
 #[cfg(test)]
 mod testing;
@@ -24,8 +26,8 @@ mod tests;
 
 pub use commit::{Committed, Log, LogOptions, LogStats, Note, Ticket};
 pub use error::{AppendError, Fence, SpoolError};
-pub use reclaim::Liveness;
-pub use ring::SegmentPin;
 pub use layout::Layout;
 pub use reader::Pinned;
+pub use reclaim::Liveness;
 pub use replay::{Recovered, RecoveryReport};
+pub use ring::SegmentPin;

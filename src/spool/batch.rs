@@ -78,7 +78,8 @@ impl Header {
     /// The header at the start of `bytes` if it is intact and belongs to `offset` of a segment with this salt.
     pub fn decode(bytes: &[u8], salt: Salt, offset: u32) -> Option<Self> {
         let header = bytes.first_chunk::<HEADER_BYTES>()?;
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let long = |at: usize| u64::from(word(at)) | (u64::from(word(at + 4)) << 32);
         if word(8) != MAGIC || long(32) != salt.as_u64() || word(4) != salt.checksum(&header[8..]) {
             return None;
@@ -113,8 +114,15 @@ mod tests {
     use super::*;
 
     fn sealed() -> (Header, Vec<u8>) {
-        let header =
-            Header { bytes: 100, sequence: 9, durable: 8, next_message: 3, offset: 8192, oldest: 1, records: 1 };
+        let header = Header {
+            bytes: 100,
+            sequence: 9,
+            durable: 8,
+            next_message: 3,
+            offset: 8192,
+            oldest: 1,
+            records: 1,
+        };
         let mut blocks = vec![7; BLOCK_BYTES];
         header.seal(Salt::new(5), &mut blocks);
         (header, blocks)
@@ -136,7 +144,8 @@ mod tests {
         for at in 0..blocks.len() {
             let mut bad = blocks.clone();
             bad[at] ^= 0x10;
-            let whole = Header::decode(&bad, Salt::new(5), 8192).is_some_and(|h| h.is_whole(&bad, Salt::new(5)));
+            let whole =
+                Header::decode(&bad, Salt::new(5), 8192).is_some_and(|h| h.is_whole(&bad, Salt::new(5)));
             assert!(!whole, "byte {at}");
         }
     }

@@ -41,7 +41,8 @@ impl Layout {
     /// what to do; then nothing has been changed.
     pub fn open(root: &Path) -> Result<Self, SpoolError> {
         let refuse = |reason: String| SpoolError::Layout(format!("spool {}: {reason}", root.display()));
-        let stat = fs::metadata(root).map_err(|error| refuse(format!("{error}; create the directory first")))?;
+        let stat =
+            fs::metadata(root).map_err(|error| refuse(format!("{error}; create the directory first")))?;
         if !stat.is_dir() {
             return Err(refuse("is no directory".to_owned()));
         }
@@ -155,7 +156,9 @@ fn read_format(root: &Path) -> Result<Option<u32>, String> {
     let mut number = |name: &str| -> Option<u32> { lines.next()?.strip_prefix(name)?.trim().parse().ok() };
     match number("format ") {
         Some(FORMAT) => {}
-        Some(other) => return Err(format!("has format {other}, this program knows {FORMAT}: use a newer version")),
+        Some(other) => {
+            return Err(format!("has format {other}, this program knows {FORMAT}: use a newer version"));
+        }
         None => return Err("its file `format` is damaged".to_owned()),
     }
     number("next-part ").map(Some).ok_or_else(|| "its file `format` is damaged".to_owned())
@@ -163,7 +166,8 @@ fn read_format(root: &Path) -> Result<Option<u32>, String> {
 
 fn take_lock(root: &Path) -> Result<File, String> {
     let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(root.join("lock"));
+    let file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(root.join("lock"));
     let file = file.map_err(|error| format!("lock: {error}"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

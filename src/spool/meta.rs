@@ -283,7 +283,8 @@ mod tests {
     #[test]
     fn outcome_and_bounced_read_back() {
         let id = MessageId::new(PartId(1), 5);
-        let results = vec![result(1, Verdict::Delivered), result(2, Verdict::Deferred), result(4, Verdict::Failed)];
+        let results =
+            vec![result(1, Verdict::Delivered), result(2, Verdict::Deferred), result(4, Verdict::Failed)];
         let written = Outcome { id, leg: 3, attempts: 2, at: WallTime(9), due: WallTime(10), results };
         let mut meta = Vec::new();
         push_outcome(&mut meta, &written);
@@ -301,7 +302,8 @@ mod tests {
 
     #[test]
     fn a_moved_copy_carries_chunks_and_leg_states_behind_its_envelope() {
-        let chunks: Vec<_> = (0..CHUNKS_MAX as u32).map(|i| Location { segment: i, offset: 8 * i, bytes: 40 }).collect();
+        let chunks: Vec<_> =
+            (0..CHUNKS_MAX as u32).map(|i| Location { segment: i, offset: 8 * i, bytes: 40 }).collect();
         let (open, owed, replies) = (5, 2, vec![result(7, Verdict::Deferred)]);
         let legs = vec![LegState { leg: 0, attempts: 3, due: WallTime(77), open, owed, replies }; 3];
         let mut meta = envelope().as_bytes().to_vec();
@@ -315,9 +317,16 @@ mod tests {
     fn the_largest_moved_copy_fits_a_record_with_all_its_states() {
         let mut meta = Vec::new();
         push_chunks(&mut meta, &vec![Location::default(); CHUNKS_MAX]);
-        let replies = vec![LegResult { reply: Reply::new(1, Enhanced(4, 0, 0), &"x".repeat(256)), ..result(1, Verdict::Failed) }];
+        let replies = vec![LegResult {
+            reply: Reply::new(1, Enhanced(4, 0, 0), &"x".repeat(256)),
+            ..result(1, Verdict::Failed)
+        }];
         let leg = LegState { leg: 0, attempts: 0, due: WallTime(0), open: 1, owed: 0, replies };
-        push_leg_states(&mut meta, crate::envelope::ENVELOPE_BYTES_MAX, &vec![leg; crate::limits::RECIPIENTS_MAX]);
+        push_leg_states(
+            &mut meta,
+            crate::envelope::ENVELOPE_BYTES_MAX,
+            &vec![leg; crate::limits::RECIPIENTS_MAX],
+        );
         assert!(crate::envelope::ENVELOPE_BYTES_MAX + meta.len() <= RECORD_META_BYTES_MAX, "{}", meta.len());
         let states = Fields::new(&meta).filter(|field| matches!(field, Ok((tag::LEG_STATE, _)))).count();
         assert_eq!(states, crate::limits::RECIPIENTS_MAX);

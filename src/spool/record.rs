@@ -37,9 +37,8 @@ pub const ALIGN_BYTES: usize = 8;
 const KIND_CRITICAL: u8 = 0x80;
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN_BYTES));
-const _: () = assert!(
-    HEADER_BYTES + RECORD_META_BYTES_MAX + BODY_INLINE_BYTES_MAX + ALIGN_BYTES <= RECORD_BYTES_MAX
-);
+const _: () =
+    assert!(HEADER_BYTES + RECORD_META_BYTES_MAX + BODY_INLINE_BYTES_MAX + ALIGN_BYTES <= RECORD_BYTES_MAX);
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -178,7 +177,8 @@ impl Header {
     /// Reads the header at the start of `bytes`.
     pub fn decode(bytes: &[u8], salt: Salt) -> Result<Self, RecordError> {
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or(RecordError::Damaged)?;
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if word(0) != salt.checksum(&header[4..]) {
             return Err(RecordError::Damaged);
         }
@@ -260,7 +260,10 @@ mod tests {
         for kind in [Kind::Accepted, Kind::Chunk, Kind::Outcome, Kind::Bounced, Kind::Aborted] {
             let bytes = encoded(kind, b"meta!", b"body");
             let record = Record::decode(&bytes, Salt::new(SALT), 64).unwrap();
-            assert_eq!((record.header.kind, record.meta, record.body), (Some(kind), &b"meta!"[..], &b"body"[..]));
+            assert_eq!(
+                (record.header.kind, record.meta, record.body),
+                (Some(kind), &b"meta!"[..], &b"body"[..])
+            );
             assert_eq!(record.header.id, MessageId::new(PartId(3), 77));
             assert!(Record::decode(&bytes, Salt::new(SALT), 72).is_err());
             assert!(Record::decode(&bytes, Salt::new(SALT + 1), 64).is_err());
@@ -274,7 +277,11 @@ mod tests {
             for bit in 0..8 {
                 let mut bad = bytes.clone();
                 bad[at] ^= 1 << bit;
-                assert_eq!(Record::decode(&bad, Salt::new(SALT), 64).err(), Some(RecordError::Damaged), "{at}.{bit}");
+                assert_eq!(
+                    Record::decode(&bad, Salt::new(SALT), 64).err(),
+                    Some(RecordError::Damaged),
+                    "{at}.{bit}"
+                );
             }
         }
         for end in 0..HEADER_BYTES + 14 {

@@ -181,7 +181,8 @@ impl<'a> Scanner<'a> {
     }
 
     fn look(&self, at: u32) -> (Found, Option<batch::Header>) {
-        let header = self.header_at(at).filter(|h| self.expected.is_none_or(|expected| h.sequence == expected));
+        let header =
+            self.header_at(at).filter(|h| self.expected.is_none_or(|expected| h.sequence == expected));
         match header {
             Some(header) if header.is_whole(&self.bytes[at as usize..], self.frame.salt) => {
                 (Found::Whole, Some(header))
@@ -235,7 +236,10 @@ impl<'a> Scanner<'a> {
         while offset < end {
             let record = Record::decode(&self.bytes[offset..end], self.frame.salt, offset as u32)?;
             let bytes = record.header.bytes();
-            sink(&record, Location { segment: self.frame.segment, offset: offset as u32, bytes: bytes as u32 })?;
+            sink(
+                &record,
+                Location { segment: self.frame.segment, offset: offset as u32, bytes: bytes as u32 },
+            )?;
             offset += record::padded(bytes);
         }
         Ok(())
@@ -248,7 +252,10 @@ impl<'a> Scanner<'a> {
             match Record::decode(&self.bytes[at..end], self.frame.salt, at as u32) {
                 Ok(record) => {
                     let bytes = record.header.bytes();
-                    sink(&record, Location { segment: self.frame.segment, offset: at as u32, bytes: bytes as u32 })?;
+                    sink(
+                        &record,
+                        Location { segment: self.frame.segment, offset: at as u32, bytes: bytes as u32 },
+                    )?;
                     salvaged += 1;
                     at += record::padded(bytes);
                 }

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Weak;
 
-use super::commit::{Head, Inner, Log, LogOptions, State, write_header};
+use super::commit::{Inner, Log, LogOptions};
+use super::committer::write_header;
 use super::error::{Fence, Refusal, SpoolError};
 use super::meta;
 use super::record::{self, Kind, RecordError, Salt};
@@ -18,6 +19,7 @@ use super::ring::{Ring, Segment, Spare};
 use super::segment::{
     BATCHES_OFFSET, Footer, FooterBuilder, Header, HeaderError, TRAILER_BYTES, Tail, read_footer,
 };
+use super::state::{Head, State};
 use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
 use crate::envelope::Envelope;
 use crate::id::{Location, MessageId, PartId};
@@ -134,13 +136,14 @@ impl<S: Storage> Log<S> {
         let tail = replay.read_all(&opened, apply).await?;
         let numbers = opened.iter().map(|found| found.number);
         let number = numbers.chain(prepared.iter().map(|found| found.number)).max().unwrap_or(0) + 1;
+        // What was prepared for the last run becomes raw material for this one.
         let mut names = spare_names;
-        for found in prepared {
-            // What was prepared for the last run becomes raw material for this one.
-            names.push(found.path);
-        }
+        let reusable = prepared.iter().find(|found| found.size == given).map(|found| found.path.clone());
+        names.extend(
+            prepared.into_iter().map(|found| found.path).filter(|path| Some(path) != reusable.as_ref()),
+        );
         replay.discard(&names).await?;
-        replay.start(opened, number, tail, options, fence, salt).await
+        replay.start(opened, (number, reusable), tail, options, fence, salt).await
     }
 }
 
@@ -206,7 +209,8 @@ impl<S: Storage> Replay<S> {
         let end = u64::from(size.saturating_sub(TRAILER_BYTES));
         let block = file.read_at(end, BLOCK_BYTES).await.map_err(self.disk("read", &path))?;
         let ours = |header: &Header| header.segment == number && header.part == self.part;
-        let refuse = |error: HeaderError| SpoolError::Unreadable { path: path.clone(), reason: error.to_string() };
+        let refuse =
+            |error: HeaderError| SpoolError::Unreadable { path: path.clone(), reason: error.to_string() };
         let mut copies = Vec::new();
         for copy in blocks.chunks(BLOCK_BYTES) {
             match Header::decode(copy) {
@@ -298,9 +302,10 @@ impl<S: Storage> Replay<S> {
         if let Some((trailer, footer)) = found.trailer
             && let Some(footer) = self.read_footer(found, &trailer, footer).await?
         {
-            let applied = read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
-                self.apply_record(header, meta, at, apply)
-            });
+            let applied =
+                read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
+                    self.apply_record(header, meta, at, apply)
+                });
             applied.map_err(|refusal| unreadable(&found.path, &refusal))?;
             return Ok(trailer.tail);
         }
@@ -421,11 +426,11 @@ impl<S: Storage> Replay<S> {
         Ok(())
     }
 
-    /// Starts segment `number` behind `tail` and with it the log.
+    /// Starts segment `number`, in the prepared file `reusable` if there is one, behind `tail`, and with it the log.
     async fn start(
         self,
         opened: Vec<Found<S>>,
-        number: u32,
+        (number, reusable): (u32, Option<String>),
         tail: Option<Tail>,
         options: LogOptions,
         fence: Fence,
@@ -435,7 +440,12 @@ impl<S: Storage> Replay<S> {
             // What was read may still sit in the disk's volatile cache, and is about to be built on.
             found.file.sync().await.map_err(self.disk("sync", &found.path))?;
         }
-        let mut ring = Ring { segments: VecDeque::new(), spares: VecDeque::new(), freed: VecDeque::new(), oldest_durable: 0 };
+        let mut ring = Ring {
+            segments: VecDeque::new(),
+            spares: VecDeque::new(),
+            freed: VecDeque::new(),
+            oldest_durable: 0,
+        };
         for found in opened {
             let segment = Segment {
                 number: found.number,
@@ -445,15 +455,22 @@ impl<S: Storage> Replay<S> {
                 pending: 0,
                 sealed: true,
                 unreadable: found.salt().is_none(),
+                damaged: false,
                 pin: Weak::new(),
             };
-            if found.number < self.oldest { ring.freed.push_back(segment) } else { ring.segments.push_back(segment) }
+            if found.number < self.oldest {
+                ring.freed.push_back(segment)
+            } else {
+                ring.segments.push_back(segment)
+            }
         }
         ring.fill_gaps(number);
         let next_message = match (self.next_message, tail) {
             (0, None) if self.report.unreadable.is_empty() => 1,
             // Whatever was lost, its ids are far below.
-            (next, _) if !self.report.unreadable.is_empty() => (next + (1 << 32)).min(MessageId::SEQUENCE_MAX),
+            (next, _) if !self.report.unreadable.is_empty() => {
+                (next + (1 << 32)).min(MessageId::SEQUENCE_MAX)
+            }
             (next, _) => (next + IDS_SKIPPED).min(MessageId::SEQUENCE_MAX),
         };
         let oldest = ring.segments.front().map_or(number, |segment| segment.number);
@@ -463,7 +480,7 @@ impl<S: Storage> Replay<S> {
         let header = Header { salt, part, segment: number, size, oldest, next_message, tail, prepared };
         let path = segment_path(&self.dir, number);
         let first = Header { prepared: true, tail: None, ..header };
-        let spare = make_spare(&self.storage, &self.dir, &first, None).await;
+        let spare = make_spare(&self.storage, &self.dir, &first, reusable.as_deref()).await;
         let spare = spare.map_err(self.disk("create", &path))?;
         write_header(&self.storage, &spare.file, &header).await.map_err(self.disk("write", &path))?;
         ring.oldest_durable = oldest;
@@ -478,6 +495,7 @@ impl<S: Storage> Replay<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
+            damaged: false,
             pin: Weak::new(),
         });
         let tail = tail.unwrap_or(Tail { segment: 0, offset: 0, batch: 0 });

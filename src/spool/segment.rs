@@ -226,7 +226,16 @@ mod tests {
 
     fn header() -> Header {
         let tail = Some(Tail { segment: 4, offset: 12288, batch: 99 });
-        Header { salt: Salt::new(77), part: PartId(2), segment: 5, size: 1 << 20, oldest: 3, next_message: 1000, tail, prepared: false }
+        Header {
+            salt: Salt::new(77),
+            part: PartId(2),
+            segment: 5,
+            size: 1 << 20,
+            oldest: 3,
+            next_message: 1000,
+            tail,
+            prepared: false,
+        }
     }
 
     #[test]

