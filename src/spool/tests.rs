@@ -331,7 +331,8 @@ fn a_ring_that_wraps_keeps_every_live_message_and_frees_the_rest() {
     for seed in 0..20 {
         let after = disk.cut(disk.event_count(), &mut coin(seed));
         let (_, report, recovered) = open(&Executor::new(&after), &after, SEGMENT, 9).unwrap();
-        assert!(!report.has_rot(), "{report:?}");
+        // What recycled files hold behind the end is no damage.
+        assert!(!report.has_rot() && report.damage.is_empty(), "{report:?}");
         assert_eq!(*recovered.0.borrow(), *model.0.borrow());
     }
 }
