@@ -277,10 +277,7 @@ impl<S: Storage> Replay<S> {
     }
 
     fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
-        let first_batch = match found.header {
-            Some(header) => Some(header.tail.map_or(1, |tail| tail.batch + 1)),
-            None => None,
-        };
+        let first_batch = found.header.map(|header| header.tail.map_or(1, |tail| tail.batch + 1));
         let end = end.or(found.trailer.and_then(|(trailer, _)| trailer.tail));
         Some(Frame { segment: found.number, salt: found.salt()?, first_batch, end })
     }
