@@ -217,8 +217,8 @@ impl<'a> Scanner<'a> {
         let header = self.header_at(at).map_or(0, |header| header.blocks_bytes());
         let mut end = header.max(if salted { BLOCK_BYTES } else { 0 });
         for offset in (0..window.len()).step_by(record::ALIGN_BYTES) {
-            if let Ok(header) = record::Header::decode(&window[offset..], self.frame.salt)
-                && header.offset as usize == start + offset
+            if record::Header::claims(&window[offset..], (start + offset) as u32)
+                && let Ok(header) = record::Header::decode(&window[offset..], self.frame.salt)
             {
                 end = end.max(offset + header.bytes());
             }
