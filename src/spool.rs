@@ -6,16 +6,18 @@
 
 pub mod batch;
 pub mod commit;
+mod committer;
 pub mod error;
 pub mod layout;
 pub mod meta;
-pub mod record;
 pub mod reader;
 pub mod reclaim;
+pub mod record;
 pub mod recovery;
 pub mod replay;
 mod ring;
 pub mod segment;
+mod state;
 pub mod storage;
 #[cfg(test)]
 mod testing;

@@ -100,6 +100,11 @@ impl Header {
         plausible.then_some(decoded)
     }
 
+    /// Whether `bytes` have the segment's salt where a batch header has it, intact or not.
+    pub fn bears_salt(bytes: &[u8], salt: Salt) -> bool {
+        bytes.get(32..40).is_some_and(|field| field == salt.as_u64().to_le_bytes())
+    }
+
     /// Whether the whole batch at the start of `bytes`, whose header this is, is intact.
     pub fn is_whole(&self, bytes: &[u8], salt: Salt) -> bool {
         let blocks = bytes.get(..self.blocks_bytes());

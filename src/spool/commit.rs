@@ -8,22 +8,20 @@
 //! Copies: a body is copied once, from the session's memory into the batch that the disk reads.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::batch;
 use super::error::{AppendError, Fence};
 use super::meta;
-use super::record::{self, Draft, Kind, Salt};
-use super::ring::{Ring, Segment, SegmentPin};
-use super::segment::{self, BATCHES_OFFSET, FooterBuilder, Tail};
-use super::storage::{DiskBuffer, Storage, StorageFile};
-use crate::clock::Moment;
+use super::record::{self, Draft, Kind};
+use super::ring::Segment;
+use super::segment::{BATCHES_OFFSET, FooterBuilder};
+use super::state::{Filling, Head, Leaving, State};
+use super::storage::Storage;
 use crate::id::{Location, MessageId, PartId};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, BODY_INLINE_BYTES_MAX};
 use crate::message::Message;
@@ -31,9 +29,6 @@ use crate::outcome::{Bounced, Outcome};
 
 /// Longest time that an outcome waits for others before it is written.
 pub const LINGER: Duration = Duration::from_millis(5);
-/// How long a log is idle before it writes down that its last batch is durable; also the tick of [`Log::run_clock`].
-const IDLE: Duration = Duration::from_millis(500);
-
 /// Settings of a log.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -97,79 +92,6 @@ pub struct LogStats {
     pub stuck: bool,
 }
 
-/// The segment that is being written.
-pub(super) struct Head<S: Storage> {
-    pub number: u32,
-    pub salt: Salt,
-    pub size: u32,
-    pub file: Rc<S::File>,
-    pub footer: FooterBuilder,
-    /// Where the filling batch starts.
-    pub cursor: u32,
-    /// Whether the header on disk says open.
-    pub opened: bool,
-}
-
-/// A batch while records are added to it.
-struct Filling<B> {
-    buffer: B,
-    offset: u32,
-    used: usize,
-    records: u32,
-    sequence: u64,
-    /// The segment changes with this batch: whose footer is due then.
-    leaves: Option<Leaving>,
-}
-
-/// A full segment whose footer is to be written.
-pub(super) struct Leaving {
-    pub number: u32,
-    pub footer: FooterBuilder,
-    pub end: u32,
-    pub batch: u64,
-}
-
-pub(super) struct State<S: Storage> {
-    filling: Option<Filling<S::Buffer>>,
-    pub head: Head<S>,
-    pub ring: Ring<S>,
-    pub next_message: u64,
-    /// Sequence of the last batch that was started, and of the last that is durable.
-    started: u64,
-    durable: u64,
-    /// The last durable batch had records: its durability is not on disk yet.
-    watermark_owed: bool,
-    watermark_due: bool,
-    urgent: bool,
-    lazy: bool,
-    stopping: bool,
-    pub closed: bool,
-    pub full: bool,
-    stuck: bool,
-    writing_since: Option<Moment>,
-    idle_since: Moment,
-    waiters: Vec<(u64, Waker)>,
-    room: Vec<Waker>,
-    committer: Option<Waker>,
-    pub upkeep: Option<Waker>,
-    pub upkeep_due: bool,
-    aborts: Vec<MessageId>,
-    /// The last try to append an abort found no place; the next segment ends this.
-    aborts_blocked: bool,
-    /// Where the chunks of long bodies lie: of open transactions and of accepted messages.
-    pub chunks: HashMap<MessageId, Vec<Location>, foldhash::fast::RandomState>,
-    /// Messages with chunks between their Accepted being placed and their acceptor being told.
-    pub accepting: HashSet<MessageId, foldhash::fast::RandomState>,
-    pub leaving: Vec<Leaving>,
-    /// Outcomes and bounces in the filling batch, and in the one being written.
-    notes_filling: u64,
-    notes_writing: u64,
-    pub stats: LogStats,
-}
-
-/// Told of each commit: how long it took, and how many records it had.
-pub type OnCommit = Box<dyn Fn(Duration, u32)>;
-
 pub(super) struct Inner<S: Storage> {
     pub storage: S,
     pub part: PartId,
@@ -179,6 +101,9 @@ pub(super) struct Inner<S: Storage> {
     pub state: RefCell<State<S>>,
     pub on_commit: RefCell<Option<OnCommit>>,
 }
+
+/// Told of each commit: how long it took, and how many records it had.
+pub type OnCommit = Box<dyn Fn(Duration, u32)>;
 
 /// A part's log. Clones are handles to the same one; all on one thread.
 pub struct Log<S: Storage>(pub(super) Rc<Inner<S>>);
@@ -523,7 +448,12 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    fn try_place(&self, state: &mut State<S>, class: Class, drafts: &[Draft<'_>]) -> Result<Placed, Blocked> {
+    pub(super) fn try_place(
+        &self,
+        state: &mut State<S>,
+        class: Class,
+        drafts: &[Draft<'_>],
+    ) -> Result<Placed, Blocked> {
         self.0.fence.check().map_err(Blocked::Failed)?;
         if state.closed {
             return Err(Blocked::Failed(AppendError::Closed));
@@ -555,6 +485,9 @@ impl<S: Storage> Log<S> {
             Some(_) => {}
             None => {
                 if !fits(state, batch::HEADER_BYTES) {
+                    if state.head.cursor == BATCHES_OFFSET {
+                        return Err(Blocked::Failed(AppendError::TooLarge));
+                    }
                     let least = if class == Class::Accept { 2 } else { 1 };
                     if state.ring.spares.len() < least {
                         return Err(state.no_segment());
@@ -570,11 +503,11 @@ impl<S: Storage> Log<S> {
     }
 
     /// Largest batch, bytes: a small segment must hold some.
-    fn batch_bytes_max(&self) -> usize {
+    pub(super) fn batch_bytes_max(&self) -> usize {
         BATCH_BYTES_MAX.min((self.0.options.segment_bytes as usize / 2).next_multiple_of(BLOCK_BYTES))
     }
 
-    fn begin_batch(&self, state: &mut State<S>, leaves: Option<Leaving>) {
+    pub(super) fn begin_batch(&self, state: &mut State<S>, leaves: Option<Leaving>) {
         state.started += 1;
         state.filling = Some(Filling {
             buffer: self.0.storage.buffer(self.batch_bytes_max()),
@@ -587,7 +520,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Makes the first spare the head. There must be one.
-    fn next_head(&self, state: &mut State<S>) -> Leaving {
+    pub(super) fn next_head(&self, state: &mut State<S>) -> Leaving {
         let spare = state.ring.spares.pop_front().expect("the caller saw a spare");
         let head = Head {
             number: spare.number,
@@ -607,384 +540,12 @@ impl<S: Storage> Log<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
+            damaged: false,
             pin: std::sync::Weak::new(),
         });
         state.wake_upkeep();
         Leaving { number: old.number, footer: old.footer, end: old.cursor, batch: state.started }
     }
-
-    /// Drives commits until the log is closed or fenced. Spawn once.
-    pub async fn run_committer(self) {
-        let mut last_words = false;
-        loop {
-            self.wait_for_work().await;
-            // Tasks that are ready now get their records into this batch.
-            yield_now().await;
-            if self.commit().await.is_err() {
-                break;
-            }
-            let mut state = self.0.state.borrow_mut();
-            if !state.stopping || state.filling.is_some() {
-                continue;
-            }
-            if state.watermark_owed && !last_words {
-                last_words = true;
-                state.watermark_due = true;
-                continue;
-            }
-            state.closed = true;
-            state.wake_all();
-            state.wake_upkeep();
-            break;
-        }
-    }
-
-    async fn wait_for_work(&self) {
-        let mut linger = pin!(None);
-        poll_fn(|context| {
-            let mut state = self.0.state.borrow_mut();
-            let aborts = !state.aborts.is_empty() && !state.aborts_blocked;
-            let fenced = self.0.fence.reason().is_some();
-            if state.urgent || state.watermark_due || state.stopping || aborts || fenced {
-                return Poll::Ready(());
-            }
-            state.committer = Some(context.waker().clone());
-            if !state.lazy {
-                return Poll::Pending;
-            }
-            drop(state);
-            if linger.is_none() {
-                linger.set(Some(self.0.storage.sleep(LINGER)));
-            }
-            linger.as_mut().as_pin_mut().map_or(Poll::Pending, |sleep| sleep.poll(context))
-        })
-        .await;
-    }
-
-    /// Writes the filling batch, if there is reason to. An error fences.
-    async fn commit(&self) -> Result<(), AppendError> {
-        self.0.fence.check().inspect_err(|_| self.0.state.borrow_mut().wake_all())?;
-        self.append_aborts();
-        let Some(mut batch) = self.take_batch() else { return Ok(()) };
-        let written = match self.0.fence.check() {
-            Ok(()) => self.write_batch(&mut batch).await,
-            Err(_) => Err(std::io::Error::other("another part on this file system failed")),
-        };
-        let mut state = self.0.state.borrow_mut();
-        let now = self.0.storage.now();
-        let took = state.writing_since.take().map_or(Duration::ZERO, |since| now.since(since));
-        if let Err(error) = written {
-            self.0.fence.raise(&format!("write to {} failed: {error}", self.0.dir));
-            state.wake_all();
-            return self.0.fence.check();
-        }
-        let header = batch.header;
-        state.durable = header.sequence;
-        state.notes_writing = 0;
-        if let Some(on_commit) = &*self.0.on_commit.borrow() {
-            on_commit(took, header.records);
-        }
-        state.ring.oldest_durable = state.ring.oldest_durable.max(header.oldest);
-        state.watermark_owed = header.records > 0;
-        state.idle_since = now;
-        state.stuck = false;
-        state.stats.commits += 1;
-        state.stats.records += u64::from(header.records);
-        state.stats.record_bytes += u64::from(header.bytes) - batch::HEADER_BYTES as u64;
-        state.stats.written_bytes += header.blocks_bytes() as u64;
-        state.stats.write_us += took.as_micros() as u64;
-        state.stats.write_us_max = state.stats.write_us_max.max(took.as_micros() as u64);
-        if let Some(leaving) = batch.leaves.take() {
-            state.leaving.push(leaving);
-            state.wake_upkeep();
-        }
-        if !state.ring.freed.is_empty() {
-            state.wake_upkeep();
-        }
-        state.wake_durable();
-        Ok(())
-    }
-
-    fn append_aborts(&self) {
-        let mut state = self.0.state.borrow_mut();
-        while let Some(id) = state.aborts.last().copied() {
-            let draft = Draft { kind: Kind::Aborted, id, meta: [&[], &[]], body: &[] };
-            if self.try_place(&mut state, Class::Settle, &[draft]).is_err() {
-                state.aborts_blocked = true;
-                break;
-            }
-            state.aborts.pop();
-        }
-    }
-
-    /// Closes the filling batch; from here on records go into the next.
-    fn take_batch(&self) -> Option<Closed<S>> {
-        let mut guard = self.0.state.borrow_mut();
-        let state = &mut *guard;
-        if state.filling.is_none() && state.watermark_due {
-            let end = state.head.cursor as usize + BLOCK_BYTES + state.head.footer.bytes_with(0);
-            if end <= state.head.size as usize {
-                self.begin_batch(state, None);
-            } else if !state.ring.spares.is_empty() {
-                let leaves = self.next_head(state);
-                self.begin_batch(state, Some(leaves));
-            }
-        }
-        (state.urgent, state.lazy, state.watermark_due) = (false, false, false);
-        let mut filling = state.filling.take()?;
-        state.notes_writing = std::mem::take(&mut state.notes_filling);
-        let header = batch::Header {
-            bytes: filling.used as u32,
-            sequence: filling.sequence,
-            durable: state.durable,
-            next_message: state.next_message,
-            offset: filling.offset,
-            oldest: state.ring.oldest(),
-            records: filling.records,
-        };
-        filling.buffer.truncate(header.blocks_bytes());
-        header.seal(state.head.salt, filling.buffer.as_bytes_mut());
-        state.head.cursor += header.blocks_bytes() as u32;
-        state.writing_since = Some(self.0.storage.now());
-        let opens = (!state.head.opened).then(|| segment::Header {
-            salt: state.head.salt,
-            part: self.0.part,
-            segment: state.head.number,
-            size: state.head.size,
-            oldest: state.ring.oldest(),
-            next_message: state.next_message,
-            tail: filling.leaves.as_ref().map(|l| Tail {
-                segment: l.number,
-                offset: l.end,
-                batch: filling.sequence - 1,
-            }),
-            prepared: false,
-        });
-        state.head.opened = true;
-        state.room.drain(..).for_each(Waker::wake);
-        let file = state.head.file.clone();
-        let leaves = filling.leaves.map(|leaves| Leaving { batch: filling.sequence - 1, ..leaves });
-        Some(Closed { header, buffer: Some(filling.buffer), file, opens, leaves })
-    }
-
-    async fn write_batch(&self, batch: &mut Closed<S>) -> std::io::Result<()> {
-        if let Some(header) = batch.opens.take() {
-            // All earlier batches are durable, so this may say where the segment before it ends.
-            write_header(&self.0.storage, &batch.file, &header).await?;
-        }
-        let buffer = batch.buffer.take().expect("a batch is written once");
-        batch.file.write_at(buffer, u64::from(batch.header.offset)).await
-    }
-
-    /// Watches the commit deadline, the fence and idleness. Spawn once.
-    pub async fn run_clock(self) {
-        loop {
-            self.0.storage.sleep(IDLE).await;
-            let now = self.0.storage.now();
-            let mut state = self.0.state.borrow_mut();
-            if state.closed {
-                break;
-            }
-            if self.0.fence.reason().is_some() {
-                state.wake_all();
-                state.wake_committer();
-                state.wake_upkeep();
-                break;
-            }
-            if state.writing_since.is_some_and(|since| now.since(since) >= self.0.options.commit_deadline) {
-                state.stuck = true;
-                state.wake_all();
-            }
-            let idle = state.filling.is_none() && state.writing_since.is_none();
-            if idle && state.watermark_owed && now.since(state.idle_since) >= IDLE / 2 {
-                state.watermark_due = true;
-                state.wake_committer();
-            }
-        }
-    }
-}
-
-/// A batch on its way to disk.
-struct Closed<S: Storage> {
-    header: batch::Header,
-    buffer: Option<S::Buffer>,
-    file: Rc<S::File>,
-    opens: Option<segment::Header>,
-    leaves: Option<Leaving>,
-}
-
-impl<S: Storage> State<S> {
-    /// A fresh state behind `tail`, appending to `head`, which is in the ring already.
-    pub(super) fn new(head: Head<S>, ring: Ring<S>, tail: Tail, next_message: u64, now: Moment) -> Self {
-        Self {
-            filling: None,
-            head,
-            ring,
-            next_message,
-            started: tail.batch,
-            durable: tail.batch,
-            watermark_owed: false,
-            watermark_due: false,
-            urgent: false,
-            lazy: false,
-            stopping: false,
-            closed: false,
-            full: false,
-            stuck: false,
-            writing_since: None,
-            idle_since: now,
-            waiters: Vec::new(),
-            room: Vec::new(),
-            committer: None,
-            upkeep: None,
-            upkeep_due: true,
-            aborts: Vec::new(),
-            aborts_blocked: false,
-            chunks: HashMap::default(),
-            accepting: HashSet::default(),
-            leaving: Vec::new(),
-            notes_filling: 0,
-            notes_writing: 0,
-            stats: LogStats::default(),
-        }
-    }
-
-    fn write_drafts(&mut self, drafts: &[Draft<'_>]) -> Placed {
-        let filling = self.filling.as_mut().expect("the caller began a batch");
-        let mut location = Location::default();
-        for draft in drafts {
-            let offset = filling.offset + filling.used as u32;
-            let out = &mut filling.buffer.as_bytes_mut()[filling.used..];
-            draft.encode(self.head.salt, offset, out);
-            self.head.footer.push(out, draft.meta_bytes());
-            filling.used += record::padded(draft.bytes());
-            filling.records += 1;
-            location = Location { segment: self.head.number, offset, bytes: draft.bytes() as u32 };
-        }
-        Placed { sequence: filling.sequence, location }
-    }
-
-    fn accepted(&mut self, location: Location) {
-        if let Some(segment) = self.ring.segment(location.segment) {
-            segment.live_bytes += u64::from(location.bytes);
-            segment.pending += 1;
-        }
-    }
-
-    /// From here on the queue answers for the message, or nobody does.
-    fn told(&mut self, id: MessageId, location: Location) {
-        self.accepting.remove(&id);
-        if let Some(segment) = self.ring.segment(location.segment) {
-            segment.pending -= 1;
-        }
-    }
-
-    /// The chunks of a message that is over are not needed any more.
-    pub(super) fn drop_chunks(&mut self, id: MessageId) {
-        for chunk in self.chunks.remove(&id).unwrap_or_default() {
-            self.ring.sub_live(chunk.segment, chunk.bytes);
-        }
-    }
-
-    fn no_segment(&mut self) -> Blocked {
-        self.wake_upkeep();
-        if self.full { Blocked::Failed(AppendError::Full) } else { Blocked::Room }
-    }
-
-    /// The filling batch is wanted at once.
-    pub(super) fn urge(&mut self) {
-        if !std::mem::replace(&mut self.urgent, true) {
-            self.wake_committer();
-        }
-    }
-
-    /// The filling batch is wanted soon.
-    fn nudge(&mut self) {
-        if !std::mem::replace(&mut self.lazy, true) {
-            self.wake_committer();
-        }
-    }
-
-    /// Asks for a batch even if there is nothing to put into it.
-    pub(super) fn want_watermark(&mut self) {
-        self.watermark_due = true;
-        self.wake_committer();
-    }
-
-    fn wake_committer(&mut self) {
-        if let Some(waker) = self.committer.take() {
-            waker.wake();
-        }
-    }
-
-    pub(super) fn wake_upkeep(&mut self) {
-        self.upkeep_due = true;
-        if let Some(waker) = self.upkeep.take() {
-            waker.wake();
-        }
-    }
-
-    /// There is a new segment to write to.
-    pub(super) fn wake_room(&mut self) {
-        if std::mem::take(&mut self.aborts_blocked) {
-            self.wake_committer();
-        }
-        self.room.drain(..).for_each(Waker::wake);
-    }
-
-    fn wake_durable(&mut self) {
-        let durable = self.durable;
-        self.waiters.retain(|(sequence, waker)| {
-            let waits = *sequence > durable;
-            if !waits {
-                waker.wake_by_ref();
-            }
-            waits
-        });
-    }
-
-    pub(super) fn wake_all(&mut self) {
-        self.room.drain(..).for_each(Waker::wake);
-        self.waiters.drain(..).for_each(|(_, waker)| waker.wake());
-    }
-
-    /// Remembers a pin for whoever needs the same segment; `None` if the segment is gone.
-    pub(super) fn keep_pin(&mut self, number: u32, file: S::Pin) -> Option<Arc<SegmentPin<S::Pin>>> {
-        let segment = self.ring.segment(number)?;
-        let pin = Arc::new(SegmentPin { segment: number, salt: segment.salt, file });
-        segment.pin = Arc::downgrade(&pin);
-        Some(pin)
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping
-    }
-}
-
-/// Writes both copies of a segment's header, durably.
-pub(super) async fn write_header<S: Storage>(
-    storage: &S,
-    file: &S::File,
-    header: &segment::Header,
-) -> std::io::Result<()> {
-    let mut buffer = storage.buffer(BATCHES_OFFSET as usize);
-    let (first, second) = buffer.as_bytes_mut().split_at_mut(BLOCK_BYTES);
-    header.encode(first);
-    second.copy_from_slice(first);
-    file.write_at(buffer, 0).await
-}
-
-/// Lets every task that is ready run once.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 const _: () = assert!(BODY_INLINE_BYTES_MAX + batch::HEADER_BYTES < BATCH_BYTES_MAX);

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::commit::{Class, Leaving, Log};
+use super::commit::{Class, Log};
 use super::error::AppendError;
 use super::meta;
 use super::record::{Draft, Kind, Record, RecordError, Salt};
@@ -18,6 +18,7 @@ use super::recovery::{self, Frame};
 use super::replay::{make_spare, segment_path};
 use super::ring::Segment;
 use super::segment::{Header, TRAILER_BYTES, Tail, read_footer};
+use super::state::Leaving;
 use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
 use crate::id::{Location, MessageId};
 use crate::limits::BLOCK_BYTES;
@@ -27,6 +28,8 @@ use crate::outcome::LegState;
 const TICK: Duration = Duration::from_secs(1);
 /// Segments that are kept ready: one for new mail, one in reserve for outcomes, bounces and moves.
 const SPARES: usize = 2;
+/// Freed segments that wait to be recycled.
+const FREED_KEPT: usize = 4;
 /// Segments of slack before live records are moved.
 const SLACK_SEGMENTS: u64 = 4;
 /// Disk use over live bytes at which live records are moved.
@@ -217,7 +220,8 @@ impl<S: Storage> Log<S> {
     async fn recycle(&self, segment: Segment<S::Pin>, salt: u64) -> io::Result<bool> {
         let path = segment_path(&self.0.dir, segment.number);
         let unpinned = segment.pin.strong_count() == 0;
-        if unpinned && !segment.unreadable && segment.size == self.0.options.segment_bytes {
+        if unpinned && !segment.unreadable && !segment.damaged && segment.size == self.0.options.segment_bytes
+        {
             return self.make(salt, Some(&path)).await.map(|()| true);
         }
         self.remove(segment).await.map(|()| false)
@@ -225,7 +229,8 @@ impl<S: Storage> Log<S> {
 
     async fn remove(&self, segment: Segment<S::Pin>) -> io::Result<()> {
         let path = segment_path(&self.0.dir, segment.number);
-        let removed = if segment.unreadable {
+        let keep = segment.unreadable || segment.damaged;
+        let removed = if keep {
             let kept = format!("damaged/part-{:05}-segment-{:010}", self.0.part.0, segment.number);
             self.0.storage.rename(&path, &kept).await
         } else {
@@ -235,15 +240,15 @@ impl<S: Storage> Log<S> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        if segment.unreadable {
+        if keep {
             self.0.storage.sync_dir("damaged").await?;
         }
         self.0.storage.sync_dir(&self.0.dir).await
     }
 
-    /// Removes freed segments that no spare is wanted of.
+    /// Removes freed segments beyond those that will soon be spares: zero-filling is dear.
     async fn drop_freed(&self) {
-        loop {
+        while self.0.state.borrow().ring.freed.len() > FREED_KEPT {
             let freed = self.0.state.borrow_mut().ring.take_freed();
             let Some(segment) = freed else { return };
             if let Err(error) = self.remove(segment).await {
@@ -380,7 +385,7 @@ impl<S: Storage> Log<S> {
                 match moved {
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                         if let Some(segment) = self.0.state.borrow_mut().ring.segment(oldest.number) {
-                            segment.unreadable = true;
+                            segment.damaged = true;
                         }
                         liveness.damaged(id, at);
                         Ok(None)

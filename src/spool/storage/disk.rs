@@ -172,3 +172,92 @@ impl Storage for Disk {
         glommio::timer::sleep(wait).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::id::MessageId;
+    use crate::spool::testing::{DIR, Model, PART, message, options};
+    use crate::spool::{Fence, Log};
+
+    /// Runs a test on an executor, or says on stderr why it cannot. `print!` would be swallowed by the test harness.
+    fn on_executor<F: Future<Output = ()> + 'static>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(directory.path().join(DIR)).expect("a part's directory");
+        std::fs::create_dir(directory.path().join("damaged")).expect("a directory");
+        let root = directory.path().to_owned();
+        let builder = glommio::LocalExecutorBuilder::default().io_memory(4 << 20);
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            builder.make().map(|executor| (executor, root, test))
+        }));
+        match run {
+            Ok(Ok((executor, root, test))) => executor.run(test(root)),
+            Ok(Err(error)) => skip(&error.to_string()),
+            Err(_) => skip("io_uring is not available"),
+        }
+    }
+
+    fn skip(reason: &str) {
+        let _ = io::Write::write_all(
+            &mut io::stderr(),
+            format!("SKIP: spool on a real disk: {reason}\n").as_bytes(),
+        );
+    }
+
+    async fn open(disk: &Disk, model: &Model) -> (Log<Disk>, crate::spool::RecoveryReport) {
+        let mut salt = || getrandom::u64().expect("random numbers");
+        let mut apply = |record: crate::spool::Recovered<'_>| model.apply(record);
+        let (options, fence) = (options(1 << 20), Fence::default());
+        Log::open(disk.clone(), PART, DIR, options, fence, &mut salt, &mut apply).await.expect("it opens")
+    }
+
+    fn drive(log: &Log<Disk>, model: &Model) {
+        glommio::spawn_local(log.clone().run_committer()).detach();
+        glommio::spawn_local(log.clone().run_clock()).detach();
+        let salt = || getrandom::u64().expect("random numbers");
+        glommio::spawn_local(log.clone().run_upkeep(model.clone(), salt)).detach();
+    }
+
+    #[test]
+    fn a_log_on_a_real_directory_wraps_reads_back_and_reopens() {
+        on_executor(|root| async move {
+            let disk = Disk::open(&root).await.expect("the directory is there");
+            let model = Model::default();
+            let (log, _) = open(&disk, &model).await;
+            drive(&log, &model);
+            let mut kept: Vec<MessageId> = Vec::new();
+            for turn in 0..600 {
+                let id = log.next_id();
+                let (_, location) = log.accept(&message(id, 20_000)).await.expect("there is room");
+                model.0.borrow_mut().insert(id, (location, 0));
+                if turn % 100 == 0 {
+                    kept.push(id);
+                } else {
+                    model.0.borrow_mut().remove(&id);
+                    let outcome = crate::spool::testing::outcome(id, 1, crate::outcome::Verdict::Delivered);
+                    let _ticket =
+                        log.append(crate::spool::Note::Outcome(&outcome)).await.expect("there is room");
+                    log.settled(id, location);
+                }
+            }
+            let pins = RefCell::new(Vec::new());
+            for id in &kept {
+                let location = model.0.borrow()[id].0;
+                let whole = log.read(*id, location).await.expect("it reads back");
+                assert_eq!(whole.body, message(*id, 20_000).body);
+                pins.borrow_mut().push(log.pin(*id, location).await.expect("it can be pinned"));
+            }
+            log.close().await;
+            let stats = log.stats();
+            assert!(stats.segments < 10 && stats.moved_bytes > 0, "{stats:?}");
+            let again = Model::default();
+            let (log, report) = open(&disk, &again).await;
+            assert!(!report.has_rot() && report.damage.is_empty(), "{report:?}");
+            assert_eq!(*again.0.borrow(), *model.0.borrow());
+            let location = again.0.borrow()[&kept[0]].0;
+            assert_eq!(log.read(kept[0], location).await.expect("it reads back").body.len(), 20_000);
+        });
+    }
+}

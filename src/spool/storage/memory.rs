@@ -335,11 +335,14 @@ impl StorageFile for MemoryFile {
     async fn write_at(&self, buffer: MemoryBuffer, offset: u64) -> io::Result<()> {
         self.disk.call()?;
         let bytes: Rc<[u8]> = buffer.0.into();
-        let mut disk = self.disk.disk.borrow_mut();
-        let (write, offset) = (disk.writes, offset as usize);
-        disk.writes += 1;
-        disk.events.push(Event::Write { file: self.file, offset, bytes: bytes.clone(), write });
-        drop(disk);
+        let offset = offset as usize;
+        let write = {
+            let mut disk = self.disk.disk.borrow_mut();
+            let write = disk.writes;
+            disk.writes += 1;
+            disk.events.push(Event::Write { file: self.file, offset, bytes: bytes.clone(), write });
+            write
+        };
         let mut polled = false;
         poll_fn(|context| {
             let mut disk = self.disk.disk.borrow_mut();
