@@ -73,6 +73,10 @@ pub struct Smtp {
     pub command_timeout: Duration,
     /// Wait for more of a message. RFC 5321 §4.5.3.2.5 gives senders 3 minutes a block.
     pub data_timeout: Duration,
+    /// PEM file with the certificate chain; empty, and STARTTLS is not offered.
+    pub tls_certificate: PathBuf,
+    /// PEM file with its key; empty if and only if the certificate is.
+    pub tls_key: PathBuf,
 }
 
 impl Default for Smtp {
@@ -89,6 +93,8 @@ impl Default for Smtp {
             recipients_max: RECIPIENTS_MAX as u16,
             command_timeout: minutes(5),
             data_timeout: minutes(5),
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
 }
@@ -147,6 +153,8 @@ pub struct Delivery {
     pub mx_port: u16,
     /// Whether loopback and private addresses may be MX targets: for tests and labs.
     pub allow_loopback_mx: bool,
+    /// Whether to use TLS where the remote offers it.
+    pub starttls: bool,
     /// Connections open at once to one path.
     pub connections_max: u16,
     /// Messages after which a connection is closed.
@@ -215,6 +223,7 @@ impl Default for Delivery {
             ehlo_name: String::new(),
             mx_port: 25,
             allow_loopback_mx: false,
+            starttls: true,
             connections_max: 10,
             messages_per_connection_max: 100,
             recipients_per_transaction_max: LEG_RECIPIENTS_MAX as u16,

@@ -233,6 +233,11 @@ impl Reader<'_> {
             ),
         );
         rule(
+            config.smtp.tls_certificate.as_os_str().is_empty() == config.smtp.tls_key.as_os_str().is_empty(),
+            ["smtp.tls_certificate", "smtp.tls_key"],
+            "only one of tls_certificate and tls_key is set; allowed is both or none".to_owned(),
+        );
+        rule(
             resolver.ttl_min <= resolver.ttl_max,
             ["resolver.ttl_min", "resolver.ttl_max"],
             format!(

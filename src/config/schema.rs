@@ -8,8 +8,8 @@ use toml::de::DeValue;
 
 use super::options::{Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
-    Count, CountOrAuto, Fraction, Kind, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Size, Switch, TIMEOUT, Time,
-    WIRING, Wrong, list, quoted, text,
+    Count, CountOrAuto, Fraction, Kind, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, PathOrEmpty, Size, Switch,
+    TIMEOUT, Time, WIRING, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 
@@ -109,6 +109,11 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "smtp" "data_timeout": smtp.data_timeout = TIMEOUT,
         "How long to wait for more of a message.";
 
+    "smtp" "tls_certificate": smtp.tls_certificate = PathOrEmpty,
+        "PEM file with the certificate chain, own certificate first: with it STARTTLS is offered.";
+    "smtp" "tls_key": smtp.tls_key = PathOrEmpty,
+        "PEM file with the key of the certificate.";
+
     "limits" "connections_max": limits.connections_max = Count(1..=1_000_000u32),
         "Inbound connections open at once; the next is told 421. Each needs a descriptor (ulimit -n).";
     "limits" "in_flight_bytes_max": limits.in_flight_bytes_max = Size(MIB..=1024 * GIB),
@@ -130,6 +135,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
         "Whether MX records may name loopback and private addresses. For tests and labs: with it, anybody\n\
          # who controls a domain can make the relay connect to hosts behind your firewall.";
+    "delivery" "starttls": delivery.starttls = Switch,
+        "Whether to encrypt where the remote offers it, whatever its certificate says.";
     "delivery" "connections_max": delivery.connections_max = Count(1..=10_000u16),
         "Connections open at once to one path (all domains with the same MX hosts share a path).";
     "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = Count(1..=1_000_000u32),

@@ -322,6 +322,25 @@ impl Kind for NameOrEmpty {
     }
 }
 
+/// A path; empty where there is none.
+pub(super) struct PathOrEmpty;
+
+impl Kind for PathOrEmpty {
+    type Value = PathBuf;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+        value.as_str().map(PathBuf::from).ok_or(Wrong::Form)
+    }
+
+    fn show(&self, value: &PathBuf) -> String {
+        quoted(&value.to_string_lossy())
+    }
+
+    fn allowed(&self) -> String {
+        "a path, relative to the working directory, or \"\"".into()
+    }
+}
+
 /// One of a few words.
 pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
 

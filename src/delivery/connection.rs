@@ -19,18 +19,21 @@ use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
 use crate::net;
 use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
+use crate::net::tls::ClientTls;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::protocol::client::{Client, Event, Options, Stage};
 use crate::routing::{PathKind, PathSpec};
 use crate::spool::reader::ReadError;
 
 /// Settings of outbound connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConnectionOptions {
     /// Our name in EHLO.
     pub ehlo_name: String,
     /// Waits for the remote.
     pub timeouts: Timeouts,
+    /// To shake hands with remotes that offer STARTTLS; `None` leaves all mail in the clear.
+    pub tls: Option<ClientTls>,
 }
 
 /// Waits for the remote; RFC 5321 §4.5.3.2 says at least how long where it has a word on it.
@@ -71,6 +74,22 @@ impl Timeouts {
 
 /// Opens a connection of the path and works until it ends.
 pub async fn run(pool: &Rc<Pool>, path: &Rc<PathState>) {
+    // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
+    if open(pool, path, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
+        open(pool, path, None).await;
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// As connections do.
+    Served,
+    /// TLS could not be agreed on; no transaction was begun.
+    HandshakeFailed,
+}
+
+async fn open(pool: &Rc<Pool>, path: &Rc<PathState>, tls: Option<&ClientTls>) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
     let (stream, remote) = match connect(pool, &spec).await {
@@ -78,7 +97,7 @@ pub async fn run(pool: &Rc<Pool>, path: &Rc<PathState>) {
         Err(reply) => {
             pool.metrics().connections_failed.inc();
             pool.path_failed(path, &reply);
-            return;
+            return Ended::Served;
         }
     };
     pool.metrics().connections.inc();
@@ -92,18 +111,20 @@ pub async fn run(pool: &Rc<Pool>, path: &Rc<PathState>) {
         spec,
         stream,
         remote,
+        tls,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
         next_tag: 0,
         ready: false,
         stage_began: net::now().mono,
-        ended: false,
+        ended: None,
     };
     connection.serve().await;
     connection.part();
     pool.forget_handle(handle);
     pool.metrics().connections_open.sub(1);
+    connection.ended.unwrap_or(Ended::Served)
 }
 
 /// Connects to the first host and address that answers, in the path's order.
@@ -140,6 +161,8 @@ struct Connection<'a> {
     spec: Arc<PathSpec>,
     stream: Stream,
     remote: Arc<str>,
+    /// To shake hands with if the remote offers it; taken when that is done.
+    tls: Option<&'a ClientTls>,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -148,16 +171,16 @@ struct Connection<'a> {
     /// The session has been opened.
     ready: bool,
     stage_began: Moment,
-    ended: bool,
+    ended: Option<Ended>,
 }
 
 impl Connection<'_> {
     async fn serve(&mut self) {
-        while !self.ended {
+        while self.ended.is_none() {
             if self.ready && !(self.begin_jobs().await && self.handle_events().await) {
                 return;
             }
-            if !self.write().await || self.ended {
+            if !self.write().await || self.ended.is_some() {
                 return;
             }
             if self.ready && self.client.is_idle() {
@@ -228,14 +251,40 @@ impl Connection<'_> {
                         return false;
                     }
                 }
+                Event::TlsWanted => {
+                    if !self.shake_hands().await {
+                        return false;
+                    }
+                }
                 other => self.note(other),
             }
         }
         true
     }
 
+    /// The remote said yes to STARTTLS; `false` when the connection is lost.
+    async fn shake_hands(&mut self) -> bool {
+        let Some(tls) = self.tls.take() else { return true };
+        self.stream.set_read_timeout(self.pool.options().timeouts.command);
+        self.stream.set_write_timeout(self.pool.options().timeouts.command);
+        match self.stream.connect_tls(tls, &self.remote).await {
+            Ok(()) => {
+                self.client.tls_established();
+                true
+            }
+            Err(_) => {
+                self.client.lost("the TLS handshake failed");
+                self.ended = Some(Ended::HandshakeFailed);
+                false
+            }
+        }
+    }
+
     fn note(&mut self, event: Event) {
         match event {
+            Event::Ready if self.tls.is_some() && self.client.capabilities().starttls => {
+                self.client.start_tls();
+            }
             Event::Ready => {
                 self.ready = true;
                 self.path.lane.borrow_mut().set_ready(true);
@@ -247,11 +296,15 @@ impl Connection<'_> {
                 if self.next_tag == 0 {
                     self.refused(&reply);
                 }
-                self.ended = true;
+                self.ended = Some(Ended::Served);
             }
-            Event::Closed => self.ended = true,
-            Event::BodyWanted { .. } | Event::BodyUnwanted { .. } => {}
-            Event::TlsWanted | Event::TlsRefused(_) => {}
+            Event::Closed => self.ended = Some(Ended::Served),
+            // The session goes on in the clear.
+            Event::TlsRefused(_) => {
+                self.tls = None;
+                self.note(Event::Ready);
+            }
+            Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }
 
@@ -259,7 +312,7 @@ impl Connection<'_> {
     fn refused(&mut self, reply: &Reply) {
         self.pool.metrics().connections_failed.inc();
         self.pool.path_failed(self.path, reply);
-        self.ended = true;
+        self.ended = Some(Ended::Served);
     }
 
     /// Gives the session the body of a transaction, chunk by chunk if it is long.
@@ -409,7 +462,7 @@ impl Connection<'_> {
         while let Some(event) = self.client.poll_event() {
             self.note(event);
         }
-        self.ended = true;
+        self.ended = Some(Ended::Served);
         if !opened {
             let text = format!("{} {why}", self.remote);
             self.refused(&Reply::new(0, Enhanced(4, 4, 2), &text));

@@ -29,14 +29,15 @@ impl RelayRules {
 
     fn takes(&self, mailbox: &str) -> bool {
         let Some((_, domain)) = mailbox.rsplit_once('@') else { return false };
-        let same = |pattern: &Box<str>| pattern.eq_ignore_ascii_case(domain);
-        let below = |suffix: &Box<str>| {
+        let same = |pattern: &str| pattern.eq_ignore_ascii_case(domain);
+        let below = |suffix: &str| {
             let at = domain.len().checked_sub(suffix.len());
             at.is_some_and(|at| {
                 at > 0 && domain.is_char_boundary(at) && domain[at..].eq_ignore_ascii_case(suffix)
             })
         };
-        self.domains_exact.iter().any(same) || self.domains_below.iter().any(below)
+        self.domains_exact.iter().any(|pattern| same(pattern))
+            || self.domains_below.iter().any(|suffix| below(suffix))
     }
 }
 

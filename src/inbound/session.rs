@@ -23,6 +23,7 @@ use crate::metrics::{RejectReason, ReplyClass, ShardMetrics};
 use crate::net;
 use crate::net::buffer::{BUFFER_BYTES, ReceiveBuffer};
 use crate::net::stream::{Handle, Stream};
+use crate::net::tls::ServerTls;
 use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::server::{Options, Session, Want};
@@ -41,6 +42,8 @@ pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 pub struct Inbound {
     /// Settings of the protocol.
     pub options: Options,
+    /// To shake hands with, when STARTTLS is offered.
+    pub tls: Option<ServerTls>,
     /// Who may relay.
     pub rules: RelayRules,
     /// Whether a client's network may relay anywhere.
@@ -205,6 +208,11 @@ impl Driver<'_> {
                 Want::Chunk => self.append_chunk().await,
                 Want::Commit => self.commit().await,
                 Want::Discard => self.forget_body(),
+                Want::StartTls => {
+                    if !self.start_tls().await {
+                        return;
+                    }
+                }
                 Want::Close => {
                     self.flush().await;
                     return;
@@ -229,6 +237,27 @@ impl Driver<'_> {
             }
         }
         written.is_ok()
+    }
+
+    /// Answers STARTTLS and shakes hands; `false` when the session is over.
+    async fn start_tls(&mut self) -> bool {
+        let Some(tls) = &self.inbound.tls else { return false };
+        // Whatever came behind the command was sent in the clear, by whomever (RFC 3207 §6).
+        if !self.input.filled().is_empty() || !self.flush().await {
+            return false;
+        }
+        self.stream.set_read_timeout(self.inbound.command_timeout);
+        match self.stream.accept_tls(tls).await {
+            Ok(()) => {
+                self.session.tls_established();
+                true
+            }
+            Err(error) => {
+                let (at, what) = (net::now().wall, format!("TLS handshake: {error}").into());
+                self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
+                false
+            }
+        }
     }
 
     /// Reads more; `false` when the session is over.
@@ -295,8 +324,7 @@ impl Driver<'_> {
         self.body.clear();
         self.body.reserve(room);
         let extended = self.session.is_extended();
-        let helo = std::mem::take(&mut self.body);
-        let mut body = helo;
+        let mut body = std::mem::take(&mut self.body);
         let smtputf8 = self.session.envelope().parameters().smtputf8;
         let alone = self.session.envelope().recipient_count() == 1;
         let recipient = if alone { self.session.envelope().first_mailbox().map(str::to_owned) } else { None };
@@ -304,7 +332,7 @@ impl Driver<'_> {
             helo: self.session.helo(),
             peer: self.peer,
             hostname: self.inbound.options.hostname(),
-            protocol: Protocol { extended, smtputf8, tls: false, authenticated: false },
+            protocol: Protocol { extended, smtputf8, tls: self.session.is_secured(), authenticated: false },
             id,
             recipient: recipient.as_deref(),
             at: now.wall,
@@ -402,8 +430,7 @@ impl Driver<'_> {
 }
 
 /// Writes the 250. The token proves that the batch with the message is durable: nothing else can make one.
-fn answer_250(committed: Committed, session: &mut Session, id: MessageId, out: &mut Vec<u8>) {
-    drop(committed);
+fn answer_250(_: Committed, session: &mut Session, id: MessageId, out: &mut Vec<u8>) {
     session.committed(Ok(id), out);
 }
 

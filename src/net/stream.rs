@@ -1,4 +1,5 @@
-//! A connected TCP socket of this executor: reads into a pooled buffer, writes whole buffers, can be shut from outside.
+//! A connected TCP socket of this executor, in the clear or over TLS: reads into a pooled buffer, writes whole buffers,
+//! can be shut from outside.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -11,20 +12,64 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
+use futures_rustls::TlsStream;
 use glommio::net::TcpStream;
 
 use super::buffer::ReceiveBuffer;
 use super::fd;
+use super::tls::{ClientTls, ServerTls};
 
 /// One end of a connection. The socket sits in a cell so that a [`Handle`] can shut it while its task waits.
 pub struct Stream {
     // Borrowed only inside a poll, never across an await.
-    socket: Rc<RefCell<TcpStream>>,
+    socket: Rc<RefCell<Socket>>,
+}
+
+/// What bytes go through.
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// With the handshake that is going on, or closed by one that failed.
+    Away,
+}
+
+impl Socket {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(tls) => Some(tls.get_ref().0),
+            Self::Away => None,
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(context, room),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(context, room),
+            Self::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(context, bytes),
+            Self::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// TLS keeps records back until it is flushed.
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(context),
+            Self::Plain(_) | Self::Away => Poll::Ready(Ok(())),
+        }
+    }
 }
 
 /// Shuts a stream from another task of the same executor. Does not keep it open.
 #[derive(Clone)]
-pub struct Handle(Weak<RefCell<TcpStream>>);
+pub struct Handle(Weak<RefCell<Socket>>);
 
 impl Handle {
     /// Ends reading: the stream's task sees the end of input, and may still write.
@@ -52,7 +97,7 @@ impl Stream {
 
     pub(super) fn from_socket(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true).map_err(io::Error::from)?;
-        Ok(Self { socket: Rc::new(RefCell::new(stream)) })
+        Ok(Self { socket: Rc::new(RefCell::new(Socket::Plain(stream))) })
     }
 
     /// Connects to `remote`, from `source` if one is given, within `limit`.
@@ -71,8 +116,31 @@ impl Stream {
         let stream = Self::from_fd(OwnedFd::from(socket))?;
         stream.set_write_timeout(limit);
         // An empty write completes when the connection stands, with the error of connect if it does not.
-        poll_fn(|context| Pin::new(&mut *stream.socket.borrow_mut()).poll_write(context, &[])).await?;
+        poll_fn(|context| stream.socket.borrow_mut().poll_write(context, &[])).await?;
         Ok(stream)
+    }
+
+    /// Shakes hands as the server. Time-outs are those of reads and writes. On an error the connection is closed.
+    pub async fn accept_tls(&mut self, tls: &ServerTls) -> io::Result<()> {
+        let tcp = self.take_plain()?;
+        let stream = tls.accept(tcp).await?;
+        *self.socket.borrow_mut() = Socket::Tls(Box::new(stream.into()));
+        Ok(())
+    }
+
+    /// Shakes hands as the client of `name`. As above.
+    pub async fn connect_tls(&mut self, tls: &ClientTls, name: &str) -> io::Result<()> {
+        let tcp = self.take_plain()?;
+        let stream = tls.connect(tcp, name).await?;
+        *self.socket.borrow_mut() = Socket::Tls(Box::new(stream.into()));
+        Ok(())
+    }
+
+    fn take_plain(&self) -> io::Result<TcpStream> {
+        match self.socket.replace(Socket::Away) {
+            Socket::Plain(tcp) => Ok(tcp),
+            Socket::Tls(_) | Socket::Away => Err(io::Error::other("the connection is not in the clear")),
+        }
     }
 
     /// A handle to shut it.
@@ -83,13 +151,17 @@ impl Stream {
     /// Longest wait of one read.
     pub fn set_read_timeout(&self, limit: Duration) {
         let limit = limit.max(Duration::from_millis(1));
-        self.socket.borrow().set_read_timeout(Some(limit)).expect("a positive time-out is accepted");
+        if let Some(tcp) = self.socket.borrow().tcp() {
+            tcp.set_read_timeout(Some(limit)).expect("a positive time-out is accepted");
+        }
     }
 
     /// Longest wait of one write.
     pub fn set_write_timeout(&self, limit: Duration) {
         let limit = limit.max(Duration::from_millis(1));
-        self.socket.borrow().set_write_timeout(Some(limit)).expect("a positive time-out is accepted");
+        if let Some(tcp) = self.socket.borrow().tcp() {
+            tcp.set_write_timeout(Some(limit)).expect("a positive time-out is accepted");
+        }
     }
 
     /// Reads behind what `buffer` holds; 0 is the end of input. The buffer has memory only while there are bytes in it.
@@ -99,7 +171,7 @@ impl Stream {
             let Some(room) = buffer.room() else {
                 return Poll::Ready(Err(io::Error::other("receive buffer is full")));
             };
-            match Pin::new(&mut *self.socket.borrow_mut()).poll_read(context, room) {
+            match self.socket.borrow_mut().poll_read(context, room) {
                 Poll::Ready(Ok(count)) => {
                     buffer.fill(count);
                     buffer.release();
@@ -119,20 +191,23 @@ impl Stream {
         let mut rest = bytes;
         poll_fn(|context| {
             while !rest.is_empty() {
-                let written = ready!(Pin::new(&mut *self.socket.borrow_mut()).poll_write(context, rest))?;
+                let written = ready!(self.socket.borrow_mut().poll_write(context, rest))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 rest = &rest[written..];
             }
-            Poll::Ready(Ok(()))
+            self.socket.borrow_mut().poll_flush(context)
         })
         .await
     }
 
     /// Address of the other end.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
-        self.socket.borrow().peer_addr().map_err(io::Error::from)
+        match self.socket.borrow().tcp() {
+            Some(tcp) => tcp.peer_addr().map_err(io::Error::from),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Says to the peer that nothing more will come.
@@ -142,7 +217,8 @@ impl Stream {
 }
 
 /// glommio makes the system call in the first poll, so one poll is all it takes. An error means the peer has gone.
-fn shut(socket: &TcpStream, how: Shutdown) {
-    let mut shutdown = std::pin::pin!(socket.shutdown(how));
+fn shut(socket: &Socket, how: Shutdown) {
+    let Some(tcp) = socket.tcp() else { return };
+    let mut shutdown = std::pin::pin!(tcp.shutdown(how));
     let _ = shutdown.as_mut().poll(&mut Context::from_waker(Waker::noop()));
 }

@@ -22,13 +22,19 @@ impl Default for Extensions {
 }
 
 impl Extensions {
-    /// The whole reply to EHLO. It is the same for all clients, so it is made once.
-    pub fn ehlo_reply(&self, hostname: &str, size_max: u64) -> Vec<u8> {
+    /// The whole reply to EHLO. It is the same for all clients in the clear, and for all over TLS, so each is made once.
+    /// `starttls` announces STARTTLS (RFC 3207).
+    pub fn ehlo_reply(&self, hostname: &str, size_max: u64, starttls: bool) -> Vec<u8> {
         let mut size = b"SIZE ".to_vec();
         push_number(&mut size, size_max);
         let size = String::from_utf8_lossy(&size);
         let mut lines = vec![hostname, "PIPELINING", &size, "8BITMIME", "ENHANCEDSTATUSCODES"];
-        let switched = [(self.dsn, "DSN"), (self.smtputf8, "SMTPUTF8"), (self.chunking, "CHUNKING")];
+        let switched = [
+            (self.dsn, "DSN"),
+            (self.smtputf8, "SMTPUTF8"),
+            (self.chunking, "CHUNKING"),
+            (starttls, "STARTTLS"),
+        ];
         lines.extend(switched.iter().filter(|(on, _)| *on).map(|(_, keyword)| *keyword));
         let mut out = Vec::new();
         push_lines(&mut out, 250, lines);
@@ -42,11 +48,12 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_not_announced() {
-        let all = Extensions::default().ehlo_reply("mx.test", 1000);
+        let all = Extensions::default().ehlo_reply("mx.test", 1000, false);
         let all = String::from_utf8(all).unwrap();
         assert!(all.starts_with("250-mx.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n"), "{all}");
         assert!(all.ends_with("\r\n250-DSN\r\n250-SMTPUTF8\r\n250 CHUNKING\r\n"), "{all}");
-        let none = Extensions { dsn: false, smtputf8: false, chunking: false }.ehlo_reply("mx.test", 1000);
+        let none =
+            Extensions { dsn: false, smtputf8: false, chunking: false }.ehlo_reply("mx.test", 1000, false);
         assert!(none.ends_with(b"\r\n250 ENHANCEDSTATUSCODES\r\n"), "{}", none.escape_ascii());
     }
 }

@@ -106,6 +106,8 @@ pub mod line {
     pub const RECIPIENT_OK: &[u8] = b"250 2.1.5 Recipient ok\r\n";
     /// To DATA. No enhanced status with a 3xx (RFC 2034 §4).
     pub const START_DATA: &[u8] = b"354 Send the message, end with CR LF . CR LF\r\n";
+    /// To STARTTLS.
+    pub const START_TLS: &[u8] = b"220 2.0.0 Ready to start TLS\r\n";
     /// To RSET.
     pub const RESET: &[u8] = b"250 2.0.0 Reset\r\n";
     /// To NOOP.

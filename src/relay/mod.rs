@@ -25,6 +25,7 @@ use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
 use crate::net::listener;
+use crate::net::tls::{ServerTls, TlsError};
 use crate::shard;
 use crate::spool::layout::Layout;
 use crate::spool::{Fence, SpoolError};
@@ -58,6 +59,9 @@ pub enum StartError {
         /// How it failed.
         source: std::io::Error,
     },
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The spool could not be opened.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -120,6 +124,7 @@ impl Relay {
         let (shards, workers) = (config.threads.shards, config.threads.workers);
         let executors = if shared { shards.max(workers) } else { shards + workers };
         executor::check_host(usize::from(executors))?;
+        let tls = load_tls(&config)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
@@ -129,7 +134,7 @@ impl Relay {
         let made = seats::make(&config, shared, sockets, plans)?;
         let (recovered, recoveries) = mpsc::channel();
         let fence = Fence::default();
-        let common = Common { config, events: log.sender(), fence: fence.clone(), recovered };
+        let common = Common { config, events: log.sender(), fence: fence.clone(), tls, recovered };
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
@@ -228,6 +233,14 @@ fn make_directory(path: &std::path::Path) -> Result<(), StartError> {
         }
         _ => Ok(()),
     }
+}
+
+fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {
+    let (certificate, key) = (&config.smtp.tls_certificate, &config.smtp.tls_key);
+    if certificate.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    ServerTls::load(certificate, key).map(Some)
 }
 
 fn is_shared(config: &Config) -> bool {

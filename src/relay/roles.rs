@@ -25,6 +25,7 @@ use crate::metrics::{ShardMetrics, WorkerMetrics};
 use crate::net;
 use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Sender};
 use crate::net::event::WaitList;
+use crate::net::tls::{ClientTls, ServerTls};
 use crate::protocol::extension::Extensions;
 use crate::protocol::server;
 use crate::queue::retry::RetryOptions;
@@ -40,6 +41,7 @@ pub(super) struct Common {
     pub config: Arc<Config>,
     pub events: channel::Sender<Event>,
     pub fence: Fence,
+    pub tls: Option<ServerTls>,
     /// Messages found by recovery, or why it failed; one for each shard.
     pub recovered: mpsc::Sender<Result<u64, String>>,
 }
@@ -172,6 +174,7 @@ async fn make_worker(
                 end_of_data: waits.end_of_data,
                 attempt: waits.attempt,
             },
+            tls: delivery.starttls.then(ClientTls::opportunistic),
         },
         disk: open_disk(common).await?,
         metrics: metrics.clone(),
@@ -227,7 +230,7 @@ async fn make_shard(
     };
     let shard = Shard::new(wiring, options, queue, ledger, parts, metrics.clone());
     shard.start_logs();
-    let inbound = Rc::new(make_inbound(&shard, config, metrics, events));
+    let inbound = Rc::new(make_inbound(&shard, common, metrics, events));
     for listener in seat.listeners {
         shard.listen(listener, &inbound).map_err(|error| format!("cannot listen: {error}"))?;
     }
@@ -236,21 +239,24 @@ async fn make_shard(
 
 fn make_inbound(
     shard: &Rc<Shard>,
-    config: &Config,
+    common: &Common,
     metrics: Rc<ShardMetrics>,
     events: EventSender,
 ) -> Inbound {
+    let config = &common.config;
     let smtp = &config.smtp;
     let shards = u64::from(config.threads.shards);
     let networks = smtp.relay_networks.clone();
     let keeper = shard.clone();
+    let options = server::Options::new(
+        &smtp.hostname,
+        smtp.message_bytes_max,
+        usize::from(smtp.recipients_max),
+        Extensions::default(),
+    );
     Inbound {
-        options: server::Options::new(
-            &smtp.hostname,
-            smtp.message_bytes_max,
-            usize::from(smtp.recipients_max),
-            Extensions::default(),
-        ),
+        options: if common.tls.is_some() { options.with_starttls() } else { options },
+        tls: common.tls.clone(),
         rules: RelayRules::new(&smtp.relay_domains),
         trusts: Box::new(move |peer: IpAddr| networks.iter().any(|network| network.contains(peer))),
         admission: Admission::new(Budget {

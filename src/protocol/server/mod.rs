@@ -35,6 +35,8 @@ pub struct Options {
     hostname: String,
     banner: Vec<u8>,
     ehlo: Vec<u8>,
+    /// The reply to EHLO in the clear when STARTTLS is offered.
+    ehlo_starttls: Option<Vec<u8>>,
     postmaster: String,
     size_max: u64,
     recipients_max: usize,
@@ -48,7 +50,8 @@ impl Options {
         Self {
             hostname: hostname.to_owned(),
             banner: Vec::new(),
-            ehlo: extensions.ehlo_reply(hostname, size_max),
+            ehlo: extensions.ehlo_reply(hostname, size_max, false),
+            ehlo_starttls: None,
             postmaster: format!("postmaster@{hostname}"),
             size_max,
             recipients_max: recipients_max.min(RECIPIENTS_MAX),
@@ -71,6 +74,12 @@ impl Options {
         self.banner.push(b' ');
         push_text(&mut self.banner, text);
         self.banner.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// Offers STARTTLS: the driver can shake hands.
+    pub fn with_starttls(mut self) -> Self {
+        self.ehlo_starttls = Some(self.extensions.ehlo_reply(&self.hostname, self.size_max, true));
         self
     }
 
@@ -115,6 +124,9 @@ pub enum Want {
     Commit,
     /// The body begun will not be completed: forget its chunks, clear `body`, step again. May come twice for one body.
     Discard,
+    /// Write `out`, shake hands, then [`Session::tls_established`]. Bytes that came behind the command were sent in the
+    /// clear, perhaps by somebody else: with any in the buffer, close the connection (RFC 3207 §6, CVE-2011-0411).
+    StartTls,
     /// Write `out`, then close the connection.
     Close,
 }

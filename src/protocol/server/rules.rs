@@ -84,7 +84,7 @@ static RULES: [Rule; 15] = [
     rule(Verb::Vrfy,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Help,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Expn,     Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
-    rule(Verb::StartTls, Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
+    rule(Verb::StartTls, Argument::Nothing,       [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Auth,     Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
     rule(Verb::Http,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
 ];

@@ -34,6 +34,8 @@ enum State {
     Between(Decoder),
     /// Octets of a BDAT that failed are dropped; then the client is told. The transaction is over already.
     Swallow { left: u64, refusal: Refusal },
+    /// 220 to STARTTLS is written; the driver shakes hands.
+    Handshake,
     /// The message is with the driver.
     Committing,
     /// Nothing more is read.
@@ -48,6 +50,8 @@ pub struct Session {
     /// Name from EHLO or HELO; empty before.
     helo: String,
     extended: bool,
+    /// Over TLS.
+    secured: bool,
     envelope: EnvelopeBuilder,
     errors: u32,
     /// A body was given up and the driver has not been told.
@@ -68,6 +72,7 @@ impl Session {
             lines: LineScanner::default(),
             helo: String::new(),
             extended: false,
+            secured: false,
             envelope: EnvelopeBuilder::default(),
             errors: 0,
             discard: false,
@@ -89,9 +94,20 @@ impl Session {
         self.extended
     }
 
+    /// Whether the session is over TLS.
+    pub fn is_secured(&self) -> bool {
+        self.secured
+    }
+
+    /// The handshake is done. All that the client said in the clear is forgotten (RFC 3207 §4.2).
+    pub fn tls_established(&mut self) {
+        assert!(matches!(self.state, State::Handshake), "TLS comes after Want::StartTls");
+        *self = Self { secured: true, ..Self::new() };
+    }
+
     /// Whether a message is on its way: what a driver that stops may want to wait for.
     pub fn is_in_transaction(&self) -> bool {
-        !matches!(self.state, State::Idle | State::Closed | State::Swallow { .. })
+        !matches!(self.state, State::Idle | State::Handshake | State::Closed | State::Swallow { .. })
     }
 
     /// Envelope of the open transaction.
@@ -119,6 +135,7 @@ impl Session {
             let (consumed, want) = match &mut self.state {
                 State::Closed => (0, Some(Want::Close)),
                 State::Committing => (0, Some(Want::Commit)),
+                State::Handshake => (0, Some(Want::StartTls)),
                 State::BeginData => {
                     out.extend_from_slice(reply::line::START_DATA);
                     self.state = State::Data { decoder: Decoder::data(options.size_max), refused: None };
@@ -355,6 +372,9 @@ impl Session {
     ) -> Result<Option<Want>, Refusal> {
         let (verb, arguments) = command::split(line)?;
         let rule = rule_of(verb);
+        if verb == Verb::StartTls && (self.secured || options.ehlo_starttls.is_none()) {
+            return Err(reply::NOT_OFFERED);
+        }
         let refusal = rule.refusal(self.phase());
         if verb == Verb::Bdat {
             return self.bdat(options, arguments, refusal, out);
@@ -392,7 +412,12 @@ impl Session {
             }
             // Not a word: a browser that shows the answer to a page would help whoever wrote the page.
             Verb::Http => self.state = State::Closed,
-            Verb::Bdat | Verb::Expn | Verb::StartTls | Verb::Auth => return Err(reply::NOT_OFFERED),
+            Verb::StartTls => {
+                out.extend_from_slice(reply::line::START_TLS);
+                self.state = State::Handshake;
+                return Ok(Some(Want::StartTls));
+            }
+            Verb::Bdat | Verb::Expn | Verb::Auth => return Err(reply::NOT_OFFERED),
         }
         Ok(None)
     }
@@ -404,7 +429,8 @@ impl Session {
         let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
         self.helo.extend(name.chars().take(HELO_BYTES_MAX).map(clean));
         if extended {
-            out.extend_from_slice(&options.ehlo);
+            let offer = options.ehlo_starttls.as_ref().filter(|_| !self.secured);
+            out.extend_from_slice(offer.unwrap_or(&options.ehlo));
         } else {
             reply::push_lines(out, 250, [options.hostname.as_str()]);
         }

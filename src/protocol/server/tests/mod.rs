@@ -89,6 +89,9 @@ impl Driver {
                     self.body.clear();
                     self.spooled.clear();
                 }
+                // As a driver must: what came behind the command is not trusted.
+                Want::StartTls if !self.received.is_empty() => self.closed = true,
+                Want::StartTls => self.session.tls_established(),
                 Want::Close => self.closed = true,
             }
         }
@@ -263,6 +266,33 @@ fn nothing_of_a_transaction_outlives_it() {
         let envelope = driver.session.envelope();
         assert_eq!((envelope.recipient_count(), envelope.sender()), (0, ""), "{end:?}");
     }
+}
+
+#[test]
+fn starttls_is_offered_in_the_clear_only_and_forgets_what_was_said() {
+    let mut driver = Driver::new(1 << 20);
+    driver.options = driver.options.with_starttls();
+    driver.feed(b"STARTTLS\r\nEHLO c.test\r\nMAIL FROM:<a@b.test>\r\nSTARTTLS\r\nRSET\r\nSTARTTLS now\r\n");
+    driver.out.clear();
+    driver.feed(b"EHLO c.test\r\n");
+    assert!(driver.out.ends_with(b"\r\n250 STARTTLS\r\n"), "{}", driver.out.escape_ascii());
+    driver.out.clear();
+    driver.feed(b"STARTTLS\r\n");
+    assert_eq!(driver.out, b"220 2.0.0 Ready to start TLS\r\n");
+    assert!(driver.session.is_secured() && driver.session.helo().is_empty());
+    driver.out.clear();
+    driver.feed(b"MAIL FROM:<a@b.test>\r\nEHLO c.test\r\nSTARTTLS\r\n");
+    let said = String::from_utf8_lossy(&driver.out);
+    assert!(said.starts_with("503 ") && said.ends_with("502 5.5.1 Command not implemented\r\n"), "{said}");
+    assert!(!said.contains("STARTTLS"), "{said}");
+}
+
+#[test]
+fn commands_smuggled_behind_starttls_are_not_run() {
+    let mut driver = Driver::new(1 << 20);
+    driver.options = driver.options.with_starttls();
+    driver.feed(b"EHLO c.test\r\nSTARTTLS\r\nMAIL FROM:<evil@b.test>\r\n");
+    assert!(driver.closed && driver.out.ends_with(b"220 2.0.0 Ready to start TLS\r\n"));
 }
 
 #[test]
