@@ -59,6 +59,10 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
     readiness.set(Unready::Stopping);
     let clean = relay.stop();
     admin.stop();
+    println!(
+        "ringpost: stopped{}",
+        if clean { "" } else { ", by force: what was under way may be sent again" }
+    );
     Ok(if healthy && clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -21,6 +21,7 @@ use crate::control::admin::Roles;
 use crate::control::log::LogThread;
 use crate::control::resolver::ResolverCounters;
 use crate::exchange::ledger::WindowLimits;
+use crate::id::PartId;
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
@@ -91,8 +92,10 @@ pub struct Relay {
     resolver: Arc<ResolverCounters>,
     fence: Fence,
     log: Option<LogThread>,
+    /// Parts of earlier, larger shard counts that hold nothing any more.
+    drained: mpsc::Receiver<PartId>,
     /// Held until the end: another process must not open the spool.
-    _spool: Layout,
+    spool: Layout,
 }
 
 /// Control's way to every role.
@@ -133,8 +136,10 @@ impl Relay {
             .map_err(system("cannot make a part of the spool"))?;
         let made = seats::make(&config, shared, sockets, plans)?;
         let (recovered, recoveries) = mpsc::channel();
+        let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
-        let common = Common { config, events: log.sender(), fence: fence.clone(), tls, recovered };
+        let common =
+            Common { config, events: log.sender(), fence: fence.clone(), tls, drained: drain, recovered };
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
@@ -149,7 +154,8 @@ impl Relay {
             resolver: made.resolver,
             fence,
             log: Some(log),
-            _spool: spool,
+            drained,
+            spool,
         };
         let shards = relay.orders.shards.len();
         for result in recoveries.into_iter().take(shards) {
@@ -214,6 +220,11 @@ impl Relay {
         }
         for executor in self.executors.drain(..) {
             clean &= executor.join().is_ok();
+        }
+        for part in self.drained.try_iter() {
+            if let Err(error) = self.spool.remove_part(part) {
+                tracing::warn!(part = part.0, %error, "a drained part of the spool could not be removed");
+            }
         }
         if let Some(log) = self.log.take() {
             log.stop();

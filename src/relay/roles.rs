@@ -17,7 +17,7 @@ use crate::delivery::pool::{self, Pool};
 use crate::event::{Event, EventSender};
 use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
-use crate::id::{ShardIndex, WorkerIndex};
+use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
 use crate::inbound::policy::RelayRules;
 use crate::inbound::session::{Inbound, Sessions};
@@ -42,6 +42,8 @@ pub(super) struct Common {
     pub events: channel::Sender<Event>,
     pub fence: Fence,
     pub tls: Option<ServerTls>,
+    /// Parts that a shard leaves empty at the stop.
+    pub drained: mpsc::Sender<PartId>,
     /// Messages found by recovery, or why it failed; one for each shard.
     pub recovered: mpsc::Sender<Result<u64, String>>,
 }
@@ -215,6 +217,7 @@ async fn make_shard(
         inbox,
         from_workers: receivers(seat.from_workers, &mut near.from_worker),
         to_workers: senders(seat.to_workers, &mut near.to_worker),
+        drained: common.drained.clone(),
         answers: seat.answers,
         orders: seat.orders,
         handed: seat.handed,

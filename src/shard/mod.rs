@@ -75,6 +75,8 @@ pub struct Wiring {
     pub from_workers: Vec<Receiver<ToShard>>,
     /// To each worker.
     pub to_workers: Vec<Sender<ToWorker<Payload>>>,
+    /// Takes the numbers of parts that are not active and hold nothing any more, at the stop.
+    pub drained: std::sync::mpsc::Sender<PartId>,
     /// Answers of the resolver.
     pub answers: channel::Receiver<(Box<str>, RouteAnswer)>,
     /// Orders.
@@ -206,8 +208,11 @@ impl Shard {
                 self.wiring.inbox.wait(limit, || self.is_inbox_empty()).await;
             }
         }
-        for part in &self.parts {
+        for (nth, part) in self.parts.iter().enumerate() {
             part.log.close().await;
+            if nth > 0 && part.log.stats().live_bytes == 0 && part.log.fence().reason().is_none() {
+                let _ = self.wiring.drained.send(part.id);
+            }
         }
     }
 
