@@ -501,6 +501,30 @@ fn the_map_names_every_module() {
 }
 
 #[test]
+fn each_promise_of_the_readme_names_a_test() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let promises = readme.split("\n## Promises").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let mut offenders = Vec::new();
+    let mut tests = 0;
+    for row in promises.unwrap_or_default().lines().filter(|line| line.starts_with("| ")).skip(2) {
+        let links: Vec<_> = row.split("[`").skip(1).filter_map(|link| link.split_once("`](")).collect();
+        if links.is_empty() {
+            offenders.push(format!("no test is named: {row}"));
+        }
+        for (name, rest) in links {
+            let path = rest.split(')').next().unwrap_or_default();
+            let text = fs::read_to_string(root().join(path)).unwrap_or_default();
+            tests += 1;
+            if !text.contains(&format!("fn {name}(")) && !(path.ends_with(name) && !text.is_empty()) {
+                offenders.push(format!("{path} has no test `{name}`"));
+            }
+        }
+    }
+    assert!(tests > 0, "README.md has no table of promises");
+    none(&offenders, "promises without the test that holds them:");
+}
+
+#[test]
 fn these_checks_can_fail() {
     let code = blank(
         "fn a<'x>(c: B<'_>, d: &'x str) { let b = '{'; let s = \"}\\\"\"; /* { */ r#\"}\"#; b'\\''; } // {\nfn c();",
