@@ -14,7 +14,7 @@ use super::stream::Stream;
 
 /// Connections the kernel holds for us; more than this many at once wait for a retry of their SYN. The kernel caps it
 /// at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory: without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 

@@ -124,9 +124,7 @@ impl Relay {
     /// opened.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
-        let (shards, workers) = (config.threads.shards, config.threads.workers);
-        let executors = if shared { shards.max(workers) } else { shards + workers };
-        executor::check_host(usize::from(executors))?;
+        executor::check_host(usize::from(executors(&config)))?;
         let tls = load_tls(&config)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
@@ -252,6 +250,12 @@ fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {
         return Ok(None);
     }
     ServerTls::load(certificate, key).map(Some)
+}
+
+/// How many executors a completed `config` asks for.
+pub fn executors(config: &Config) -> u16 {
+    let (shards, workers) = (config.threads.shards, config.threads.workers);
+    if is_shared(config) { shards.max(workers) } else { shards + workers }
 }
 
 fn is_shared(config: &Config) -> bool {

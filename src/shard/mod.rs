@@ -6,10 +6,10 @@
 //! them run on one executor and change the state in cells that are never borrowed across an await.
 //!
 //! * [`open`] recovers the parts.
-//! * [`settle`] turns reports, expiry and refused domains into records.
-//! * [`dispatch`] turns ready legs and credits into jobs.
-//! * [`notify`] makes bounces.
-//! * [`resident`] keeps fresh messages in memory. PURE.
+//! * `settle` turns reports, expiry and refused domains into records.
+//! * `dispatch` turns ready legs and credits into jobs.
+//! * `notify` makes bounces.
+//! * `resident` keeps fresh messages in memory. PURE.
 
 mod accept;
 mod dispatch;
