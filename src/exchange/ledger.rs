@@ -181,17 +181,22 @@ impl Ledger {
         None
     }
 
-    /// A job of `bytes` goes to `worker`, one of `path`'s ready legs.
-    pub fn sent(&mut self, path: PathId, worker: WorkerIndex, bytes: u32) {
+    /// A job of `bytes` goes to `worker`, one of `path`'s ready legs. True if that was the last one known of: the queue
+    /// tells of its demand only when that begins, ends, doubles or halves, so the caller then calls [`Self::set_ready`]
+    /// with what it really has, or a steady backlog would be forgotten here.
+    #[must_use]
+    pub fn sent(&mut self, path: PathId, worker: WorkerIndex, bytes: u32) -> bool {
         let entry = self.paths.get_mut(&path).expect("a job goes to a path that next_send named");
         let lane = entry.lanes.iter_mut().find(|lane| lane.worker == worker).expect("likewise the worker");
         assert!(lane.credits() > 0, "a job without a credit");
         lane.sent += 1;
         lane.told = lane.told.saturating_sub(1);
         entry.ready = entry.ready.saturating_sub(1);
+        let spent = entry.ready == 0;
         let window = &mut self.windows[usize::from(worker.0)];
         window.jobs += 1;
         window.bytes += u64::from(bytes);
+        spent
     }
 
     /// A job's report came back.

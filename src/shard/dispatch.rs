@@ -96,7 +96,10 @@ impl Shard {
     }
 
     fn send(&self, worker: WorkerIndex, job: Job<Payload>) {
-        self.ledger.borrow_mut().sent(job.path, worker, job.bytes);
+        let (path, spent) = (job.path, self.ledger.borrow_mut().sent(job.path, worker, job.bytes));
+        if spent && let Some(demand) = self.queue.borrow().demand(path) {
+            self.ledger.borrow_mut().set_ready(path, demand.ready, demand.oldest);
+        }
         let sent = self.wiring.to_workers[usize::from(worker.0)].send(ToWorker::Job(job));
         assert!(sent.is_ok(), "the channel holds a whole window");
     }

@@ -12,22 +12,18 @@ const JOB_BYTES: i64 = 1024;
 const TURNS_LOOKED_AT: usize = 16;
 
 impl Queue {
-    /// The next path whose demand is worth telling. Coalesced: a path stands here once, whatever happened to it.
+    /// The next path whose demand was worth telling when it changed. Coalesced: a path stands here once, whatever happened
+    /// to it. It is told even if it is back where it was: who counted along while it ended must hear that it began again.
     pub fn poll_demand(&mut self) -> Option<(PathId, Demand)> {
-        while let Some(slot) = self.routes.dirty.pop_front() {
-            let path = &mut self.routes.paths[slot];
-            path.dirty = false;
-            let news = path.news();
-            path.reported = path.ready;
-            let (id, ready) = (path.id, path.ready);
-            let tenants = path.active.len;
-            let oldest = self.oldest_next(slot);
-            self.routes.free_path_if_unused(slot);
-            if news {
-                return Some((id, Demand { ready, tenants, oldest }));
-            }
-        }
-        None
+        let slot = self.routes.dirty.pop_front()?;
+        let path = &mut self.routes.paths[slot];
+        path.dirty = false;
+        path.reported = path.ready;
+        let (id, ready) = (path.id, path.ready);
+        let tenants = path.active.len;
+        let oldest = self.oldest_next(slot);
+        self.routes.free_path_if_unused(slot);
+        Some((id, Demand { ready, tenants, oldest }))
     }
 
     /// What waits for a path now, to be told again while unanswered.
