@@ -33,15 +33,17 @@ pub fn look(spool: &Path) -> Facts {
     // `serve` raises its soft limits to the hard ones.
     let hard = |resource| getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let (memlock, nofile) = (hard(Resource::Memlock), hard(Resource::Nofile));
-    let system = existing(spool).and_then(|path| rustix::fs::statfs(path).ok());
+    let place = existing(spool);
+    let kind = place.and_then(|path| rustix::fs::statfs(path).ok());
+    let room = place.and_then(|path| rustix::fs::statvfs(path).ok());
     Facts {
         release: rustix::system::uname().release().to_string_lossy().into_owned(),
         io_uring_error: executor::check_host(0).err().map(|error| error.to_string()),
         memlock,
         nofile,
         somaxconn: fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| number(&text)),
-        spool_in_memory: system.map(|system| system.f_type as u64 == TMPFS_MAGIC),
-        spool_free: system.map(|system| (system.f_bavail as u64).saturating_mul(system.f_bsize as u64)),
+        spool_in_memory: kind.map(|kind| kind.f_type as u64 == TMPFS_MAGIC),
+        spool_free: room.map(|room| room.f_bavail.saturating_mul(room.f_frsize)),
     }
 }
 
