@@ -32,7 +32,8 @@ def row(lab):
 def send(lab, command, *arguments):
     """Runs swaks; returns its transcript."""
     process = tier.subprocess.run(
-        [*command, *(str(argument) for argument in arguments)], capture_output=True, text=True, timeout=30, check=False)
+        [*command, *(str(argument) for argument in arguments)], capture_output=True, text=True, errors="replace", timeout=30,
+        check=False)
     tier.same(process.returncode, 0, f"exit code of swaks: {process.stdout[-600:]} {process.stderr[-300:]}")
     return process.stdout
 
@@ -102,7 +103,8 @@ def odd_lines(lab, command, to, sink):
 def refusal(lab, swaks, relay):
     """A refused command is told with a code that swaks knows, and no message."""
     command = [swaks, "--server", f"127.0.0.1:{relay.port}", "--from", "from@source.invalid", "--to", "no at sign"]
-    process = tier.subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    process = tier.subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30,
+        check=False)
     tier.check("<** 5" in process.stdout, f"no 5xx for a recipient that is no address: {process.stdout[-300:]}")
     tier.check(process.returncode != 0, "swaks takes the refusal for success")
 
