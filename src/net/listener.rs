@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,6 +17,12 @@ use super::stream::Stream;
 pub const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory: without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How long an address may still be in use after a process that was killed: the kernel takes io_uring rings down in the
+/// background, and with them the sockets that their requests hold, when the process is long gone for its parent. Whoever
+/// restarts a relay at once would fail. Shorter than the second in which a start must say that it fails.
+const LEFTOVERS: Duration = Duration::from_millis(700);
+/// How often to look meanwhile.
+const LEFTOVERS_LOOK: Duration = Duration::from_millis(10);
 
 /// Binds and listens. Ordinary system calls: done once, before the executors start, so that errors come early.
 pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -32,8 +38,20 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Fails if somebody listens there already: SO_REUSEPORT alone would let a second relay of the same user share the
-/// address unnoticed, and half of the connections with it.
+/// address unnoticed, and half of the connections with it. Blocks for up to [`LEFTOVERS`] before it fails.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + LEFTOVERS;
+    loop {
+        match try_listen(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(LEFTOVERS_LOOK);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_listen(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -107,5 +125,27 @@ impl Accepted {
     /// Address of the client.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr().map_err(io::Error::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listener_of_a_killed_relay_that_goes_away_late_is_waited_for() {
+        let old = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let address = local_address(&old).expect("bound");
+        assert_eq!(try_listen(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+        let looking = std::thread::spawn(move || check_free(address));
+        drop(old);
+        assert!(looking.join().expect("no panic").is_ok());
+    }
+
+    #[test]
+    fn a_second_relay_on_the_same_address_is_noticed() {
+        let other = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let address = local_address(&other).expect("bound");
+        assert_eq!(check_free(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
     }
 }

@@ -52,6 +52,8 @@ class Sink:
         while True:
             try:
                 connection, _ = self.listener.accept()
+                # Replies are small: without this each waits for the relay's delayed ACK of the one before.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
