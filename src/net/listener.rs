@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,6 +17,8 @@ use super::stream::Stream;
 pub const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory: without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How long the sockets of a process that was killed may stay: closing them is deferred work of its io_uring.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Binds and listens. Ordinary system calls: done once, before the executors start, so that errors come early.
 pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -32,15 +34,26 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Fails if somebody listens there already: SO_REUSEPORT alone would let a second relay of the same user share the
-/// address unnoticed, and half of the connections with it.
+/// address unnoticed, and half of the connections with it. Binding suffices to find out; a probe that listened would
+/// take a client's connection and drop it.
+///
+/// Waits a little for a relay that was killed: the kernel closes sockets that its ring held only after the process has
+/// gone.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+    let deadline = Instant::now() + LINGER;
+    loop {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        match socket.bind(&address.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(LINGER / 50);
+            }
+            bound => return bound,
+        }
     }
-    socket.bind(&address.into())?;
-    socket.listen(1)
 }
 
 /// The address a bound socket has, which matters when port 0 was asked for.

@@ -339,6 +339,14 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if std::thread::panicking() && !self.reaped && self.smtp.port() != 0 {
+            let (_, page) = self.http("/metrics");
+            let tells = |line: &&str| {
+                !line.starts_with('#') && !line.ends_with(" 0") && !line.contains("_bucket") && line.starts_with("ringpost_")
+            };
+            eprintln!("--- the relay's metrics:");
+            page.lines().filter(tells).for_each(|line| eprintln!("{line}"));
+        }
         if !self.reaped {
             let _ = self.child.kill();
             let _ = self.child.wait();
