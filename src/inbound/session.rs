@@ -90,6 +90,13 @@ impl Sessions {
         }
     }
 
+    /// Ends all sessions with 421 as soon as they read.
+    pub fn hurry(&self) {
+        for entry in self.open.borrow().values() {
+            entry.handle.shut_read();
+        }
+    }
+
     /// Ends all sessions as they are.
     pub fn shut(&self) {
         for entry in self.open.borrow().values() {
@@ -206,7 +213,15 @@ impl Driver<'_> {
                 }
                 Want::BeginBody => self.begin_body(),
                 Want::Chunk => self.append_chunk().await,
-                Want::Commit => self.commit().await,
+                Want::Commit => {
+                    self.commit().await;
+                    // A client that pipelines has the next transaction here already: without a word now it would never
+                    // find an end.
+                    if self.inbound.sessions.stopping.get() {
+                        self.close(&reply::SHUTTING_DOWN).await;
+                        return;
+                    }
+                }
                 Want::Discard => self.forget_body(),
                 Want::StartTls => {
                     if !self.start_tls().await {

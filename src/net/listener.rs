@@ -38,27 +38,26 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Fails if somebody listens there already: SO_REUSEPORT alone would let a second relay of the same user share the
-/// address unnoticed, and half of the connections with it. Blocks for up to [`LEFTOVERS`] before it fails.
+/// address unnoticed, and half of the connections with it. Binding suffices to find out; a probe that listened would
+/// take a client's connection and drop it.
+///
+/// Waits a little for a relay that was killed: the kernel closes sockets that its ring held only after the process has
+/// gone.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + LEFTOVERS;
     loop {
-        match try_listen(address) {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        match socket.bind(&address.into()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(LEFTOVERS_LOOK);
             }
-            result => return result,
+            bound => return bound,
         }
     }
-}
-
-fn try_listen(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(1)
 }
 
 /// The address a bound socket has, which matters when port 0 was asked for.
