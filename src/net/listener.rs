@@ -46,18 +46,22 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + LEFTOVERS;
     loop {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        match socket.bind(&address.into()) {
+        match try_bind(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(LEFTOVERS_LOOK);
             }
             bound => return bound,
         }
     }
+}
+
+fn try_bind(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())
 }
 
 /// The address a bound socket has, which matters when port 0 was asked for.
@@ -135,7 +139,7 @@ mod tests {
     fn the_listener_of_a_killed_relay_that_goes_away_late_is_waited_for() {
         let old = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
         let address = local_address(&old).expect("bound");
-        assert_eq!(try_listen(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+        assert_eq!(try_bind(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
         let looking = std::thread::spawn(move || check_free(address));
         drop(old);
         assert!(looking.join().expect("no panic").is_ok());

@@ -180,7 +180,7 @@ impl Shard {
         debug_assert!(applied.settled.is_none(), "a fresh message has open recipients");
         // A body that went out in chunks is not whole here.
         if size == message.body.len() as u64 {
-            self.resident.borrow_mut().insert(message);
+            self.resident.borrow_mut().insert(message, net::now().mono);
         }
         self.wiring.inbox.event().notify();
     }
@@ -194,6 +194,7 @@ impl Shard {
                 | self.take_handed(&inbound);
             let now = net::now();
             let more = self.queue.borrow_mut().advance(now, ROUND);
+            let stale = self.resident.borrow_mut().expire(now.mono);
             let expired = self.record_expired().await;
             self.make_bounces();
             self.ask_routes();
@@ -204,7 +205,7 @@ impl Shard {
             if worked || more || expired || sent {
                 net::yield_now().await;
             } else {
-                let limit = self.next_wake(now.mono);
+                let limit = self.next_wake(now.mono, stale);
                 self.wiring.inbox.wait(limit, || self.is_inbox_empty()).await;
             }
         }
@@ -231,8 +232,8 @@ impl Shard {
             && self.wiring.handed.is_empty()
     }
 
-    fn next_wake(&self, now: Moment) -> Option<Duration> {
-        let next = self.queue.borrow().next_wake();
+    fn next_wake(&self, now: Moment, stale: Option<Moment>) -> Option<Duration> {
+        let next = [self.queue.borrow().next_wake(), stale].into_iter().flatten().min();
         // A wheel's tick may lie a little ahead of its entries: never spin on it.
         next.map(|at| at.since(now).max(Duration::from_millis(1)))
     }

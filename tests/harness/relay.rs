@@ -342,7 +342,10 @@ impl Drop for Relay {
         if std::thread::panicking() && !self.reaped && self.smtp.port() != 0 {
             let (_, page) = self.http("/metrics");
             let tells = |line: &&str| {
-                !line.starts_with('#') && !line.ends_with(" 0") && !line.contains("_bucket") && line.starts_with("ringpost_")
+                !line.starts_with('#')
+                    && !line.ends_with(" 0")
+                    && !line.contains("_bucket")
+                    && line.starts_with("ringpost_")
             };
             eprintln!("--- the relay's metrics:");
             page.lines().filter(tells).for_each(|line| eprintln!("{line}"));
