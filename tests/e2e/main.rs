@@ -8,6 +8,7 @@
 //! | `kills` | kill -9 under load |
 //! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
 //! | `exchanges` | routing by MX |
+//! | `tls` | STARTTLS, both ways |
 //! | `policy` | who may send what, and how much |
 //! | `host` | hosts and files that will not do |
 //! | `seeing` | metrics, health, and that idleness costs nothing |
@@ -28,3 +29,4 @@ mod policy;
 mod retries;
 mod seeing;
 mod stops;
+mod tls;
