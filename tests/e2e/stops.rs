@@ -12,7 +12,7 @@ use crate::load::Load;
 
 fn stop_under_load(signal: Signal, wiring: &str) {
     let (lab, mut load) = (Lab::new(), Load::new());
-    let port = quiet_port("127.0.0.1");
+    let port = quiet_port();
     let config =
         Config::new().threads(2, wiring).set("smtp.listen", format!("['127.0.0.1:{port}']")).to(load.sink());
     let mut relay = lab.start(&config);

@@ -322,12 +322,19 @@ impl Relay {
         let status = within(limit, "the relay's end", || {
             if !asked && began.elapsed() > Duration::from_secs(4) {
                 asked = true;
-                println!("still there after 4 s:\n{}", self.busy_metrics());
+                println!("still there after 4 s: {:?}\n{}", self.threads(), self.busy_metrics());
             }
             self.child.try_wait().expect("our child")
         });
         self.reaped = true;
         status
+    }
+
+    /// Names of its threads.
+    fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.map(|name| name.trim().to_owned()).collect()
     }
 
     /// Lines of the metrics that are not 0, but for buckets.
