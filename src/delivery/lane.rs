@@ -106,8 +106,10 @@ impl<J> Lane<J> {
     /// Whether one more connection should be opened now; counts it if so.
     pub fn open_connection(&mut self) -> bool {
         let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        // Each connection that is being opened will take a job, as one that waits for work does.
+        let coming = self.connections.saturating_sub(self.ready) + self.idle;
         let opening =
-            self.connections < self.lease.slots && waiting > self.idle && self.lease.rest_until.is_none();
+            self.connections < self.lease.slots && waiting > coming && self.lease.rest_until.is_none();
         self.connections += u32::from(opening);
         opening
     }

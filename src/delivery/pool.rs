@@ -505,12 +505,7 @@ impl Pool {
     fn cool(self: &Rc<Self>) {
         let paths: Vec<_> = self.paths.borrow().iter().map(|(id, path)| (*id, path.clone())).collect();
         for (id, path) in paths {
-            let changed = {
-                let mut lane = path.lane.borrow_mut();
-                let before = lane.grants().is_idle();
-                lane.grants().cool();
-                before != lane.grants().is_idle()
-            };
+            let changed = path.lane.borrow_mut().grants().cool();
             if changed {
                 self.upkeep(id);
             }

@@ -32,6 +32,11 @@ impl Account {
         self.granted.saturating_sub(self.arrived)
     }
 
+    /// Whether its credits are likely to be used soon.
+    fn has_some(&self) -> bool {
+        self.active || self.ready > 0
+    }
+
     fn wants(&self) -> bool {
         self.served && !self.unacknowledged && (self.active || u64::from(self.ready) > self.outstanding())
     }
@@ -73,34 +78,43 @@ impl Grants {
 
     /// Grants so that, with the `busy` jobs that are here already, about `want` jobs are here or may come. Whoever wants
     /// any gets at least one in turn, as long as `want` allows.
+    ///
+    /// Credits of shards that have nothing do not count: they cannot be taken back without a round trip, and those who
+    /// have mail must not wait for those who have none. Nor must a shard without any credit wait for busier ones. What
+    /// comes beyond `want` then, at most as much for each shard, waits here and not there.
     pub fn replenish(&mut self, want: u32, busy: u32) {
-        let outstanding = self.outstanding();
-        let mut free = u64::from(want).saturating_sub(u64::from(busy) + outstanding);
+        let promised: u64 =
+            self.accounts.iter().filter(|account| account.has_some()).map(Account::outstanding).sum();
+        let free = u64::from(want).saturating_sub(u64::from(busy) + promised);
         let wanting = self.accounts.iter().filter(|account| account.wants()).count() as u64;
-        if wanting == 0 || free == 0 {
+        if wanting == 0 {
             return;
         }
         // Topping up each single credit would send a message for each job: wait until a quarter is free.
-        if free * 4 < u64::from(want) && outstanding > 0 {
-            return;
-        }
+        let is_worth_it = free > 0 && (free * 4 >= u64::from(want) || promised == 0);
+        let mut free = if is_worth_it { free } else { 0 };
         let share = free.div_ceil(wanting);
-        let count = self.accounts.len();
+        let least = (u64::from(want) / (4 * wanting)).max(1);
+        let (count, start) = (self.accounts.len(), self.turn);
+        self.turn = (start + 1) % count;
         for offset in 0..count {
-            let account = &mut self.accounts[(self.turn + offset) % count];
+            let at = (start + offset) % count;
+            let account = &mut self.accounts[at];
             if !account.wants() {
                 continue;
             }
-            let more = share.min(free);
-            if more == 0 {
-                self.turn = (self.turn + offset) % count;
-                return;
+            let fair = share.min(free);
+            if fair == 0 && is_worth_it && offset > 0 {
+                self.turn = at;
             }
-            account.granted += more;
-            account.dirty = true;
-            free -= more;
+            let starved = account.ready > 0 && account.outstanding() == 0;
+            let more = if starved { fair.max(least.min(u64::from(account.ready))) } else { fair };
+            if more > 0 {
+                account.granted += more;
+                account.dirty = true;
+                free = free.saturating_sub(more);
+            }
         }
-        self.turn = (self.turn + 1) % count;
     }
 
     /// Takes all credits back: new epochs begin with none. What is on its way still arrives, and must be sent back.
@@ -147,11 +161,13 @@ impl Grants {
         self.demanding().next().is_none()
     }
 
-    /// Ends a period: shards that send nothing in the next one get no credits in advance.
-    pub fn cool(&mut self) {
+    /// Ends a period: shards that send nothing in the next one get no credits in advance. Says whether one fell quiet.
+    pub fn cool(&mut self) -> bool {
+        let mut fell_quiet = false;
         for account in &mut self.accounts {
-            account.active = false;
+            fell_quiet |= std::mem::take(&mut account.active);
         }
+        fell_quiet
     }
 
     fn account(&mut self, shard: ShardIndex, at_home: bool) -> &mut Account {
@@ -170,5 +186,71 @@ impl Grants {
             self.accounts.len() - 1
         });
         &mut self.accounts[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallTime;
+    use crate::id::PathId;
+    use crate::routing::{PathKind, PathLimits, PathSpec};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn demand(ready: u32) -> Demand {
+        let limits = PathLimits {
+            connections: 8,
+            messages_per_connection: 100,
+            recipients_per_transaction: 64,
+            window: 1024,
+            idle: Duration::from_secs(60),
+        };
+        let path =
+            PathSpec { id: PathId(1), version: 1, name: "test".into(), kind: PathKind::Discard, limits };
+        Demand { path: Arc::new(path), epoch: 0, sent: 0, ready, oldest: WallTime::default() }
+    }
+
+    fn granted(grants: &mut Grants, shard: u16) -> u64 {
+        let all = std::iter::from_fn(|| grants.poll_grant(|_| true)).collect::<Vec<_>>();
+        all.iter().rev().find(|(to, ..)| to.0 == shard).map_or(0, |(_, _, granted)| *granted)
+    }
+
+    #[test]
+    fn a_shard_without_credits_gets_some_though_a_busier_one_has_all() {
+        let mut grants = Grants::default();
+        grants.demand(ShardIndex(0), &demand(1000), true);
+        grants.replenish(32, 0);
+        assert!(granted(&mut grants, 0) >= 32);
+        // The second begins without any, as at a lane that is not home.
+        grants.demand(ShardIndex(1), &demand(50), false);
+        grants.replenish(32, 0);
+        assert!(granted(&mut grants, 1) >= 1);
+    }
+
+    #[test]
+    fn credits_of_a_shard_that_has_gone_quiet_are_no_longer_counted() {
+        let mut grants = Grants::default();
+        grants.demand(ShardIndex(0), &demand(100), true);
+        grants.replenish(32, 0);
+        granted(&mut grants, 0);
+        grants.arrived(ShardIndex(0), true);
+        grants.demand(ShardIndex(0), &demand(0), true);
+        grants.cool();
+        grants.demand(ShardIndex(1), &demand(20), true);
+        grants.replenish(32, 0);
+        assert!(granted(&mut grants, 1) >= 20, "as if the first had none");
+    }
+
+    #[test]
+    fn a_shard_with_credits_enough_gets_no_more_for_being_asked_again() {
+        let mut grants = Grants::default();
+        grants.demand(ShardIndex(0), &demand(5), true);
+        grants.replenish(32, 0);
+        let first = granted(&mut grants, 0);
+        for _ in 0..100 {
+            grants.replenish(32, 0);
+        }
+        assert_eq!(granted(&mut grants, 0), 0, "after {first}");
     }
 }

@@ -39,8 +39,10 @@ const WINDOW: WindowLimits = WindowLimits { jobs: 2048, bytes: 64 << 20 };
 const CONTROL_ROOM: usize = 2048;
 /// Room of a channel between a shard and a worker: a whole window, so that nobody waits to send.
 const CHANNEL_ROOM: usize = WINDOW.jobs as usize + CONTROL_ROOM;
-/// Time for a stop: after it, what is still open is ended.
+/// Time for a stop: after it, clients are told 421 in the middle of their message, and remotes are left.
 const STOP_LIMIT: Duration = Duration::from_secs(7);
+/// Time for that; then what is still open is shut, and after as much again the process ends as it is.
+const HURRY_LIMIT: Duration = Duration::from_secs(1);
 /// Shards and workers up to which `auto` puts both roles on one executor.
 const SHARED_UP_TO: u16 = 256;
 
@@ -198,24 +200,28 @@ impl Relay {
         self.executors.iter().all(|executor| !executor.is_finished())
     }
 
-    /// Stops: no new mail, transactions under way get their time, everything is durable at the end. Says whether it
-    /// went without force.
+    /// Stops: no new mail, transactions under way get their time, everything is durable at the end. Says whether every
+    /// executor came to its end; one that did not leaves its part for recovery.
     pub fn stop(mut self) -> bool {
         self.orders.tell_all(|| shard::Order::Stop, || worker::Order::Stop);
-        let deadline = Instant::now() + STOP_LIMIT;
-        let mut clean = true;
-        let mut hurried = false;
+        let began = Instant::now();
+        let mut steps = [STOP_LIMIT, STOP_LIMIT + HURRY_LIMIT].into_iter().enumerate().peekable();
         while !self.executors.iter().all(JoinHandle::is_finished) {
-            if !hurried && Instant::now() >= deadline {
-                hurried = true;
-                clean = false;
-                self.orders.tell_all(|| shard::Order::Hurry, || worker::Order::Hurry);
+            let waited = began.elapsed();
+            match steps.next_if(|(_, limit)| waited >= *limit) {
+                Some((0, _)) => {
+                    tracing::warn!("peers take their time: ending their transactions");
+                    self.orders.tell_all(|| shard::Order::Hurry, || worker::Order::Hurry);
+                }
+                Some(_) => self.orders.tell_all(|| shard::Order::Shut, || worker::Order::Hurry),
+                None => {}
             }
-            if Instant::now() >= deadline + STOP_LIMIT / 3 {
+            if waited >= STOP_LIMIT + 2 * HURRY_LIMIT {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        let mut clean = true;
         for executor in self.executors.drain(..) {
             clean &= executor.join().is_ok();
         }

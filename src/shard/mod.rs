@@ -61,8 +61,10 @@ pub enum Order {
     Snapshot(channel::Sender<RoleSnapshot>),
     /// Stop: no new connections, transactions or jobs.
     Stop,
-    /// The time for stopping is over: end what is still open.
+    /// The time for stopping is over: tell clients so, whatever they are at.
     Hurry,
+    /// And now end what is still open.
+    Shut,
 }
 
 /// Channels of a shard.
@@ -248,7 +250,8 @@ impl Shard {
                     let _ = answer.try_send(self.metrics.role_snapshot(self.wiring.index));
                 }
                 Order::Stop => self.stop(inbound),
-                Order::Hurry => inbound.sessions.shut(),
+                Order::Hurry => inbound.sessions.hurry(),
+                Order::Shut => inbound.sessions.shut(),
             }
         }
         worked

@@ -23,7 +23,7 @@ struct Scene {
 /// A relay that routes by MX, bounces of client.test to the first sink.
 fn play(change: impl FnOnce(Config) -> Config) -> Scene {
     let (lab, dns) = (Lab::new(), Stub::start());
-    let port = quiet_port(HOSTS[1]);
+    let port = quiet_port();
     let addresses =
         [HOSTS[1], HOSTS[2]].map(|host| format!("{host}:{port}").parse::<SocketAddr>().expect("address"));
     let sink = Sink::on(&addresses, USUAL, |_| Act::Accept);

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::relay::{Config, Ended, Lab};
-use crate::harness::{has_program, host_is_able, skip};
+use crate::harness::{eventually, has_program, host_is_able, skip};
 
 /// The relay must have ended within a second; a busy machine gets more.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -92,7 +92,13 @@ fn a_second_relay_on_the_same_spool_or_port_is_refused_and_the_first_goes_on() {
     }
     let lab = Lab::new();
     let relay = lab.start(&Config::new().route("*", "hold"));
-    let before = tree(&lab.spool());
+    // The first one prepares segments for a while.
+    let mut before = tree(&lab.spool());
+    eventually("the spool to be still", || {
+        std::thread::sleep(Duration::from_millis(200));
+        let last = std::mem::replace(&mut before, tree(&lab.spool()));
+        (last == before).then_some(())
+    });
     let ended = lab.run(lab.command(&Config::new()));
     refused(&ended, &[&lab.spool().display().to_string(), "another"]);
     assert_eq!(before, tree(&lab.spool()), "the second has changed the first one's spool");

@@ -33,7 +33,7 @@ fn kill_under_load(shards: u16, wiring: &str, size: usize) {
         (state >> 33) % below
     };
     let (lab, mut load) = (Lab::new(), Load::new());
-    let port = quiet_port("127.0.0.1");
+    let port = quiet_port();
     let config = Config::new()
         .threads(shards, wiring)
         .set("smtp.listen", format!("['127.0.0.1:{port}']"))

@@ -206,7 +206,7 @@ fn a_host_that_cannot_be_reached_until_expiry_is_named_in_the_bounce() {
         return;
     }
     let (lab, sink) = (Lab::new(), Sink::start());
-    let closed = crate::harness::quiet_port("127.0.0.1");
+    let closed = crate::harness::quiet_port();
     let config = Config::new()
         .to(sink.address())
         .route("closed.test", format!("smtp://127.0.0.1:{closed}"))

@@ -21,9 +21,11 @@ pub mod relay;
 pub mod report;
 pub mod sink;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::Write;
 use std::net::TcpListener;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Longest wait for something that should happen soon. Generous: the machine may be busy with other tests.
@@ -65,16 +67,17 @@ pub fn within<T>(limit: Duration, awaited: &str, mut probe: impl FnMut() -> Opti
     }
 }
 
-/// A port that is free on `address` now and lies below the system's ephemeral ports, so that no outgoing connection takes
-/// it while the relay or the remote that belongs there is away.
-pub fn quiet_port(address: &str) -> u16 {
+/// A port that is free on all addresses, is given once, and lies below the system's ephemeral ports, so that no outgoing
+/// connection takes it while the relay or the remote that belongs there is away.
+pub fn quiet_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..1000 {
         let port = 20_000 + (getrandom::u32().expect("random") % 12_000) as u16;
-        if TcpListener::bind((address, port)).is_ok() {
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() && GIVEN.lock().expect("unpoisoned").insert(port) {
             return port;
         }
     }
-    panic!("no free port below 32000 on {address}");
+    panic!("no free port below 32000");
 }
 
 /// Whether a program is there to be run.

@@ -315,11 +315,34 @@ impl Relay {
         self.reaped = true;
     }
 
-    /// Waits for the end.
+    /// Waits for the end. One that takes its time is asked what it does, for the test's output.
     pub fn wait(mut self, limit: Duration) -> ExitStatus {
-        let status = within(limit, "the relay's end", || self.child.try_wait().expect("our child"));
+        let began = Instant::now();
+        let mut asked = false;
+        let status = within(limit, "the relay's end", || {
+            if !asked && began.elapsed() > Duration::from_secs(4) {
+                asked = true;
+                println!("still there after 4 s: {:?}\n{}", self.threads(), self.busy_metrics());
+            }
+            self.child.try_wait().expect("our child")
+        });
         self.reaped = true;
         status
+    }
+
+    /// Names of its threads.
+    fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
+    /// Lines of the metrics that are not 0, but for buckets.
+    fn busy_metrics(&self) -> String {
+        let (_, page) = self.http("/metrics");
+        let tells =
+            |line: &&str| line.starts_with("ringpost_") && !line.ends_with(" 0") && !line.contains("_bucket");
+        page.lines().filter(tells).collect::<Vec<_>>().join("\n")
     }
 
     /// SIGTERM; must end in time with code 0.
@@ -339,16 +362,9 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if std::thread::panicking() && !self.reaped && self.smtp.port() != 0 {
-            let (_, page) = self.http("/metrics");
-            let tells = |line: &&str| {
-                !line.starts_with('#')
-                    && !line.ends_with(" 0")
-                    && !line.contains("_bucket")
-                    && line.starts_with("ringpost_")
-            };
-            eprintln!("--- the relay's metrics:");
-            page.lines().filter(tells).for_each(|line| eprintln!("{line}"));
+        let is_running = matches!(self.child.try_wait(), Ok(None)) && !self.reaped;
+        if std::thread::panicking() && is_running && TcpStream::connect(self.admin).is_ok() {
+            eprintln!("--- the relay's metrics:\n{}", self.busy_metrics());
         }
         if !self.reaped {
             let _ = self.child.kill();
