@@ -35,6 +35,11 @@ impl Account {
     fn wants(&self) -> bool {
         self.served && !self.unacknowledged && (self.active || u64::from(self.ready) > self.outstanding())
     }
+
+    /// Has jobs and no credit for any.
+    fn starves(&self) -> bool {
+        self.served && !self.unacknowledged && self.ready > 0 && self.outstanding() == 0
+    }
 }
 
 impl Grants {
@@ -72,8 +77,32 @@ impl Grants {
     }
 
     /// Grants so that, with the `busy` jobs that are here already, about `want` jobs are here or may come. Whoever wants
-    /// any gets at least one in turn, as long as `want` allows.
+    /// any gets at least one in turn, as long as `want` allows. Credits in advance that nobody uses keep nobody waiting:
+    /// for them more may come than `want`, at most as much from each shard.
     pub fn replenish(&mut self, want: u32, busy: u32) {
+        self.share_out(want, busy);
+        self.feed_starving(want, busy);
+    }
+
+    /// Grants to shards without a credit what is held by shards that have nothing to send with it.
+    fn feed_starving(&mut self, want: u32, busy: u32) {
+        let starving = self.accounts.iter().filter(|account| account.starves()).count() as u64;
+        if starving == 0 {
+            return;
+        }
+        let coming: u64 =
+            self.accounts.iter().map(|account| account.outstanding().min(u64::from(account.ready))).sum();
+        let mut free = u64::from(want).saturating_sub(u64::from(busy) + coming);
+        let share = free.div_ceil(starving);
+        for account in self.accounts.iter_mut().filter(|account| account.starves()) {
+            let more = share.min(free).min(u64::from(account.ready));
+            account.granted += more;
+            account.dirty |= more > 0;
+            free -= more;
+        }
+    }
+
+    fn share_out(&mut self, want: u32, busy: u32) {
         let outstanding = self.outstanding();
         let mut free = u64::from(want).saturating_sub(u64::from(busy) + outstanding);
         let wanting = self.accounts.iter().filter(|account| account.wants()).count() as u64;
@@ -170,5 +199,88 @@ impl Grants {
             self.accounts.len() - 1
         });
         &mut self.accounts[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallTime;
+    use crate::id::PathId;
+    use crate::routing::{PathKind, PathLimits, PathSpec};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const A: ShardIndex = ShardIndex(0);
+    const B: ShardIndex = ShardIndex(1);
+
+    fn demand(ready: u32) -> Demand {
+        let limits = PathLimits {
+            connections: 1,
+            messages_per_connection: 1,
+            recipients_per_transaction: 1,
+            window: 100,
+            idle: Duration::ZERO,
+        };
+        let spec =
+            PathSpec { id: PathId(1), version: 1, name: String::new(), kind: PathKind::Discard, limits };
+        Demand { path: Arc::new(spec), epoch: 0, sent: 0, ready, oldest: WallTime::default() }
+    }
+
+    /// What `shard` may send now.
+    fn credits(grants: &mut Grants, shard: ShardIndex) -> u64 {
+        grants.account(shard, false).outstanding()
+    }
+
+    #[test]
+    fn credits_that_lie_idle_at_one_shard_keep_no_other_waiting() {
+        let mut grants = Grants::default();
+        // A has been busy and holds all that may come, in advance; now it has nothing.
+        grants.demand(A, &demand(1), false);
+        grants.replenish(4, 0);
+        grants.arrived(A, false);
+        grants.replenish(4, 0);
+        assert_eq!(credits(&mut grants, A), 4);
+        // B must not wait for A to send, nor for A's period to end.
+        grants.demand(B, &demand(3), false);
+        grants.replenish(4, 0);
+        assert_eq!(credits(&mut grants, B), 3);
+    }
+
+    #[test]
+    fn a_shard_that_uses_its_credits_is_not_taken_for_an_idle_one() {
+        let mut grants = Grants::default();
+        grants.demand(A, &demand(100), false);
+        grants.replenish(8, 0);
+        grants.demand(B, &demand(100), false);
+        grants.replenish(8, 0);
+        assert_eq!((credits(&mut grants, A), credits(&mut grants, B)), (8, 0));
+        for _ in 0..4 {
+            grants.arrived(A, false);
+        }
+        // Its jobs are here and waited for: nothing is free yet.
+        grants.replenish(8, 4);
+        assert_eq!(credits(&mut grants, B), 0);
+        grants.replenish(8, 0);
+        assert!(credits(&mut grants, B) > 0);
+    }
+
+    #[test]
+    fn no_shard_ever_holds_more_than_may_be_here_at_all() {
+        let (mut grants, mut seed) = (Grants::default(), 3u64);
+        for _ in 0..10_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let shard = ShardIndex((seed >> 33) as u16 % 4);
+            match (seed >> 40) % 4 {
+                0 => grants.demand(shard, &demand((seed >> 45) as u32 % 50), false),
+                1 => grants.cool(),
+                _ if credits(&mut grants, shard) > 0 => grants.arrived(shard, false),
+                _ => {}
+            }
+            grants.replenish(16, (seed >> 50) as u32 % 20);
+            for shard in 0..4 {
+                assert!(credits(&mut grants, ShardIndex(shard)) <= 16);
+            }
+        }
     }
 }
