@@ -48,23 +48,10 @@ pub(super) struct Common {
     pub recovered: mpsc::Sender<Result<u64, String>>,
 }
 
-/// Longest sleep of an executor. 20 wake-ups a second cost nothing that can be measured.
-const TICK: std::time::Duration = std::time::Duration::from_millis(50);
-
 /// Runs the roles of a seat until all of them have ended.
 pub(super) async fn run(seat: Seat, common: Common) {
-    crate::net::spawn(tick());
     if let Err(error) = start(seat, &common).await {
         let _ = common.recovered.send(Err(error));
-    }
-}
-
-/// Wakes the executor now and then for as long as it lives. The completion of a system call that glommio runs on its helper
-/// thread (opening, removing, preallocating) was seen not to wake a sleeping executor: under load something else soon did,
-/// but in recovery and at the stop nothing, and the relay hung.
-async fn tick() {
-    loop {
-        crate::net::sleep(TICK).await;
     }
 }
 
