@@ -74,7 +74,11 @@ impl Inbox {
         super::spawn(async move {
             // One read at a time, each awaited to its end: glommio's executor dies when a file future is polled too
             // often. It ends with the executor.
-            while file.read_at(0, 8).await.is_ok() {
+            loop {
+                if file.read_at(0, 8).await.is_err() {
+                    // One failed read must not silence the bell for good: the role looks at what there is, and goes on.
+                    super::sleep(std::time::Duration::from_millis(1)).await;
+                }
                 counts.set(BellCounts { rings: counts.get().rings + 1, ..counts.get() });
                 event.notify();
             }
