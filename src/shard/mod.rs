@@ -20,7 +20,7 @@ mod resident;
 mod settle;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
-use crate::outcome::Reply;
+use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
 use crate::spool::DiskLog as Log;
@@ -51,6 +51,8 @@ use resident::Resident;
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
 /// microsecond each a round stays well below the 10 ms that a task's turn may take.
 const ROUND: usize = 512;
+/// Pause before outcomes are written again that found the disk full.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 /// Bounces being made at once: each may read a message from disk.
 const BOUNCES_MAX: usize = 8;
 
@@ -121,6 +123,8 @@ pub struct Shard {
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
     path_errors: RefCell<HashMap<PathId, Reply, RandomState>>,
+    /// Outcomes that found the disk full; their legs are in flight until they are written.
+    unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
     stopping: Cell<bool>,
     bounces: Cell<usize>,
@@ -147,6 +151,7 @@ impl Shard {
             ledger: RefCell::new(ledger),
             parts,
             path_errors: RefCell::default(),
+            unwritten: RefCell::default(),
             metrics,
             stopping: Cell::new(false),
             bounces: Cell::new(0),
@@ -192,14 +197,15 @@ impl Shard {
                 | self.take_handed(&inbound);
             let now = net::now();
             let more = self.queue.borrow_mut().advance(now, ROUND);
+            self.write_again().await;
             let expired = self.record_expired().await;
             self.make_bounces();
-            self.ask_routes();
+            let asking = self.ask_routes();
             let sent = self.dispatch().await;
             if self.is_done(&inbound) {
                 break;
             }
-            if worked || more || expired || sent {
+            if worked || more || expired || asking || sent {
                 net::yield_now().await;
             } else {
                 let limit = self.next_wake(now.mono);
@@ -229,7 +235,9 @@ impl Shard {
     fn next_wake(&self, now: Moment) -> Option<Duration> {
         let next = self.queue.borrow().next_wake();
         // A wheel's tick may lie a little ahead of its entries: never spin on it.
-        next.map(|at| at.since(now).max(Duration::from_millis(1)))
+        let next = next.map(|at| at.since(now).max(Duration::from_millis(1)));
+        let again = (!self.unwritten.borrow().is_empty()).then_some(FULL_PAUSE);
+        next.into_iter().chain(again).min()
     }
 
     fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
