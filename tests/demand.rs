@@ -69,11 +69,8 @@ impl Shard {
                 self.ledger.set_ready(path, 0, WallTime::default());
                 continue;
             };
-            if self.ledger.sent(path, worker, job.body_bytes)
-                && let Some(demand) = self.queue.demand(path)
-            {
-                self.ledger.set_ready(path, demand.ready, demand.oldest);
-            }
+            let left = self.queue.demand(path).map_or(0, |demand| demand.ready);
+            self.ledger.sent(path, worker, job.body_bytes, left);
             self.ledger.reported(worker, job.body_bytes);
             self.deliver(job);
         }
@@ -131,10 +128,8 @@ fn demand_that_ends_and_begins_between_two_looks_is_told() {
         // Jobs leave without a look at the queue's news, as they do within one round.
         let (path, worker) = shard.ledger.next_send()?;
         let job = shard.queue.pop(path, 10)?;
-        if shard.ledger.sent(path, worker, job.body_bytes) {
-            let demand = shard.queue.demand(path)?;
-            shard.ledger.set_ready(path, demand.ready, demand.oldest);
-        }
+        let left = shard.queue.demand(path).map_or(0, |demand| demand.ready);
+        shard.ledger.sent(path, worker, job.body_bytes, left);
         Some(1)
     })
     .sum();

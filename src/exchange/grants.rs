@@ -32,9 +32,10 @@ impl Account {
         self.granted.saturating_sub(self.arrived)
     }
 
-    /// Whether its credits are likely to be used soon.
-    fn has_some(&self) -> bool {
-        self.active || self.ready > 0
+    fn revoke(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        (self.granted, self.arrived) = (0, 0);
+        (self.unacknowledged, self.dirty, self.active) = (true, true, false);
     }
 
     fn wants(&self) -> bool {
@@ -63,10 +64,13 @@ impl Grants {
         }
     }
 
-    /// Opens an account for a shard that has not announced the path here: its first grant tells it of this lane.
+    /// Takes a shard to have a leg for the path, unless it has said so itself: the grant that follows makes it say what
+    /// it really has.
     pub fn invite(&mut self, shard: ShardIndex) {
         let account = self.account(shard, false);
-        account.ready = account.ready.max(1);
+        if account.outstanding() == 0 {
+            account.ready = account.ready.max(1);
+        }
     }
 
     /// Says whom this lane serves; the others are left to the lanes on their own executors.
@@ -78,52 +82,59 @@ impl Grants {
 
     /// Grants so that, with the `busy` jobs that are here already, about `want` jobs are here or may come. Whoever wants
     /// any gets at least one in turn, as long as `want` allows.
-    ///
-    /// Credits of shards that have nothing do not count: they cannot be taken back without a round trip, and those who
-    /// have mail must not wait for those who have none. Nor must a shard without any credit wait for busier ones. What
-    /// comes beyond `want` then, at most as much for each shard, waits here and not there.
     pub fn replenish(&mut self, want: u32, busy: u32) {
-        let promised: u64 =
-            self.accounts.iter().filter(|account| account.has_some()).map(Account::outstanding).sum();
-        let free = u64::from(want).saturating_sub(u64::from(busy) + promised);
+        let want = u64::from(want);
+        let room = want.saturating_sub(u64::from(busy));
         let wanting = self.accounts.iter().filter(|account| account.wants()).count() as u64;
-        if wanting == 0 {
+        if wanting == 0 || room == 0 {
             return;
         }
         // Topping up each single credit would send a message for each job: wait until a quarter is free.
-        let is_worth_it = free > 0 && (free * 4 >= u64::from(want) || promised == 0);
-        let mut free = if is_worth_it { free } else { 0 };
+        let is_enough = |free: u64, outstanding: u64| free > 0 && (free * 4 >= want || outstanding == 0);
+        if !is_enough(room.saturating_sub(self.outstanding()), self.outstanding()) {
+            self.reclaim();
+        }
+        let outstanding = self.outstanding();
+        let mut free = room.saturating_sub(outstanding);
+        if !is_enough(free, outstanding) {
+            return;
+        }
         let share = free.div_ceil(wanting);
-        let least = (u64::from(want) / (4 * wanting)).max(1);
-        let (count, start) = (self.accounts.len(), self.turn);
-        self.turn = (start + 1) % count;
+        let count = self.accounts.len();
         for offset in 0..count {
-            let at = (start + offset) % count;
-            let account = &mut self.accounts[at];
+            let account = &mut self.accounts[(self.turn + offset) % count];
             if !account.wants() {
                 continue;
             }
-            let fair = share.min(free);
-            if fair == 0 && is_worth_it && offset > 0 {
-                self.turn = at;
+            let more = share.min(free);
+            if more == 0 {
+                self.turn = (self.turn + offset) % count;
+                return;
             }
-            let starved = account.ready > 0 && account.outstanding() == 0;
-            let more = if starved { fair.max(least.min(u64::from(account.ready))) } else { fair };
-            if more > 0 {
-                account.granted += more;
-                account.dirty = true;
-                free = free.saturating_sub(more);
-            }
+            account.granted += more;
+            account.dirty = true;
+            free -= more;
         }
+        self.turn = (self.turn + 1) % count;
     }
 
     /// Takes all credits back: new epochs begin with none. What is on its way still arrives, and must be sent back.
     pub fn revoke(&mut self) {
-        for account in &mut self.accounts {
-            account.epoch = account.epoch.wrapping_add(1);
-            (account.granted, account.arrived) = (0, 0);
-            (account.unacknowledged, account.dirty, account.active) = (true, true, false);
+        self.accounts.iter_mut().for_each(Account::revoke);
+    }
+
+    /// Takes back credits that nobody is known to use, if somebody else is known to want some: left where they are they
+    /// would keep everybody else waiting for as long as that shard has no mail.
+    fn reclaim(&mut self) {
+        let is_starved =
+            |account: &Account| account.wants() && u64::from(account.ready) > account.outstanding();
+        if !self.accounts.iter().any(is_starved) {
+            return;
         }
+        let lie_idle = |account: &&mut Account| {
+            !account.unacknowledged && account.outstanding() > 0 && (account.ready == 0 || !account.served)
+        };
+        self.accounts.iter_mut().filter(lie_idle).for_each(Account::revoke);
     }
 
     /// The next grant to send: shard, epoch, total.
@@ -156,18 +167,21 @@ impl Grants {
             .map(|account| account.shard)
     }
 
-    /// Whether a shard has sent jobs, or has some, since the last [`Self::cool`].
-    pub fn is_idle(&self) -> bool {
-        self.demanding().next().is_none()
+    /// Whether a shard has said that it has legs.
+    pub fn has_ready(&self, shard: ShardIndex) -> bool {
+        self.accounts.iter().any(|account| account.shard == shard && account.ready > 0)
     }
 
-    /// Ends a period: shards that send nothing in the next one get no credits in advance. Says whether one fell quiet.
-    pub fn cool(&mut self) -> bool {
-        let mut fell_quiet = false;
+    /// Whether no shard that is served here has jobs, or has sent any since the last [`Self::cool`].
+    pub fn is_idle(&self) -> bool {
+        !self.accounts.iter().any(|account| account.served && (account.ready > 0 || account.active))
+    }
+
+    /// Ends a period: shards that send nothing in the next one get no credits in advance.
+    pub fn cool(&mut self) {
         for account in &mut self.accounts {
-            fell_quiet |= std::mem::take(&mut account.active);
+            account.active = false;
         }
-        fell_quiet
     }
 
     fn account(&mut self, shard: ShardIndex, at_home: bool) -> &mut Account {
@@ -186,71 +200,5 @@ impl Grants {
             self.accounts.len() - 1
         });
         &mut self.accounts[at]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::WallTime;
-    use crate::id::PathId;
-    use crate::routing::{PathKind, PathLimits, PathSpec};
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    fn demand(ready: u32) -> Demand {
-        let limits = PathLimits {
-            connections: 8,
-            messages_per_connection: 100,
-            recipients_per_transaction: 64,
-            window: 1024,
-            idle: Duration::from_secs(60),
-        };
-        let path =
-            PathSpec { id: PathId(1), version: 1, name: "test".into(), kind: PathKind::Discard, limits };
-        Demand { path: Arc::new(path), epoch: 0, sent: 0, ready, oldest: WallTime::default() }
-    }
-
-    fn granted(grants: &mut Grants, shard: u16) -> u64 {
-        let all = std::iter::from_fn(|| grants.poll_grant(|_| true)).collect::<Vec<_>>();
-        all.iter().rev().find(|(to, ..)| to.0 == shard).map_or(0, |(_, _, granted)| *granted)
-    }
-
-    #[test]
-    fn a_shard_without_credits_gets_some_though_a_busier_one_has_all() {
-        let mut grants = Grants::default();
-        grants.demand(ShardIndex(0), &demand(1000), true);
-        grants.replenish(32, 0);
-        assert!(granted(&mut grants, 0) >= 32);
-        // The second begins without any, as at a lane that is not home.
-        grants.demand(ShardIndex(1), &demand(50), false);
-        grants.replenish(32, 0);
-        assert!(granted(&mut grants, 1) >= 1);
-    }
-
-    #[test]
-    fn credits_of_a_shard_that_has_gone_quiet_are_no_longer_counted() {
-        let mut grants = Grants::default();
-        grants.demand(ShardIndex(0), &demand(100), true);
-        grants.replenish(32, 0);
-        granted(&mut grants, 0);
-        grants.arrived(ShardIndex(0), true);
-        grants.demand(ShardIndex(0), &demand(0), true);
-        grants.cool();
-        grants.demand(ShardIndex(1), &demand(20), true);
-        grants.replenish(32, 0);
-        assert!(granted(&mut grants, 1) >= 20, "as if the first had none");
-    }
-
-    #[test]
-    fn a_shard_with_credits_enough_gets_no_more_for_being_asked_again() {
-        let mut grants = Grants::default();
-        grants.demand(ShardIndex(0), &demand(5), true);
-        grants.replenish(32, 0);
-        let first = granted(&mut grants, 0);
-        for _ in 0..100 {
-            grants.replenish(32, 0);
-        }
-        assert_eq!(granted(&mut grants, 0), 0, "after {first}");
     }
 }

@@ -156,7 +156,7 @@ pub async fn serve(inbound: &Inbound, stream: Stream, peer: IpAddr) {
         busy,
     };
     driver.run().await;
-    driver.forget_body();
+    drop(driver);
     drop(place);
 }
 
@@ -190,6 +190,13 @@ struct Driver<'a> {
     /// When the end of data was seen whose reply is still in `out`.
     end_of_data_at: Option<Moment>,
     busy: Rc<Cell<bool>>,
+}
+
+/// Chunks of a body that was not completed must not keep their segments, even if the session's end is a panic.
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        self.forget_body();
+    }
 }
 
 impl Driver<'_> {
@@ -280,9 +287,10 @@ impl Driver<'_> {
         if self.receiving.is_some() && !self.make_room() {
             self.session.refuse_body(reply::NO_ROOM, &mut self.out);
             self.reject(RejectReason::Budget);
-            self.receiving_is_over();
+            self.forget_body();
         }
-        self.busy.set(self.session.is_in_transaction());
+        // An envelope alone is not worth waiting for: the client keeps its message.
+        self.busy.set(self.receiving.is_some());
         if self.inbound.sessions.stopping.get() && !self.busy.get() {
             return self.close(&reply::SHUTTING_DOWN).await;
         }
@@ -331,6 +339,7 @@ impl Driver<'_> {
             return self.session.refuse_body(reply::NO_ROOM, &mut self.out);
         }
         if let Err(error) = self.inbound.log.admits() {
+            self.reservation.release();
             self.reject(RejectReason::Storage);
             return self.session.refuse_body(refusal_of(&error), &mut self.out);
         }

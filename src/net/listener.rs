@@ -87,8 +87,8 @@ impl Listener {
         Self(fd::tcp_listener(socket))
     }
 
-    /// The next connection. `Err` means that there will be none any more (the listener was shut) or, after a pause,
-    /// that one was lost for want of descriptors or memory: [`is_shortage`] tells them apart.
+    /// The next connection. `Err` means that the listener was shut, that a connection was lost to an error of its network
+    /// or, after a pause, to a want of descriptors or memory: [`is_shortage`] tells the last apart.
     pub async fn accept(&self) -> io::Result<Accepted> {
         let accepted = self.0.accept().await.map_err(io::Error::from);
         match accepted {

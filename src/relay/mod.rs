@@ -10,6 +10,7 @@ mod seats;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::control::admin::Roles;
 use crate::control::log::LogThread;
 use crate::control::resolver::ResolverCounters;
 use crate::exchange::ledger::WindowLimits;
+use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::PartId;
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
@@ -34,9 +36,7 @@ use crate::worker;
 use roles::Common;
 
 /// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
-const WINDOW: WindowLimits = WindowLimits { jobs: 2048, bytes: 64 << 20 };
-/// Room in a channel for demands and grants, beyond the window.
-const CONTROL_ROOM: usize = 2048;
+const WINDOW: WindowLimits = WindowLimits { jobs: WINDOW_JOBS, bytes: 64 << 20 };
 /// Room of a channel between a shard and a worker: a whole window, so that nobody waits to send.
 const CHANNEL_ROOM: usize = WINDOW.jobs as usize + CONTROL_ROOM;
 /// Time for a stop: after it, clients are told 421 in the middle of their message, and remotes are left.
@@ -138,8 +138,16 @@ impl Relay {
         let (recovered, recoveries) = mpsc::channel();
         let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
-        let common =
-            Common { config, events: log.sender(), fence: fence.clone(), tls, drained: drain, recovered };
+        let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
+        let common = Common {
+            config,
+            events: log.sender(),
+            fence: fence.clone(),
+            tls,
+            drained: drain,
+            recovered,
+            shards,
+        };
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());

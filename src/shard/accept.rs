@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{ROUND, Shard};
 use crate::id::ShardIndex;
@@ -42,10 +43,15 @@ impl Shard {
         while !self.stopping.get() {
             match listener.accept().await {
                 Ok(accepted) => self.place(accepted, inbound),
-                Err(error) if listener::is_shortage(&error) => {
+                Err(_) if self.stopping.get() => return,
+                Err(error) => {
                     self.metrics.connections[ConnectionResult::Failed].inc();
+                    if !listener::is_shortage(&error) {
+                        // accept(2): errors of the network under a new connection come here as well. Only the stop
+                        // shuts the listener.
+                        net::sleep(Duration::from_millis(20)).await;
+                    }
                 }
-                Err(_) => return,
             }
         }
     }

@@ -20,7 +20,7 @@ mod resident;
 mod settle;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
-use crate::outcome::Reply;
+use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
 use crate::spool::DiskLog as Log;
@@ -51,6 +51,8 @@ use resident::Resident;
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
 /// microsecond each a round stays well below the 10 ms that a task's turn may take.
 const ROUND: usize = 512;
+/// Pause before outcomes are written again that found the disk full.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 /// Bounces being made at once: each may read a message from disk.
 const BOUNCES_MAX: usize = 8;
 
@@ -125,6 +127,8 @@ pub struct Shard {
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
     path_errors: RefCell<HashMap<PathId, Reply, RandomState>>,
+    /// Outcomes that found the disk full; their legs are in flight until they are written.
+    unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
     stopping: Cell<bool>,
     bounces: Cell<usize>,
@@ -151,6 +155,7 @@ impl Shard {
             ledger: RefCell::new(ledger),
             parts,
             path_errors: RefCell::default(),
+            unwritten: RefCell::default(),
             metrics,
             stopping: Cell::new(false),
             bounces: Cell::new(0),
@@ -197,14 +202,15 @@ impl Shard {
             let now = net::now();
             let more = self.queue.borrow_mut().advance(now, ROUND);
             let stale = self.resident.borrow_mut().expire(now.mono);
+            self.write_again().await;
             let expired = self.record_expired().await;
             self.make_bounces();
-            self.ask_routes();
+            let asking = self.ask_routes();
             let sent = self.dispatch().await;
             if self.is_done(&inbound) {
                 break;
             }
-            if worked || more || expired || sent {
+            if worked || more || expired || asking || sent {
                 net::yield_now().await;
             } else {
                 let limit = self.next_wake(now.mono, stale);
@@ -237,7 +243,9 @@ impl Shard {
     fn next_wake(&self, now: Moment, stale: Option<Moment>) -> Option<Duration> {
         let next = [self.queue.borrow().next_wake(), stale].into_iter().flatten().min();
         // A wheel's tick may lie a little ahead of its entries: never spin on it.
-        next.map(|at| at.since(now).max(Duration::from_millis(1)))
+        let next = next.map(|at| at.since(now).max(Duration::from_millis(1)));
+        let again = (!self.unwritten.borrow().is_empty()).then_some(FULL_PAUSE);
+        next.into_iter().chain(again).min()
     }
 
     fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {

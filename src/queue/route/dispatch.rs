@@ -12,8 +12,8 @@ const JOB_BYTES: i64 = 1024;
 const TURNS_LOOKED_AT: usize = 16;
 
 impl Queue {
-    /// The next path whose demand was worth telling when it changed. Coalesced: a path stands here once, whatever happened
-    /// to it. It is told even if it is back where it was: who counted along while it ended must hear that it began again.
+    /// The next path whose demand is worth telling. Coalesced: a path stands here once, whatever happened to it. Told even
+    /// if it came back to what it was: who sends counts jobs down, and may have come to 0 meanwhile.
     pub fn poll_demand(&mut self) -> Option<(PathId, Demand)> {
         let slot = self.routes.dirty.pop_front()?;
         let path = &mut self.routes.paths[slot];
@@ -24,6 +24,11 @@ impl Queue {
         let oldest = self.oldest_next(slot);
         self.routes.free_path_if_unused(slot);
         Some((id, Demand { ready, tenants, oldest }))
+    }
+
+    /// Legs that are ready for a path now.
+    pub fn ready(&self, path: PathId) -> u32 {
+        self.routes.find_path(path).map_or(0, |slot| self.routes.paths[slot].ready)
     }
 
     /// What waits for a path now, to be told again while unanswered.
