@@ -20,7 +20,7 @@ fn options(arguments: &str) -> Result<RunCommand, Failure> {
     let words = ["ringpost-load", "run", "--sink", "127.0.0.1:0"].into_iter().chain(arguments.split(' '));
     // A rule holds blanks, so in these tests `_` stands for one.
     let options = Options::try_parse_from(words.map(|word| word.replace('_', " ")))?;
-    if let Command::Run(command) = options.command { Ok(command) } else { Err("not a run".into()) }
+    if let Command::Run(command) = options.command { Ok(*command) } else { Err("not a run".into()) }
 }
 
 /// Runs source and sink to their end; `target` instead of the sink if given.

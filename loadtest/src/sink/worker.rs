@@ -12,9 +12,10 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::board::{Board, SharedBoard, SinkCounts, ThreadUse, record, widen};
+use crate::board::{Board, SharedBoard, SinkCounts, ThreadUse, widen};
 use crate::clock::{self, Micros};
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN_MAX, REPLIES_BYTES_MAX};
+use crate::measure::phase::record;
 use crate::sink::Settings;
 use crate::sink::session::{BANNER, Counted, Delivery, Fixed, Flow, Host, Session};
 use crate::wire::content::DotFinder;
@@ -60,6 +61,11 @@ struct Tray {
 impl Tray {
     fn settle(&mut self, board: &mut Board) {
         let tally = &mut board.sink;
+        if self.counts != SinkCounts::default() {
+            let slot = board.timeline.at(self.now);
+            slot.arrived += self.counts.messages;
+            slot.sink_refused += self.counts.deferred + self.counts.rejected + self.counts.dropped;
+        }
         if self.counts.messages > 0 {
             widen(&mut tally.first_and_last, self.now);
         }
@@ -254,7 +260,8 @@ impl Worker {
             }
         }
         let wall = Duration::from_micros(clock::now().saturating_sub(started));
-        Ok(ThreadUse { cpu: clock::thread_cpu().saturating_sub(cpu), wall })
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        Ok(ThreadUse { name, cpu: clock::thread_cpu().saturating_sub(cpu), wall })
     }
 
     fn accept(&mut self, index: usize) {
