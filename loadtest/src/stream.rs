@@ -15,6 +15,8 @@ pub enum Stream {
     Clear(TcpStream),
     /// With TLS.
     Tls(Box<Tls>),
+    /// Taken out to be replaced.
+    Gone,
 }
 
 /// TLS over a socket.
@@ -38,12 +40,10 @@ impl Stream {
         }
     }
 
-    /// The socket, to register it again or ask for its state.
-    pub fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Clear(socket) => socket,
-            Self::Tls(tls) => &tls.socket,
-        }
+    /// Takes the connection out, to put it back secured.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Gone)
     }
 
     /// With TLS, a short read does not mean that nothing is left.
@@ -81,6 +81,7 @@ impl Stream {
         let tls = match self {
             Self::Clear(socket) => return socket.read(buffer),
             Self::Tls(tls) => tls,
+            Self::Gone => return Err(ErrorKind::NotConnected.into()),
         };
         loop {
             match tls.connection.reader().read(buffer) {
@@ -104,6 +105,7 @@ impl Stream {
         let tls = match self {
             Self::Clear(socket) => return socket.write_vectored(slices),
             Self::Tls(tls) => tls,
+            Self::Gone => return Err(ErrorKind::NotConnected.into()),
         };
         if tls.pending == 0 {
             tls.pending = tls.connection.writer().write_vectored(slices)?;

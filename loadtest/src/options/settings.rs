@@ -11,8 +11,9 @@ use crate::limits::{
     RECIPIENTS_MAX, TEMPLATES,
 };
 use crate::options::{RunCommand, SinkOptions, SourceOptions, TlsMode, values};
+use crate::sink::profile::{self, Profile};
 use crate::sink::script::Script;
-use crate::sink::session::Offers;
+use crate::sink::session::Manners;
 use crate::source::mix::Mix;
 use crate::source::pace::{Pace, Pattern};
 use crate::source::plan::{Plan, Protocol};
@@ -220,13 +221,42 @@ impl SinkOptions {
             std::fs::create_dir_all(directory)
                 .map_err(|error| OptionError(format!("--keep {}: {error}", directory.display())))?;
         }
+        let rules = Script::parse(&self.refuse).map_err(|error| OptionError(format!("--refuse {error}")))?;
+        let profile = self.profile()?;
+        let files = self.sink_cert.as_deref().zip(self.sink_key.as_deref());
+        let tls = (self.sink_tls != TlsMode::Off).then(|| tls::server(files)).transpose();
+        let manners = profile.manners;
         Ok(sink::Settings {
             listen: listen.to_vec(),
             threads: self.sink_threads,
-            script: Script::parse(&self.refuse).map_err(|error| OptionError(format!("--refuse {error}")))?,
-            offers: Offers { pipelining: !self.sink_no_pipelining, chunking: !self.no_chunking },
+            script: rules.before(profile.script),
+            manners: Manners {
+                pipelining: manners.pipelining && !self.sink_no_pipelining,
+                chunking: manners.chunking && !self.no_chunking,
+                starttls: self.sink_tls == TlsMode::Starttls,
+                auth: self.sink_auth.as_deref().map(|text| plain("--sink-auth", text)).transpose()?,
+                lmtp: self.sink_lmtp,
+                ..manners
+            },
+            connections_max: profile.connections_max,
+            messages_per_second: profile.messages_per_second,
+            tls: tls.map_err(|error| OptionError(format!("--sink-tls: {error}")))?,
+            implicit: self.sink_tls == TlsMode::Implicit,
             keep: self.keep.clone(),
         })
+    }
+
+    fn profile(&self) -> Result<Profile, OptionError> {
+        let Some(name) = &self.profile else { return Ok(Profile::default()) };
+        let known = profile::BUILT_IN.iter().find(|(known, _)| known == name);
+        let text = match known {
+            Some((_, text)) => (*text).to_owned(),
+            None => std::fs::read_to_string(name).map_err(|error| {
+                let known: Vec<&str> = profile::BUILT_IN.iter().map(|(known, _)| *known).collect();
+                OptionError(format!("--profile {name}: {error}; built in are {}", known.join(", ")))
+            })?,
+        };
+        profile::read(&text).map_err(|error| OptionError(format!("--profile {name}: {error}")))
     }
 }
 
