@@ -1,11 +1,13 @@
 //! PURE. The server side of one connection. Fed received bytes, it appends replies and tells the [`Host`] of messages.
 //! It copies nothing but a command line that two reads share; content streams through as slices.
 
+mod replies;
 #[cfg(test)]
 mod tests;
 
 use crate::clock::Micros;
 use crate::sink::script::{Action, Moment, Pending, Script, Stage};
+use crate::sink::session::replies::{answer, refuse, scripted, slow, slow_later};
 use crate::wire::content::{Content, DotFinder};
 use crate::wire::mark::{Id, Local, parse_digits};
 use crate::wire::receipt::Receipt;
@@ -533,64 +535,6 @@ fn failed(from: Option<Id>, recipient: Local, host: &mut impl Host) {
         && id.number == number
     {
         host.failed(id, index);
-    }
-}
-
-fn answer(reply: &[u8], out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
-    if reply[0] == b'5' {
-        host.count(Counted::Error);
-    }
-    out.extend_from_slice(reply);
-    Flow::Continue
-}
-
-/// Applies the script at a stage without recipients. `None`: go on.
-fn scripted(
-    fixed: &Fixed<'_>,
-    stage: Stage,
-    address: &[u8],
-    out: &mut Vec<u8>,
-    host: &mut impl Host,
-) -> Option<Flow> {
-    if fixed.script.is_empty() {
-        return None;
-    }
-    let moment = host.moment();
-    slow(fixed, fixed.script.slowing(stage, address, moment), out, moment, host);
-    let pending = fixed.script.matching(stage, address, moment)?;
-    let action = fixed.script.apply(pending)?;
-    Some(refuse(action, moment, out, host))
-}
-
-/// Holds the next reply back as a rule says.
-fn slow(fixed: &Fixed<'_>, rule: Option<Pending>, out: &[u8], moment: Moment, host: &mut impl Host) {
-    if let Some(micros) = rule.and_then(|rule| fixed.script.delay(rule, moment)) {
-        host.hold(out.len(), micros);
-    }
-}
-
-fn slow_later(fixed: &Fixed<'_>, rule: Option<Pending>, out: &[u8], host: &mut impl Host) {
-    if rule.is_some() {
-        let moment = host.moment();
-        slow(fixed, rule, out, moment, host);
-    }
-}
-
-fn refuse(action: &Action, moment: Moment, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
-    match action {
-        Action::Replies { texts, tarpit } => {
-            host.count(if action.is_permanent() { Counted::Rejected } else { Counted::Deferred });
-            let text = texts.get(moment.chance as usize % texts.len().max(1)).map_or("", |text| &**text);
-            if *tarpit > 0 {
-                (0..text.len()).for_each(|byte| host.hold(out.len() + byte, *tarpit));
-            }
-            out.extend_from_slice(text.as_bytes());
-            if text.starts_with("421") { Flow::Close } else { Flow::Continue }
-        }
-        Action::Drop => {
-            host.count(Counted::Dropped);
-            Flow::Drop
-        }
     }
 }
 
