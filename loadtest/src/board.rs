@@ -169,6 +169,8 @@ pub struct ThreadUse {
     pub name: String,
     /// CPU time, user and system.
     pub cpu: Duration,
-    /// Time it ran.
+    /// Time it was ready to run and had no CPU.
+    pub waited: Duration,
+    /// Time from its start to its end.
     pub wall: Duration,
 }

@@ -7,6 +7,8 @@ use crate::report::Percentiles;
 
 /// From this share on, a thread or the machine counts as fully used.
 const FULLY_BUSY: f64 = 0.9;
+/// From this share on, waiting for a CPU is said.
+const STARVED: f64 = 0.1;
 /// Own lateness below this is the timer's and the scheduler's grain, in microseconds.
 const LATENESS_GRAIN: u64 = 1_000;
 
@@ -22,6 +24,8 @@ pub struct GeneratorReport {
     pub busiest_thread: f64,
     /// Each thread, and the share of its time that it was running.
     pub threads: Vec<(String, f64)>,
+    /// The largest share of its time that one of the threads was ready to run and had no CPU.
+    pub starved: f64,
     /// The share of all CPUs' time that was used, by anybody, while the source ran.
     pub machine_busy: Option<f64>,
     /// The generator was the limit, or made latencies worse than they were.
@@ -37,6 +41,8 @@ impl GeneratorReport {
             |threads: &[ThreadUse]| threads.iter().fold(0.0, |sum, thread| sum + thread.cpu.as_secs_f64());
         // Starting up is no load: below half a second the share says nothing.
         let share = |thread: &ThreadUse| thread.cpu.as_secs_f64() / thread.wall.as_secs_f64().max(0.5);
+        let starved = |thread: &ThreadUse| thread.waited.as_secs_f64() / thread.wall.as_secs_f64().max(0.5);
+        let starved = source.iter().chain(sink).map(starved).fold(0.0, f64::max);
         let all = source.iter().chain(sink);
         let threads: Vec<(String, f64)> = all.map(|thread| (thread.name.clone(), share(thread))).collect();
         let busiest_thread = threads.iter().map(|(_, share)| *share).fold(0.0, f64::max);
@@ -45,6 +51,7 @@ impl GeneratorReport {
             sink_cpu_seconds: cpu(sink),
             busiest_thread,
             threads,
+            starved,
             machine_busy,
             ..Self::default()
         };
@@ -56,6 +63,13 @@ impl GeneratorReport {
         if self.busiest_thread >= FULLY_BUSY {
             self.was_the_limit = true;
             self.warnings.push("a thread of its own was fully busy: the rate is its own, not the relay's (more --threads or --sink-threads?)".into());
+        }
+        if self.starved >= STARVED {
+            self.was_the_limit |= self.starved + self.busiest_thread >= FULLY_BUSY;
+            self.warnings.push(format!(
+                "a thread of its own was ready to run and had no CPU for {:.0} % of the time: latencies include that wait",
+                self.starved * 100.0
+            ));
         }
         let own = Percentiles::of(&board.source.own_lateness);
         let latency = Percentiles::of(board.source.phases.intended(crate::measure::phase::Phase::Whole));
@@ -91,7 +105,12 @@ mod tests {
 
     fn thread(busy: u64) -> ThreadUse {
         let name = "source-0".into();
-        ThreadUse { name, cpu: Duration::from_millis(busy), wall: Duration::from_secs(1) }
+        ThreadUse {
+            name,
+            cpu: Duration::from_millis(busy),
+            waited: Duration::ZERO,
+            wall: Duration::from_secs(1),
+        }
     }
 
     #[test]
@@ -103,6 +122,10 @@ mod tests {
         assert!(busy.was_the_limit && busy.warnings.len() == 1);
         let machine = GeneratorReport::of(&[thread(500)], &[], Some(0.97), &board);
         assert!(!machine.was_the_limit && machine.warnings.len() == 1);
+        let waiting = |busy| ThreadUse { waited: Duration::from_millis(600), ..thread(busy) };
+        assert!(GeneratorReport::of(&[waiting(350)], &[], None, &board).was_the_limit);
+        let said = GeneratorReport::of(&[waiting(100)], &[], None, &board);
+        assert!(!said.was_the_limit && said.warnings.len() == 1);
     }
 
     #[test]

@@ -298,7 +298,7 @@ impl Worker {
 
     /// Runs until told to stop, and says how busy the thread was.
     pub fn run(mut self) -> io::Result<ThreadUse> {
-        let (started, cpu) = (clock::now(), clock::thread_cpu());
+        let (started, cpu, waited) = (clock::now(), clock::thread_cpu(), clock::thread_waited());
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         while !self.stop.load(Ordering::Relaxed) {
             let sleep = if self.again.is_empty() { TICK } else { Duration::ZERO };
@@ -333,7 +333,8 @@ impl Worker {
         }
         let wall = Duration::from_micros(clock::now().saturating_sub(started));
         let name = std::thread::current().name().unwrap_or_default().to_owned();
-        Ok(ThreadUse { name, cpu: clock::thread_cpu().saturating_sub(cpu), wall })
+        let waited = clock::thread_waited().saturating_sub(waited);
+        Ok(ThreadUse { name, cpu: clock::thread_cpu().saturating_sub(cpu), waited, wall })
     }
 
     fn accept(&mut self, index: usize) {

@@ -111,7 +111,7 @@ impl Worker {
 
     /// Runs until every message has ended, and says how busy the thread was.
     pub fn run(mut self) -> io::Result<ThreadUse> {
-        let (started, cpu) = (clock::now(), clock::thread_cpu());
+        let (started, cpu, waited) = (clock::now(), clock::thread_cpu(), clock::thread_waited());
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         let mut next_tick = 0;
         let mut stopped_at = None;
@@ -152,7 +152,8 @@ impl Worker {
         self.desk.settle(&mut self.board.lock());
         let wall = Duration::from_micros(clock::now().saturating_sub(started));
         let name = std::thread::current().name().unwrap_or_default().to_owned();
-        Ok(ThreadUse { name, cpu: clock::thread_cpu().saturating_sub(cpu), wall })
+        let waited = clock::thread_waited().saturating_sub(waited);
+        Ok(ThreadUse { name, cpu: clock::thread_cpu().saturating_sub(cpu), waited, wall })
     }
 
     /// No connection is left, or none has moved a byte for the whole time-out: a run is bounded in time even if it
