@@ -131,6 +131,9 @@ pub struct RunCommand {
     /// Start the relay with this command, and stop it afterwards; {target} and {sink} stand for the addresses
     #[arg(long, value_name = "COMMAND")]
     pub relay: Option<String>,
+    /// Append the output of --relay to this file
+    #[arg(long, value_name = "FILE")]
+    pub relay_log: Option<PathBuf>,
     /// Longest wait for the relay to listen
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub relay_wait: u64,

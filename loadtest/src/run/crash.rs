@@ -1,7 +1,6 @@
 //! Kills the relay with SIGKILL again and again while it is loaded, starts it again, and judges what arrived: accepted
 //! messages must survive. A kill leaves the kernel's page cache alone, so it does not prove that anything was synced.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -9,17 +8,14 @@ use std::time::{Duration, Instant};
 use crate::board::SharedBoard;
 use crate::clock;
 use crate::options::CrashCommand;
-use crate::run::relay::Relay;
-use crate::run::trial::{Ordeal, trial};
+use crate::run::relay::{Recipe, Relay};
+use crate::run::trial::{Ordeal, recipe, trial};
 use crate::run::{Failure, publish};
 use crate::wire::template::mix;
 
 /// The kills of a campaign.
 struct Kills {
-    line: String,
-    target: SocketAddr,
-    sink: SocketAddr,
-    wait: Duration,
+    recipe: Recipe,
     left: u32,
     done: u32,
     /// Shortest and longest life, in milliseconds.
@@ -62,7 +58,7 @@ impl Ordeal for Kills {
         self.accepted = accepted;
         let begun = Instant::now();
         let stop = AtomicBool::new(false);
-        *relay = Some(Relay::start(&self.line, self.target, self.sink, self.wait, &stop)?);
+        *relay = Some(Relay::start_again(&self.recipe, &stop)?);
         self.slowest_start = self.slowest_start.max(begun.elapsed());
         self.next = Instant::now() + self.life();
         Ok(false)
@@ -87,9 +83,10 @@ impl Ordeal for Kills {
 /// Runs the campaign.
 pub fn crash(command: &CrashCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
     let mut run = command.run.clone();
-    let line = run.relay.clone().ok_or("crash needs --relay COMMAND: it kills only what it has started")?;
     let sink = run.sink.first().copied().filter(|sink| sink.port() != 0);
     let sink = sink.ok_or("crash needs --sink with a port: the relay must find it again")?;
+    let recipe = recipe(&run, run.source.settings()?.target, sink);
+    let recipe = recipe.ok_or("crash needs --relay COMMAND: it kills only what it has started")?;
     run.source.reconnect = true;
     run.repeats_allowed = true;
     // The kills decide when it is over; this only bounds it.
@@ -97,10 +94,7 @@ pub fn crash(command: &CrashCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failu
     run.source.duration = Some(run.source.duration.unwrap_or(bound).max(1));
     let board = SharedBoard::default();
     let mut kills = Kills {
-        line,
-        target: run.source.settings()?.target,
-        sink,
-        wait: Duration::from_secs(run.relay_wait),
+        recipe,
         left: command.kills,
         done: 0,
         life: (command.life_min, command.life_max),

@@ -1,9 +1,11 @@
 //! A relay that is started, watched, stopped and killed for a run: a process group of its own, so that all of its
 //! processes are reached and nobody else's.
 
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +17,21 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How long a relay may take to stop by itself.
 const STOP: Duration = Duration::from_secs(30);
 
+/// How a relay is started.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The command, for a shell; `{target}` and `{sink}` stand for the addresses.
+    pub command: String,
+    /// Where it must listen.
+    pub target: SocketAddr,
+    /// Where it must deliver.
+    pub sink: SocketAddr,
+    /// Longest wait until it listens.
+    pub wait: Duration,
+    /// Where its output goes; nowhere if not given.
+    pub log: Option<PathBuf>,
+}
+
 /// A started relay.
 pub struct Relay {
     child: Child,
@@ -23,34 +40,38 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts `command` with `{target}` and `{sink}` replaced, and waits until something listens on `target`.
-    pub fn start(
-        command: &str,
-        target: SocketAddr,
-        sink: SocketAddr,
-        wait: Duration,
-        stop: &AtomicBool,
-    ) -> io::Result<Self> {
+    /// Starts it and waits until it listens.
+    pub fn start(recipe: &Recipe, stop: &AtomicBool) -> io::Result<Self> {
+        let Recipe { target, wait, .. } = *recipe;
         if TcpStream::connect(target).is_ok() {
             return Err(io::Error::other(format!(
                 "something listens on {target} already; --relay starts its own"
             )));
         }
-        let line = command.replace("{target}", &target.to_string()).replace("{sink}", &sink.to_string());
+        let addresses = [("{target}", target), ("{sink}", recipe.sink)];
+        let line = addresses
+            .iter()
+            .fold(recipe.command.clone(), |line, (name, address)| line.replace(name, &address.to_string()));
+        let output = || match &recipe.log {
+            Some(path) => Ok(File::options().create(true).append(true).open(path)?.into()),
+            None => io::Result::Ok(Stdio::null()),
+        };
         // `exec`, so that the relay's process is the one whose CPU time and end are seen.
         let child = Command::new("/bin/sh")
             .args(["-c", &format!("exec {line}")])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output()?)
+            .stderr(output()?)
             .process_group(0)
             .spawn()?;
         let mut relay = Self { child, alive: true };
         let deadline = Instant::now() + wait;
         while TcpStream::connect(target).is_err() {
             if let Some(status) = relay.child.try_wait()? {
-                return Err(io::Error::other(format!(
-                    "the relay ended with {status} before it listened on {target}"
-                )));
+                let why = format!(
+                    "the relay ended with {status} before it listened on {target}; --relay-log keeps its output"
+                );
+                return Err(io::Error::other(why));
             }
             if Instant::now() >= deadline || stop.load(Ordering::Relaxed) {
                 return Err(io::Error::other(format!("the relay does not listen on {target}")));
@@ -58,6 +79,16 @@ impl Relay {
             std::thread::sleep(LOOK);
         }
         Ok(relay)
+    }
+
+    /// Starts one that was killed: its sockets may outlive it for a moment, in an io_uring that the kernel takes down
+    /// behind it.
+    pub fn start_again(recipe: &Recipe, stop: &AtomicBool) -> io::Result<Self> {
+        let deadline = Instant::now() + recipe.wait;
+        while TcpStream::connect(recipe.target).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+        Self::start(recipe, stop)
     }
 
     /// Its process id.

@@ -1,5 +1,6 @@
 //! One whole run: sink, relay (if it is to be started), source, drain, verdict.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::process::{self, Usage};
 use crate::report::generator::GeneratorReport;
 use crate::report::{RelayReport, Report, SinkReport, SourceReport, faults};
 use crate::run::live::Live;
-use crate::run::relay::Relay;
+use crate::run::relay::{Recipe, Relay};
 use crate::run::{Failure, LOOK, finish};
 use crate::sink::Sink;
 use crate::source::Source;
@@ -55,11 +56,8 @@ pub fn trial(
     let settings = command.source.settings()?;
     let sink = Sink::start(command.sink_options.settings(&command.sink)?, board)?;
     let first = sink.addresses().first().copied().ok_or("--sink is empty")?;
-    let wait = Duration::from_secs(command.relay_wait);
-    let mut relay = match &command.relay {
-        Some(line) => Some(Relay::start(line, settings.target, first, wait, stop)?),
-        None => None,
-    };
+    let recipe = recipe(command, settings.target, first);
+    let mut relay = recipe.map(|recipe| Relay::start(&recipe, stop)).transpose()?;
     let pid = relay.as_ref().map(Relay::pid).or(command.pid);
     let before = pid.map(|pid| process::usage(pid).ok_or(format!("--pid {pid}: no such process")));
     let before = before.transpose()?;
@@ -81,7 +79,10 @@ pub fn trial(
     let source_threads = source.join()?;
     let busy = busy_between(ticks, cpu_ticks());
     drain(command, board, run, stop, &mut live);
-    let after = pid.and_then(process::usage);
+    // One that was killed and started again has lost the account of its earlier lives.
+    let same = relay.as_ref().is_none_or(|relay| Some(relay.pid()) == pid);
+    let after = pid.and_then(process::usage).filter(|_| same);
+    let before = before.filter(|_| same);
     let sink_threads = sink.stop()?;
     let mut notes = ordeal.notes();
     let went_wrong = failed.is_some();
@@ -99,6 +100,13 @@ pub fn trial(
         report.holds = Some(false);
     }
     Ok(report)
+}
+
+/// How the relay is started, if it is to be.
+pub fn recipe(command: &RunCommand, target: SocketAddr, sink: SocketAddr) -> Option<Recipe> {
+    let wait = Duration::from_secs(command.relay_wait);
+    let log = command.relay_log.clone();
+    command.relay.clone().map(|command| Recipe { command, target, sink, wait, log })
 }
 
 fn relay_report(report: &mut Report, before: Option<Usage>, after: Option<Usage>) {
