@@ -115,9 +115,11 @@ pub fn print_default() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// To standard output; a reader that has gone (`| head`) is no error.
-fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+/// To standard output, at once. A reader that has gone (`| head`, a supervisor that closed its pipe) is no error, and no
+/// reason to end: `print!` would panic.
+pub fn print(text: &str) {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ pub mod cli;
 pub mod config;
 
 // The path of a message, in its order.
-#[cfg(feature = "runtime")]
 pub mod net;
 pub mod protocol;
 pub mod spool;

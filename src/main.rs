@@ -54,11 +54,15 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
         queued: relay.queued(),
         directory: std::env::current_dir()?,
     };
-    print!("{}", startup_text(&config, &started));
+    cli::print(&startup_text(&config, &started));
     let healthy = wait(&relay, &config, &stop, &readiness);
     readiness.set(Unready::Stopping);
     let clean = relay.stop();
     admin.stop();
+    cli::print(match clean {
+        true => "ringpost: stopped\n",
+        false => "ringpost: stopped, by force: what was under way may be sent again\n",
+    });
     Ok(if healthy && clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -4,6 +4,7 @@
 //! read for each message. What ends a connection: the remote (421, or a broken socket), a time-out, its message limit,
 //! home wanting the slot back, idleness, or the stop.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,6 +25,13 @@ use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::protocol::client::{Client, Event, Options, Stage};
 use crate::routing::{PathKind, PathSpec};
 use crate::spool::reader::ReadError;
+
+/// Longest output that a remote can hardly draw out, since the kernel takes it at once, bytes.
+const WRITE_SHORT: usize = 16 * 1024;
+/// Wait for words that a remote may have sent before it broke the connection.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Reads of such words.
+const LAST_READS: usize = 4;
 
 /// Settings of outbound connections.
 #[derive(Clone)]
@@ -92,7 +100,9 @@ enum Ended {
 async fn open(pool: &Rc<Pool>, path: &Rc<PathState>, tls: Option<&ClientTls>) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
-    let (stream, remote) = match connect(pool, &spec).await {
+    let (stream, remote) = match pool.while_connecting(connect(pool, &spec)).await {
+        // Nothing has begun, and the worker may not be there any more.
+        _ if pool.is_stopping() => return Ended::Served,
         Ok(connected) => connected,
         Err(reply) => {
             pool.metrics().connections_failed.inc();
@@ -103,7 +113,8 @@ async fn open(pool: &Rc<Pool>, path: &Rc<PathState>, tls: Option<&ClientTls>) ->
     pool.metrics().connections.inc();
     pool.metrics().connections_open.add(1);
     pool.metrics().attempt[AttemptStage::Connect].observe(net::now().mono.since(began));
-    let handle = pool.keep_handle(stream.handle());
+    let open = Rc::new(Cell::new(false));
+    let handle = pool.keep_handle(stream.handle(), open.clone());
     let options = Options { ehlo_name: pool.options().ehlo_name.clone(), body_with_envelope: true };
     let mut connection = Connection {
         pool,
@@ -115,16 +126,29 @@ async fn open(pool: &Rc<Pool>, path: &Rc<PathState>, tls: Option<&ClientTls>) ->
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
+        taken: 0,
         next_tag: 0,
         ready: false,
-        stage_began: net::now().mono,
+        answered: false,
+        open,
+        handle,
+        stage_began: began,
+        waits_since: began,
         ended: None,
     };
     connection.serve().await;
-    connection.part();
-    pool.forget_handle(handle);
-    pool.metrics().connections_open.sub(1);
     connection.ended.unwrap_or(Ended::Served)
+}
+
+/// Leaves the lane, and everything else that counts the connection, however it ends.
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.part();
+        // After a panic jobs are dropped, which reports them; the lane must not count them for ever.
+        (0..self.taken).for_each(|_| self.path.lane.borrow_mut().finished());
+        self.pool.forget_handle(self.handle);
+        self.pool.metrics().connections_open.sub(1);
+    }
 }
 
 /// Connects to the first host and address that answers, in the path's order.
@@ -133,15 +157,18 @@ async fn connect(pool: &Pool, spec: &PathSpec) -> Result<(Stream, Arc<str>), Rep
         return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
     };
     let mut last = String::from("path has no addresses");
+    let began = net::now().mono;
+    let timeouts = &pool.options().timeouts;
     for host in hosts {
         for address in &host.addresses {
             let remote = SocketAddr::new(*address, host.port);
-            match Stream::connect(remote, None, pool.options().timeouts.connect).await {
+            let left = timeouts.attempt.saturating_sub(net::now().mono.since(began));
+            if pool.is_stopping() || left.is_zero() {
+                break;
+            }
+            match Stream::connect(remote, None, timeouts.connect.min(left)).await {
                 Ok(stream) => return Ok((stream, Arc::from(&*host.name))),
                 Err(error) => last = format!("connect to {} at {remote}: {error}", host.name),
-            }
-            if pool.is_stopping() {
-                break;
             }
         }
     }
@@ -167,10 +194,19 @@ struct Connection<'a> {
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
     flights: VecDeque<Flight>,
+    /// Jobs that were taken from the lane and have not ended.
+    taken: u32,
     next_tag: u64,
     /// The session has been opened.
     ready: bool,
+    /// The remote has answered to a command of a transaction.
+    answered: bool,
+    /// Whether the session is open, as far as the stop and the lane are concerned.
+    open: Rc<Cell<bool>>,
+    handle: u64,
     stage_began: Moment,
+    /// When the remote's time began for what it is to do without a transaction: open the session, answer QUIT.
+    waits_since: Moment,
     ended: Option<Ended>,
 }
 
@@ -198,6 +234,7 @@ impl Connection<'_> {
     async fn begin_jobs(&mut self) -> bool {
         while self.client.can_begin() && !self.is_leaving() {
             let Some(mut job) = self.path.take() else { return true };
+            self.taken += 1;
             let content = match Content::load(self.pool, &job).await {
                 Ok(content) => content,
                 Err(error) => {
@@ -232,8 +269,7 @@ impl Connection<'_> {
         let reply = Reply::new(0, Enhanced(4, 3, 0), &error.to_string());
         let recipients = job.job().recipients;
         job.finish(vec![LegResult { recipients, verdict: Verdict::Deferred, reply }], Arc::from(""));
-        self.path.lane.borrow_mut().finished();
-        self.pool.upkeep(self.spec.id);
+        self.give_back();
     }
 
     fn is_leaving(&self) -> bool {
@@ -287,6 +323,7 @@ impl Connection<'_> {
             }
             Event::Ready => {
                 self.ready = true;
+                self.open.set(true);
                 self.path.lane.borrow_mut().set_ready(true);
                 self.pool.path_succeeded(self.spec.id);
             }
@@ -364,6 +401,13 @@ impl Connection<'_> {
             metrics.deliveries[DeliveryResult::NotTried].inc();
         }
         job.finish(results, self.remote.clone());
+        self.waits_since = now;
+        self.give_back();
+    }
+
+    /// A job that was taken has ended.
+    fn give_back(&mut self) {
+        self.taken -= 1;
         self.path.lane.borrow_mut().finished();
         self.pool.upkeep(self.spec.id);
     }
@@ -373,21 +417,36 @@ impl Connection<'_> {
         if self.client.output().is_empty() {
             return true;
         }
-        self.stream.set_write_timeout(self.pool.options().timeouts.block);
-        let written = self.stream.write_all(self.client.output()).await;
-        self.client.output().clear();
+        let left = self.attempt_left();
+        self.stream.set_write_timeout(self.pool.options().timeouts.block.min(left));
+        let output = self.client.output();
+        let written = if output.len() <= WRITE_SHORT {
+            self.stream.write_all(output).await
+        } else {
+            // The time-out of one write begins again with every byte that the remote takes.
+            let whole = net::task::within(left, self.stream.write_all(output)).await;
+            whole.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()))
+        };
+        output.clear();
         match written {
             Ok(()) => true,
-            // What the remote said before it hung up is worth more than our error.
             Err(error) => {
                 let why = error.to_string();
-                while self.stream.read(&mut self.input).await.is_ok_and(|count| count > 0) {
-                    if !self.take_input() {
-                        return false;
-                    }
+                self.hear_last_words().await;
+                if self.ended.is_none() {
+                    self.lose(&why);
                 }
-                self.lose(&why);
                 false
+            }
+        }
+    }
+
+    /// What the remote said before it hung up is worth more than our error, if it is there already.
+    async fn hear_last_words(&mut self) {
+        self.stream.set_read_timeout(LAST_WORDS);
+        for _ in 0..LAST_READS {
+            if !self.stream.read(&mut self.input).await.is_ok_and(|count| count > 0) || !self.take_input() {
+                return;
             }
         }
     }
@@ -400,6 +459,7 @@ impl Connection<'_> {
         match self.stream.read(&mut self.input).await {
             Ok(0) => self.lose("closed by the remote"),
             Ok(_) => {
+                self.answered |= self.ready && !matches!(stage, Stage::Idle | Stage::Quit);
                 self.note_stage(stage);
                 return self.take_input();
             }
@@ -411,11 +471,11 @@ impl Connection<'_> {
         false
     }
 
-    /// What is left of the oldest attempt's total time.
+    /// What is left of the oldest attempt's total time, or of the session's to open or end.
     fn attempt_left(&self) -> Duration {
         let total = self.pool.options().timeouts.attempt;
-        let began = self.flights.front().and_then(|flight| flight.job.began());
-        began.map_or(total, |began| total.saturating_sub(net::now().mono.since(began)))
+        let began = self.flights.front().and_then(|flight| flight.job.began()).unwrap_or(self.waits_since);
+        total.saturating_sub(net::now().mono.since(began))
     }
 
     fn note_stage(&mut self, stage: Stage) {
@@ -451,19 +511,23 @@ impl Connection<'_> {
     async fn wait_for_work(&mut self) {
         let leaving = self.is_leaving();
         if leaving || !self.path.wait_for_job(self.spec.limits.idle).await {
+            self.waits_since = net::now().mono;
             self.client.quit();
         }
     }
 
     /// The connection is gone: every transaction in flight gets its result.
     fn lose(&mut self, why: &str) {
-        let opened = self.ready;
+        // A remote that takes sessions and drops them at the first MAIL is as useless as one that takes none: the path
+        // rests, or it would be asked again at once.
+        let useless = !self.ready || (!self.answered && !self.flights.is_empty());
+        self.part();
         self.client.lost(why);
         while let Some(event) = self.client.poll_event() {
             self.note(event);
         }
         self.ended = Some(Ended::Served);
-        if !opened {
+        if useless && !self.pool.is_stopping() {
             let text = format!("{} {why}", self.remote);
             self.refused(&Reply::new(0, Enhanced(4, 4, 2), &text));
         }
@@ -471,7 +535,7 @@ impl Connection<'_> {
 
     /// Leaves the lane.
     fn part(&mut self) {
-        if self.ready {
+        if self.open.replace(false) {
             self.path.lane.borrow_mut().set_ready(false);
         }
     }

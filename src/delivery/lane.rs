@@ -29,9 +29,11 @@ pub struct Lane<J> {
     /// Of these, how many wait for a job.
     idle: u32,
     lease: Lease,
+    /// A connection failed and home has been told: none is opened before its answer.
+    paused: bool,
     grants: Grants,
     /// What home was last told, to tell it only news.
-    told: Option<(bool, u32)>,
+    told: Option<(bool, u32, u32)>,
 }
 
 impl<J> Lane<J> {
@@ -45,7 +47,8 @@ impl<J> Lane<J> {
             connections: 0,
             ready: 0,
             idle: 0,
-            lease: Lease { slots: 0, rest_until: None },
+            lease: Lease::default(),
+            paused: false,
             grants: Grants::default(),
             told: None,
         }
@@ -96,6 +99,7 @@ impl<J> Lane<J> {
     pub fn set_lease(&mut self, lease: Lease) -> VecDeque<J> {
         let rests = lease.rest_until.is_some() && self.lease.rest_until.is_none();
         self.lease = lease;
+        self.paused = false;
         if !rests {
             return VecDeque::new();
         }
@@ -106,10 +110,15 @@ impl<J> Lane<J> {
     /// Whether one more connection should be opened now; counts it if so.
     pub fn open_connection(&mut self) -> bool {
         let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
-        let opening =
-            self.connections < self.lease.slots && waiting > self.idle && self.lease.rest_until.is_none();
+        let may = !self.paused && self.lease.rest_until.is_none();
+        let opening = may && self.connections < self.lease.slots && waiting > self.idle;
         self.connections += u32::from(opening);
         opening
+    }
+
+    /// Opens no connection until the next lease comes. Only where one is sure to come.
+    pub fn pause(&mut self) {
+        self.paused = true;
     }
 
     /// A connection is closed, or could not be opened.
@@ -158,10 +167,11 @@ impl<J> Lane<J> {
         &mut self.grants
     }
 
-    /// What home should be told: whether the lane has work, and the slots it uses. `None` if that is no news.
-    pub fn poll_news(&mut self) -> Option<(bool, u32)> {
+    /// What home should be told: whether the lane has work, the slots it uses, and the number of the lease it knows.
+    /// `None` if that is no news.
+    pub fn poll_news(&mut self) -> Option<(bool, u32, u32)> {
         let wants = !self.jobs.is_empty() || self.busy > 0 || !self.grants.is_idle();
-        let news = (wants, self.connections);
+        let news = (wants, self.connections, self.lease.number);
         (self.told.replace(news) != Some(news)).then_some(news)
     }
 

@@ -2,7 +2,6 @@
 //!
 //! * [`home`] decides how many connections a path may have and who has them. PURE.
 //! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
-
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
@@ -15,6 +14,8 @@ pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;
 pub mod lane;
+#[cfg(test)]
+mod model;
 #[cfg(feature = "runtime")]
 pub mod path;
 #[cfg(feature = "runtime")]

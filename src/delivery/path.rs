@@ -8,7 +8,7 @@ use super::home::Home;
 use super::job::ActiveJob;
 use super::lane::Lane;
 use crate::clock::Moment;
-use crate::id::{ShardIndex, WorkerIndex};
+use crate::id::WorkerIndex;
 use crate::net::event::Event;
 use crate::routing::PathSpec;
 
@@ -19,9 +19,7 @@ pub struct PathState {
     pub(super) home: Option<RefCell<Home>>,
     /// Connections that wait for a job, the one that has waited least on top.
     idle: RefCell<Vec<Event>>,
-    /// Shards this lane was leased for.
-    pub(super) shards: RefCell<Vec<ShardIndex>>,
-    /// Workers that home has brought in.
+    /// Workers that home has brought in of late.
     pub(super) invited: RefCell<Vec<WorkerIndex>>,
 }
 
@@ -32,7 +30,6 @@ impl PathState {
             lane: RefCell::new(Lane::new(spec, home.is_some())),
             home: home.map(RefCell::new),
             idle: RefCell::default(),
-            shards: RefCell::default(),
             invited: RefCell::default(),
         }
     }

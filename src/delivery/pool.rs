@@ -5,9 +5,10 @@
 //! no path waits for a round of the main task.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -47,6 +48,8 @@ pub enum Peer {
         wants: bool,
         /// Connections open or opening.
         held: u32,
+        /// Number of the last lease that it knows.
+        known: u32,
     },
     /// Home → lane.
     Lease {
@@ -74,6 +77,8 @@ pub struct Wiring {
     pub index: WorkerIndex,
     /// How many workers there are.
     pub workers: u16,
+    /// Shards that have not ended: until then they may send jobs, which need their reports.
+    pub shards: Arc<AtomicU32>,
     /// The shard on the same executor.
     pub near: Option<ShardIndex>,
     /// Where it waits.
@@ -99,10 +104,12 @@ pub struct Pool {
     wiring: Wiring,
     paths: RefCell<HashMap<PathId, Rc<PathState>, RandomState>>,
     /// Paths to be looked after because a message did not fit into a channel.
-    unsaid: RefCell<Vec<PathId>>,
+    unsaid: RefCell<HashSet<PathId, RandomState>>,
     stopping: Cell<bool>,
     connections: Cell<u32>,
-    handles: RefCell<HashMap<u64, stream::Handle, RandomState>>,
+    /// Of these, how many wait for a host to answer the connect: nothing is lost with them.
+    connecting: Cell<u32>,
+    handles: RefCell<HashMap<u64, Held, RandomState>>,
     next_handle: Cell<u64>,
 }
 
@@ -115,6 +122,7 @@ impl Pool {
             unsaid: RefCell::default(),
             stopping: Cell::new(false),
             connections: Cell::new(0),
+            connecting: Cell::new(0),
             handles: RefCell::default(),
             next_handle: Cell::new(0),
         })
@@ -176,7 +184,10 @@ impl Pool {
             for path in self.unsaid.take() {
                 self.upkeep(path);
             }
-            if self.stopping.get() && self.connections.get() == 0 {
+            // Acquire: a shard that has ended has sent nothing that was not taken in by the round after this.
+            let last_round = self.wiring.shards.load(Ordering::Acquire) == 0;
+            let is_quiet = self.connections.get() == self.connecting.get() && self.is_inbox_empty();
+            if self.stopping.get() && last_round && is_quiet {
                 return;
             }
             if worked {
@@ -199,13 +210,16 @@ impl Pool {
             }
             path.wake_all_idle();
         }
+        for held in self.handles.borrow().values().filter(|held| !held.open.get()) {
+            held.handle.shut_both();
+        }
         self.wiring.inbox.event().notify();
     }
 
     /// Shuts every connection: the limit of the stop has come.
     pub fn shut_connections(&self) {
-        for handle in self.handles.borrow().values() {
-            handle.shut_both();
+        for held in self.handles.borrow().values() {
+            held.handle.shut_both();
         }
     }
 
@@ -265,10 +279,10 @@ impl Pool {
 
     fn hear_peer(self: &Rc<Self>, message: Peer) -> PathId {
         match message {
-            Peer::News { path: spec, from, wants, held } => {
+            Peer::News { path: spec, from, wants, held, known } => {
                 let path = self.path(&spec);
                 if let Some(home) = &path.home {
-                    home.borrow_mut().lane_news(from, wants, held);
+                    home.borrow_mut().lane_news(from, wants, held, known);
                 }
                 spec.id
             }
@@ -297,14 +311,10 @@ impl Pool {
     fn take_lease(&self, path: &PathState, lease: Lease, shards: &[ShardIndex]) {
         let parked = path.lane.borrow_mut().set_lease(lease);
         drop(parked);
-        let mut known = path.shards.borrow_mut();
-        for shard in shards {
-            if !known.contains(shard) {
-                known.push(*shard);
-                path.lane.borrow_mut().grants().invite(*shard);
-            }
+        if lease.slots > 0 {
+            let mut lane = path.lane.borrow_mut();
+            shards.iter().for_each(|shard| lane.grants().invite(*shard));
         }
-        drop(known);
         if lease.slots < path.lane.borrow().connections() || lease.rest_until.is_some() {
             path.wake_all_idle();
         }
@@ -319,7 +329,11 @@ impl Pool {
     pub fn path_failed(self: &Rc<Self>, path: &PathState, reply: &Reply) {
         self.say_path_error(path, reply);
         let (id, alone) = (path.lane.borrow().spec().id, path.lane.borrow().ready() == 0);
-        self.tell_home(id, Peer::Failed { path: id, alone });
+        let told = self.tell_home(id, Peer::Failed { path: id, alone });
+        if alone && told && path.home.is_none() {
+            // Home will say rest. Until it is heard the lane would try again as fast as it is refused.
+            path.lane.borrow_mut().pause();
+        }
         self.upkeep(id);
     }
 
@@ -328,19 +342,21 @@ impl Pool {
         let shards: Vec<_> = path.lane.borrow_mut().grants().demanding().collect();
         for shard in shards {
             // Words for a later bounce: lost without harm when the channel is full.
-            let _ = self.to_shard(shard).send(ToShard::PathError { path: id, reply: reply.clone() });
+            if exchange::has_control_room(self.to_shard(shard).room()) {
+                let _ = self.to_shard(shard).send(ToShard::PathError { path: id, reply: reply.clone() });
+            }
         }
     }
 
-    fn tell_home(self: &Rc<Self>, path: PathId, message: Peer) {
+    /// Says whether home hears of it; if not it will of the next one.
+    fn tell_home(self: &Rc<Self>, path: PathId, message: Peer) -> bool {
         let home = exchange::home(path, self.wiring.workers);
-        if home == self.wiring.index {
-            self.hear_peer(message);
-            self.upkeep(path);
-        } else if let Err(message) = self.wiring.to_peers[usize::from(home.0)].send(message) {
-            debug_assert!(matches!(message, Peer::Succeeded(_) | Peer::Failed { .. }));
-            // Home hears of the next one.
+        if home != self.wiring.index {
+            return self.wiring.to_peers[usize::from(home.0)].send(message).is_ok();
         }
+        self.hear_peer(message);
+        self.upkeep(path);
+        true
     }
 
     /// Does for a path what has become due: leases, news, credits, connections.
@@ -352,13 +368,14 @@ impl Pool {
             if !self.stopping.get() {
                 lane.replenish();
             }
-            let has_room = |shard: ShardIndex| self.to_shard(shard).room() > 0;
+            let has_room = |shard: ShardIndex| exchange::has_control_room(self.to_shard(shard).room());
             while let Some((shard, epoch, granted)) = lane.grants().poll_grant(has_room) {
                 let grant = Grant { worker: self.wiring.index, path: id, epoch, granted };
-                self.to_shard(shard).send(ToShard::Grant(grant)).unwrap_or_else(|_| panic!("there was room"));
+                // There was room: it fails only if the shard has ended, who needs no credits.
+                let _ = self.to_shard(shard).send(ToShard::Grant(grant));
             }
             if lane.grants().has_unsaid() {
-                self.unsaid.borrow_mut().push(id);
+                self.unsaid.borrow_mut().insert(id);
             }
         }
         self.open_connections(&path);
@@ -366,40 +383,53 @@ impl Pool {
 
     /// Lane → home → lanes, as far as there is news.
     fn settle_with_home(self: &Rc<Self>, id: PathId, path: &Rc<PathState>) {
-        let spec = path.lane.borrow().spec().clone();
-        let news = path.lane.borrow_mut().poll_news();
         let Some(home) = &path.home else {
-            if let Some((wants, held)) = news {
+            let news = path.lane.borrow_mut().poll_news();
+            if let Some((wants, held, known)) = news {
                 let to = exchange::home(id, self.wiring.workers);
-                let message = Peer::News { path: spec, from: self.wiring.index, wants, held };
+                let spec = path.lane.borrow().spec().clone();
+                let message = Peer::News { path: spec, from: self.wiring.index, wants, held, known };
                 if self.wiring.to_peers[usize::from(to.0)].send(message).is_err() {
                     path.lane.borrow_mut().forget_told();
-                    self.unsaid.borrow_mut().push(id);
+                    self.unsaid.borrow_mut().insert(id);
                 }
             }
             return;
         };
-        if let Some((wants, held)) = news {
-            home.borrow_mut().lane_news(self.wiring.index, wants, held);
+        loop {
+            let news = path.lane.borrow_mut().poll_news();
+            if let Some((wants, held, known)) = news {
+                home.borrow_mut().lane_news(self.wiring.index, wants, held, known);
+            }
+            self.invite_lanes(path, &mut home.borrow_mut());
+            self.tell_leases(id, path, home);
+            self.share_shards(path, &home.borrow());
+            // A lease of this worker's own lane, or shards left to it, are news for home in turn.
+            if news.is_none() {
+                return;
+            }
         }
-        self.invite_lanes(path, &mut home.borrow_mut());
+    }
+
+    fn tell_leases(&self, id: PathId, path: &PathState, home: &RefCell<Home>) {
         while let Some((worker, lease)) = { home.borrow_mut().poll_lease() } {
             if worker == self.wiring.index {
                 self.take_lease(path, lease, &[]);
                 continue;
             }
             let shards = self.shards_for(worker, path);
-            let message = Peer::Lease { path: spec.clone(), lease, shards };
+            let spec = path.lane.borrow().spec().clone();
+            let message = Peer::Lease { path: spec, lease, shards };
             if self.wiring.to_peers[usize::from(worker.0)].send(message).is_err() {
                 home.borrow_mut().untold(worker);
-                self.unsaid.borrow_mut().push(id);
-                break;
+                self.unsaid.borrow_mut().insert(id);
+                return;
             }
         }
-        self.share_shards(path, &home.borrow());
     }
 
-    /// Brings in another worker when there is more demand than this lane can have in flight.
+    /// Brings in another worker when there is more demand than this lane can have in flight; each once in a period, since
+    /// one that has nothing to do says so at once.
     fn invite_lanes(&self, path: &PathState, home: &mut Home) {
         let mut lane = path.lane.borrow_mut();
         if self.wiring.workers < 2
@@ -413,12 +443,12 @@ impl Pool {
         for worker in (0..self.wiring.workers).map(WorkerIndex) {
             let wanted = match self.wiring.near {
                 // One executor for both: the worker next to a shard that has work.
-                Some(_) => lane.grants().demanding().any(|shard| shard.0 == worker.0),
+                Some(_) => lane.grants().has_ready(ShardIndex(worker.0)),
                 None => true,
             };
             if worker != self.wiring.index && wanted && !invited.contains(&worker) {
                 invited.push(worker);
-                home.lane_news(worker, true, 0);
+                home.invite(worker);
             }
         }
     }
@@ -441,7 +471,6 @@ impl Pool {
             .borrow_mut()
             .grants()
             .set_served(|shard| !served_elsewhere.iter().any(|worker| worker.0 == shard.0));
-        path.invited.borrow_mut().retain(|worker| home.is_wanted(*worker));
     }
 
     fn open_connections(self: &Rc<Self>, path: &Rc<PathState>) {
@@ -468,6 +497,10 @@ impl Pool {
         let at_home = exchange::home(spec.id, self.wiring.workers) == self.wiring.index;
         let home = at_home.then(|| Home::new(u32::from(spec.limits.connections), REST));
         let path = Rc::new(PathState::new(spec.clone(), home));
+        if let Some(home) = &path.home {
+            // First in the list of lanes.
+            home.borrow_mut().lane_news(self.wiring.index, false, 0, 0);
+        }
         self.paths.borrow_mut().insert(spec.id, path.clone());
         path
     }
@@ -498,13 +531,15 @@ impl Pool {
         let rest = self.paths.borrow().values().filter_map(|path| path.rest_end()).min();
         let retry = (!self.unsaid.borrow().is_empty()).then(|| now + Duration::from_millis(10));
         let cooling = (!self.paths.borrow().is_empty()).then(|| cooled + COOLING);
-        [rest, retry, cooling].into_iter().flatten().min().map(|at| at.since(now))
+        let stop = self.stopping.get().then(|| now + Duration::from_millis(5));
+        [rest, retry, cooling, stop].into_iter().flatten().min().map(|at| at.since(now))
     }
 
     /// Ends a period of activity.
     fn cool(self: &Rc<Self>) {
         let paths: Vec<_> = self.paths.borrow().iter().map(|(id, path)| (*id, path.clone())).collect();
         for (id, path) in paths {
+            path.invited.borrow_mut().clear();
             let changed = {
                 let mut lane = path.lane.borrow_mut();
                 let before = lane.grants().is_idle();
@@ -538,17 +573,32 @@ impl Pool {
     }
 
     /// Keeps a handle to shut a connection with; give it back with [`Self::forget_handle`].
-    pub fn keep_handle(&self, handle: stream::Handle) -> u64 {
+    /// `open` says whether its session is open: before that the stop ends it at once.
+    pub fn keep_handle(&self, handle: stream::Handle, open: Rc<Cell<bool>>) -> u64 {
         let key = self.next_handle.get();
         self.next_handle.set(key + 1);
-        self.handles.borrow_mut().insert(key, handle);
+        self.handles.borrow_mut().insert(key, Held { handle, open });
         key
+    }
+
+    /// Counts a connection among those that wait for a host to answer, while the future runs.
+    pub async fn while_connecting<T>(&self, connect: impl Future<Output = T>) -> T {
+        self.connecting.set(self.connecting.get() + 1);
+        let connected = connect.await;
+        self.connecting.set(self.connecting.get() - 1);
+        connected
     }
 
     /// The connection of the handle is closed.
     pub fn forget_handle(&self, key: u64) {
         self.handles.borrow_mut().remove(&key);
     }
+}
+
+/// A connection that can be shut.
+struct Held {
+    handle: stream::Handle,
+    open: Rc<Cell<bool>>,
 }
 
 /// Counts a connection off when its task ends, however it ends.

@@ -32,6 +32,12 @@ impl Account {
         self.granted.saturating_sub(self.arrived)
     }
 
+    fn revoke(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        (self.granted, self.arrived) = (0, 0);
+        (self.unacknowledged, self.dirty, self.active) = (true, true, false);
+    }
+
     fn wants(&self) -> bool {
         self.served && !self.unacknowledged && (self.active || u64::from(self.ready) > self.outstanding())
     }
@@ -58,10 +64,13 @@ impl Grants {
         }
     }
 
-    /// Opens an account for a shard that has not announced the path here: its first grant tells it of this lane.
+    /// Takes a shard to have a leg for the path, unless it has said so itself: the grant that follows makes it say what
+    /// it really has.
     pub fn invite(&mut self, shard: ShardIndex) {
         let account = self.account(shard, false);
-        account.ready = account.ready.max(1);
+        if account.outstanding() == 0 {
+            account.ready = account.ready.max(1);
+        }
     }
 
     /// Says whom this lane serves; the others are left to the lanes on their own executors.
@@ -74,14 +83,20 @@ impl Grants {
     /// Grants so that, with the `busy` jobs that are here already, about `want` jobs are here or may come. Whoever wants
     /// any gets at least one in turn, as long as `want` allows.
     pub fn replenish(&mut self, want: u32, busy: u32) {
-        let outstanding = self.outstanding();
-        let mut free = u64::from(want).saturating_sub(u64::from(busy) + outstanding);
+        let want = u64::from(want);
+        let room = want.saturating_sub(u64::from(busy));
         let wanting = self.accounts.iter().filter(|account| account.wants()).count() as u64;
-        if wanting == 0 || free == 0 {
+        if wanting == 0 || room == 0 {
             return;
         }
         // Topping up each single credit would send a message for each job: wait until a quarter is free.
-        if free * 4 < u64::from(want) && outstanding > 0 {
+        let is_enough = |free: u64, outstanding: u64| free > 0 && (free * 4 >= want || outstanding == 0);
+        if !is_enough(room.saturating_sub(self.outstanding()), self.outstanding()) {
+            self.reclaim();
+        }
+        let outstanding = self.outstanding();
+        let mut free = room.saturating_sub(outstanding);
+        if !is_enough(free, outstanding) {
             return;
         }
         let share = free.div_ceil(wanting);
@@ -105,11 +120,21 @@ impl Grants {
 
     /// Takes all credits back: new epochs begin with none. What is on its way still arrives, and must be sent back.
     pub fn revoke(&mut self) {
-        for account in &mut self.accounts {
-            account.epoch = account.epoch.wrapping_add(1);
-            (account.granted, account.arrived) = (0, 0);
-            (account.unacknowledged, account.dirty, account.active) = (true, true, false);
+        self.accounts.iter_mut().for_each(Account::revoke);
+    }
+
+    /// Takes back credits that nobody is known to use, if somebody else is known to want some: left where they are they
+    /// would keep everybody else waiting for as long as that shard has no mail.
+    fn reclaim(&mut self) {
+        let is_starved =
+            |account: &Account| account.wants() && u64::from(account.ready) > account.outstanding();
+        if !self.accounts.iter().any(is_starved) {
+            return;
         }
+        let lie_idle = |account: &&mut Account| {
+            !account.unacknowledged && account.outstanding() > 0 && (account.ready == 0 || !account.served)
+        };
+        self.accounts.iter_mut().filter(lie_idle).for_each(Account::revoke);
     }
 
     /// The next grant to send: shard, epoch, total.
@@ -142,9 +167,14 @@ impl Grants {
             .map(|account| account.shard)
     }
 
-    /// Whether a shard has sent jobs, or has some, since the last [`Self::cool`].
+    /// Whether a shard has said that it has legs.
+    pub fn has_ready(&self, shard: ShardIndex) -> bool {
+        self.accounts.iter().any(|account| account.shard == shard && account.ready > 0)
+    }
+
+    /// Whether no shard that is served here has jobs, or has sent any since the last [`Self::cool`].
     pub fn is_idle(&self) -> bool {
-        self.demanding().next().is_none()
+        !self.accounts.iter().any(|account| account.served && (account.ready > 0 || account.active))
     }
 
     /// Ends a period: shards that send nothing in the next one get no credits in advance.

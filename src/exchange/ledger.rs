@@ -30,8 +30,8 @@ pub struct Ledger {
     paths: HashMap<PathId, Entry, RandomState>,
     /// Paths with ready legs that may have a usable credit, in turn.
     sendable: VecDeque<PathId>,
-    /// Paths that had a credit but no window; looked at again when a window opens.
-    blocked: Vec<PathId>,
+    /// By worker: paths that had a credit but found the window closed, each once. They come first when it opens.
+    blocked: Vec<VecDeque<PathId>>,
     /// Lanes that must be told something.
     dirty: VecDeque<(PathId, WorkerIndex)>,
 }
@@ -40,6 +40,12 @@ pub struct Ledger {
 struct Window {
     jobs: u32,
     bytes: u64,
+}
+
+impl Window {
+    fn admits_one(self, limits: WindowLimits) -> bool {
+        self.jobs == 0 || (self.jobs < limits.jobs && self.bytes < limits.bytes)
+    }
 }
 
 #[derive(Debug)]
@@ -62,9 +68,15 @@ struct Lane {
     /// The worker knows the path: a job may follow on the same channel.
     announced: bool,
     dirty: bool,
+    /// The path stands among the worker's blocked ones.
+    blocked: bool,
 }
 
 impl Lane {
+    fn new(worker: WorkerIndex, epoch: u32, granted: u64, announced: bool) -> Self {
+        Self { worker, epoch, granted, sent: 0, told: 0, announced, dirty: false, blocked: false }
+    }
+
     fn credits(&self) -> u64 {
         self.granted.saturating_sub(self.sent)
     }
@@ -81,7 +93,7 @@ impl Ledger {
             windows: vec![Window::default(); usize::from(workers)],
             paths: HashMap::default(),
             sendable: VecDeque::new(),
-            blocked: Vec::new(),
+            blocked: vec![VecDeque::new(); usize::from(workers)],
             dirty: VecDeque::new(),
         }
     }
@@ -112,8 +124,7 @@ impl Ledger {
         (entry.ready, entry.oldest) = (ready, oldest);
         if entry.lanes.is_empty() && ready > 0 {
             let worker = home(path, workers);
-            let (granted, announced) = (CREDITS_AT_START, false);
-            let mut lane = Lane { worker, epoch: 0, granted, sent: 0, told: 0, announced, dirty: false };
+            let mut lane = Lane::new(worker, 0, CREDITS_AT_START, false);
             mark(&mut self.dirty, path, &mut lane);
             entry.lanes.push(lane);
         }
@@ -132,19 +143,15 @@ impl Ledger {
     pub fn grant(&mut self, grant: Grant) {
         let Some(entry) = self.paths.get_mut(&grant.path) else { return };
         let at = entry.lanes.iter().position(|lane| lane.worker == grant.worker).unwrap_or_else(|| {
-            entry.lanes.push(Lane {
-                worker: grant.worker,
-                epoch: grant.epoch,
-                granted: 0,
-                sent: 0,
-                told: 0,
-                announced: true,
-                dirty: false,
-            });
+            entry.lanes.push(Lane::new(grant.worker, grant.epoch, 0, true));
             entry.lanes.len() - 1
         });
         let lane = &mut entry.lanes[at];
         if grant.epoch == lane.epoch {
+            if lane.told == 0 && grant.granted > lane.granted {
+                // The worker guesses: it must hear what there is, even if that is nothing.
+                mark(&mut self.dirty, grant.path, lane);
+            }
             lane.granted = lane.granted.max(grant.granted);
         } else if grant.epoch.wrapping_sub(lane.epoch) < u32::MAX / 2 {
             (lane.epoch, lane.granted, lane.sent) = (grant.epoch, grant.granted, 0);
@@ -156,19 +163,25 @@ impl Ledger {
     /// The next path that may send a job, and to whom; `None` when no credit can be used now. The caller then calls
     /// [`Self::sent`], or [`Self::set_ready`] with what the queue really has.
     pub fn next_send(&mut self) -> Option<(PathId, WorkerIndex)> {
-        while let Some(path) = self.sendable.pop_front() {
+        while let Some(path) = self.next_candidate() {
             let Some(entry) = self.paths.get_mut(&path) else { continue };
-            entry.listed = false;
             if entry.ready == 0 {
                 continue;
             }
             match pick(entry, &self.windows, self.limits, self.near) {
                 Pick::Lane(worker) => {
-                    entry.listed = true;
-                    self.sendable.push_back(path);
+                    if !std::mem::replace(&mut entry.listed, true) {
+                        self.sendable.push_back(path);
+                    }
                     return Some((path, worker));
                 }
-                Pick::NoWindow => self.blocked.push(path),
+                Pick::NoWindow => {
+                    let waits = |lane: &&mut Lane| lane.credits() > 0 && lane.announced && !lane.blocked;
+                    for lane in entry.lanes.iter_mut().filter(waits) {
+                        lane.blocked = true;
+                        self.blocked[usize::from(lane.worker.0)].push_back(path);
+                    }
+                }
                 Pick::NoCredit => {
                     for lane in &mut entry.lanes {
                         if lane.told == 0 {
@@ -181,14 +194,36 @@ impl Ledger {
         None
     }
 
-    /// A job of `bytes` goes to `worker`, one of `path`'s ready legs.
-    pub fn sent(&mut self, path: PathId, worker: WorkerIndex, bytes: u32) {
+    /// A path to look at: one that waited for a window that is open now, else the next in turn.
+    fn next_candidate(&mut self) -> Option<PathId> {
+        for (worker, blocked) in self.blocked.iter_mut().enumerate() {
+            if blocked.is_empty() || !self.windows[worker].admits_one(self.limits) {
+                continue;
+            }
+            let path = blocked.pop_front()?;
+            let lanes = self.paths.get_mut(&path).map(|entry| entry.lanes.iter_mut());
+            if let Some(lane) = lanes.and_then(|mut lanes| lanes.find(|l| usize::from(l.worker.0) == worker))
+            {
+                lane.blocked = false;
+            }
+            return Some(path);
+        }
+        let path = self.sendable.pop_front()?;
+        if let Some(entry) = self.paths.get_mut(&path) {
+            entry.listed = false;
+        }
+        Some(path)
+    }
+
+    /// A job of `bytes` goes to `worker`, one of `path`'s ready legs, of which the queue now has `left`: its news come
+    /// only with large changes, and a leg that goes in parts stays ready.
+    pub fn sent(&mut self, path: PathId, worker: WorkerIndex, bytes: u32, left: u32) {
         let entry = self.paths.get_mut(&path).expect("a job goes to a path that next_send named");
         let lane = entry.lanes.iter_mut().find(|lane| lane.worker == worker).expect("likewise the worker");
         assert!(lane.credits() > 0, "a job without a credit");
         lane.sent += 1;
         lane.told = lane.told.saturating_sub(1);
-        entry.ready = entry.ready.saturating_sub(1);
+        entry.ready = left;
         let window = &mut self.windows[usize::from(worker.0)];
         window.jobs += 1;
         window.bytes += u64::from(bytes);
@@ -200,9 +235,6 @@ impl Ledger {
         assert!(window.jobs > 0, "more reports than jobs");
         window.jobs -= 1;
         window.bytes = window.bytes.saturating_sub(u64::from(bytes));
-        for path in std::mem::take(&mut self.blocked) {
-            self.list(path);
-        }
     }
 
     /// The next thing to tell a worker. `has_room` says whether the channel to it takes one more message; a demand that
@@ -271,10 +303,7 @@ fn pick(entry: &Entry, windows: &[Window], limits: WindowLimits, near: Option<Wo
     let mut credit = false;
     for lane in entry.lanes.iter().filter(|lane| lane.credits() > 0) {
         credit = true;
-        let window = windows[usize::from(lane.worker.0)];
-        let fits = window.jobs == 0 || (window.jobs < limits.jobs && window.bytes < limits.bytes);
-        let open = fits && lane.announced;
-        if !open {
+        if !lane.announced || !windows[usize::from(lane.worker.0)].admits_one(limits) {
             continue;
         }
         if Some(lane.worker) == near {

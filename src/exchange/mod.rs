@@ -30,6 +30,17 @@ use crate::routing::PathSpec;
 /// Credits that a path has at its home worker from the first announcement on.
 pub const CREDITS_AT_START: u64 = 1;
 
+/// Most jobs of one shard at one worker. A channel between them keeps this much room for jobs or their reports, so that
+/// neither ever waits to send one, however many demands, grants and errors there are to tell.
+pub const WINDOW_JOBS: u32 = 2048;
+/// Room in a channel for everything else.
+pub const CONTROL_ROOM: usize = 2048;
+
+/// Whether a channel with `room` free places takes a message that is not a job or a report.
+pub fn has_control_room(room: usize) -> bool {
+    room > WINDOW_JOBS as usize
+}
+
 /// One transaction to be tried: a leg, or the part of it that fits the path. `B` is where the body comes from.
 #[derive(Debug)]
 pub struct Job<B> {

@@ -90,6 +90,13 @@ impl Sessions {
         }
     }
 
+    /// Ends all sessions with 421 as soon as they read.
+    pub fn hurry(&self) {
+        for entry in self.open.borrow().values() {
+            entry.handle.shut_read();
+        }
+    }
+
     /// Ends all sessions as they are.
     pub fn shut(&self) {
         for entry in self.open.borrow().values() {
@@ -149,7 +156,7 @@ pub async fn serve(inbound: &Inbound, stream: Stream, peer: IpAddr) {
         busy,
     };
     driver.run().await;
-    driver.forget_body();
+    drop(driver);
     drop(place);
 }
 
@@ -185,6 +192,13 @@ struct Driver<'a> {
     busy: Rc<Cell<bool>>,
 }
 
+/// Chunks of a body that was not completed must not keep their segments, even if the session's end is a panic.
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        self.forget_body();
+    }
+}
+
 impl Driver<'_> {
     async fn run(&mut self) {
         self.session.banner(&self.inbound.options, &mut self.out);
@@ -206,7 +220,15 @@ impl Driver<'_> {
                 }
                 Want::BeginBody => self.begin_body(),
                 Want::Chunk => self.append_chunk().await,
-                Want::Commit => self.commit().await,
+                Want::Commit => {
+                    self.commit().await;
+                    // A client that pipelines has the next transaction here already: without a word now it would never
+                    // find an end.
+                    if self.inbound.sessions.stopping.get() {
+                        self.close(&reply::SHUTTING_DOWN).await;
+                        return;
+                    }
+                }
                 Want::Discard => self.forget_body(),
                 Want::StartTls => {
                     if !self.start_tls().await {
@@ -265,9 +287,10 @@ impl Driver<'_> {
         if self.receiving.is_some() && !self.make_room() {
             self.session.refuse_body(reply::NO_ROOM, &mut self.out);
             self.reject(RejectReason::Budget);
-            self.receiving_is_over();
+            self.forget_body();
         }
-        self.busy.set(self.session.is_in_transaction());
+        // An envelope alone is not worth waiting for: the client keeps its message.
+        self.busy.set(self.receiving.is_some());
         if self.inbound.sessions.stopping.get() && !self.busy.get() {
             return self.close(&reply::SHUTTING_DOWN).await;
         }
@@ -316,6 +339,7 @@ impl Driver<'_> {
             return self.session.refuse_body(reply::NO_ROOM, &mut self.out);
         }
         if let Err(error) = self.inbound.log.admits() {
+            self.reservation.release();
             self.reject(RejectReason::Storage);
             return self.session.refuse_body(refusal_of(&error), &mut self.out);
         }

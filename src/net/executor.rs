@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Memory locked by one executor's rings, bytes: what the kernel charges to RLIMIT_MEMLOCK before 5.12, and what
 /// glommio insists on. GLOMMIO asks for at least 512 KiB.
-const MEMLOCK_PER_EXECUTOR: u64 = 512 * 1024;
+pub const MEMLOCK_PER_EXECUTOR: u64 = 512 * 1024;
 /// Registered I/O memory of one executor, bytes: two batches of 1 MiB and room for reads.
 const IO_MEMORY: usize = 4 << 20;
 /// Submissions that one ring holds.

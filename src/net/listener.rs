@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -14,9 +14,15 @@ use super::stream::Stream;
 
 /// Connections the kernel holds for us; more than this many at once wait for a retry of their SYN. The kernel caps it
 /// at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory: without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How long an address may still be in use after a process that was killed: the kernel takes io_uring rings down in the
+/// background, and with them the sockets that their requests hold, when the process is long gone for its parent. Whoever
+/// restarts a relay at once would fail. Shorter than the second in which a start must say that it fails.
+const LEFTOVERS: Duration = Duration::from_millis(700);
+/// How often to look meanwhile.
+const LEFTOVERS_LOOK: Duration = Duration::from_millis(10);
 
 /// Binds and listens. Ordinary system calls: done once, before the executors start, so that errors come early.
 pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -32,15 +38,30 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Fails if somebody listens there already: SO_REUSEPORT alone would let a second relay of the same user share the
-/// address unnoticed, and half of the connections with it.
+/// address unnoticed, and half of the connections with it. Binding suffices to find out; a probe that listened would
+/// take a client's connection and drop it.
+///
+/// Waits a little for a relay that was killed: the kernel closes sockets that its ring held only after the process has
+/// gone.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + LEFTOVERS;
+    loop {
+        match try_bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(LEFTOVERS_LOOK);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn try_bind(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.bind(&address.into())?;
-    socket.listen(1)
+    socket.bind(&address.into())
 }
 
 /// The address a bound socket has, which matters when port 0 was asked for.
@@ -66,8 +87,8 @@ impl Listener {
         Self(fd::tcp_listener(socket))
     }
 
-    /// The next connection. `Err` means that there will be none any more (the listener was shut) or, after a pause,
-    /// that one was lost for want of descriptors or memory: [`is_shortage`] tells them apart.
+    /// The next connection. `Err` means that the listener was shut, that a connection was lost to an error of its network
+    /// or, after a pause, to a want of descriptors or memory: [`is_shortage`] tells the last apart.
     pub async fn accept(&self) -> io::Result<Accepted> {
         let accepted = self.0.accept().await.map_err(io::Error::from);
         match accepted {
@@ -107,5 +128,27 @@ impl Accepted {
     /// Address of the client.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr().map_err(io::Error::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listener_of_a_killed_relay_that_goes_away_late_is_waited_for() {
+        let old = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let address = local_address(&old).expect("bound");
+        assert_eq!(try_bind(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+        let looking = std::thread::spawn(move || check_free(address));
+        drop(old);
+        assert!(looking.join().expect("no panic").is_ok());
+    }
+
+    #[test]
+    fn a_second_relay_on_the_same_address_is_noticed() {
+        let other = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let address = local_address(&other).expect("bound");
+        assert_eq!(check_free(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
     }
 }

@@ -5,14 +5,24 @@
 //! buffers are held only while there are bytes in them (`stream`, over `tls` where wanted), and a wake from another thread goes through one
 //! eventfd per executor (`doorbell`). No other module but `spool::storage` names glommio.
 
+#[cfg(feature = "runtime")]
 pub mod buffer;
+#[cfg(feature = "runtime")]
 pub mod doorbell;
+#[cfg(feature = "runtime")]
 pub mod event;
+#[cfg(feature = "runtime")]
 pub mod executor;
+#[cfg(feature = "runtime")]
 mod fd;
+#[cfg(feature = "runtime")]
 pub mod listener;
+pub mod sleep;
+#[cfg(feature = "runtime")]
 pub mod stream;
+#[cfg(feature = "runtime")]
 pub mod task;
 pub mod tls;
 
-pub use task::{now, sleep, spawn, yield_now};
+#[cfg(feature = "runtime")]
+pub use task::{now, sleep, spawn, spawn_vital, yield_now};

@@ -1,7 +1,8 @@
 //! Tasks, timers and the clock of an executor.
 //!
 //! glommio leaks a task that is cancelled or dropped, and a panic in a task ends its thread. So: tasks are detached at
-//! birth, end by themselves, and a panic costs the one task (and is counted).
+//! birth, end by themselves, and a panic costs the one task (and is counted); but in a task that everything else counts on
+//! it ends the process, since a restart is safer than going on without it.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -60,13 +61,23 @@ pub fn stats() -> TaskStats {
 
 /// Starts a task on the calling executor. It runs to its end: there is no way to cancel it.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    watch(future, false);
+}
+
+/// The same for a task without which the rest would wait for ever: a panic in it ends the process.
+pub fn spawn_vital(future: impl Future<Output = ()> + 'static) {
+    watch(future, true);
+}
+
+fn watch(future: impl Future<Output = ()> + 'static, vital: bool) {
     COUNTERS.with(|counters| counters.live.set(counters.live.get() + 1));
-    glommio::spawn_local(Watched { future: Some(Box::pin(future)) }).detach();
+    glommio::spawn_local(Watched { future: Some(Box::pin(future)), vital }).detach();
 }
 
 /// A task's future, with its turns timed and its panics kept from the executor.
 struct Watched<F> {
     future: Option<Pin<Box<F>>>,
+    vital: bool,
 }
 
 impl<F: Future<Output = ()>> Future for Watched<F> {
@@ -87,6 +98,10 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
                 return Poll::Pending;
             }
             if polled.is_err() {
+                if self.vital {
+                    eprintln!("ringpost: a bug in a task that the relay needs; a restart recovers the queue");
+                    std::process::abort();
+                }
                 counters.panics.set(counters.panics.get() + 1);
             }
             counters.live.set(counters.live.get().saturating_sub(1));

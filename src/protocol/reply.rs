@@ -186,6 +186,8 @@ refusals! {
     // --- local trouble, given by the driver
     /// The process stops.
     SHUTTING_DOWN = 421 (4, 3, 2) "Service is shutting down";
+    /// The spool is fenced: nothing can be accepted until a restart.
+    OUT_OF_SERVICE = 421 (4, 3, 2) "Storage has failed, try later";
     /// The client was silent too long (RFC 5321 §4.5.3.2.7).
     IDLE_TOO_LONG = 421 (4, 4, 2) "Idle too long, closing";
     /// More connections than the budget allows.

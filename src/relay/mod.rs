@@ -10,6 +10,7 @@ mod seats;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ use crate::control::admin::Roles;
 use crate::control::log::LogThread;
 use crate::control::resolver::ResolverCounters;
 use crate::exchange::ledger::WindowLimits;
+use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
+use crate::id::PartId;
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
@@ -33,13 +36,13 @@ use crate::worker;
 use roles::Common;
 
 /// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
-const WINDOW: WindowLimits = WindowLimits { jobs: 2048, bytes: 64 << 20 };
-/// Room in a channel for demands and grants, beyond the window.
-const CONTROL_ROOM: usize = 2048;
+const WINDOW: WindowLimits = WindowLimits { jobs: WINDOW_JOBS, bytes: 64 << 20 };
 /// Room of a channel between a shard and a worker: a whole window, so that nobody waits to send.
 const CHANNEL_ROOM: usize = WINDOW.jobs as usize + CONTROL_ROOM;
-/// Time for a stop: after it, what is still open is ended.
+/// Time for a stop: after it, clients are told 421 in the middle of their message, and remotes are left.
 const STOP_LIMIT: Duration = Duration::from_secs(7);
+/// Time for that; then what is still open is shut, and after as much again the process ends as it is.
+const HURRY_LIMIT: Duration = Duration::from_secs(1);
 /// Shards and workers up to which `auto` puts both roles on one executor.
 const SHARED_UP_TO: u16 = 256;
 
@@ -91,8 +94,10 @@ pub struct Relay {
     resolver: Arc<ResolverCounters>,
     fence: Fence,
     log: Option<LogThread>,
+    /// Parts of earlier, larger shard counts that hold nothing any more.
+    drained: mpsc::Receiver<PartId>,
     /// Held until the end: another process must not open the spool.
-    _spool: Layout,
+    spool: Layout,
 }
 
 /// Control's way to every role.
@@ -121,9 +126,7 @@ impl Relay {
     /// opened.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
-        let (shards, workers) = (config.threads.shards, config.threads.workers);
-        let executors = if shared { shards.max(workers) } else { shards + workers };
-        executor::check_host(usize::from(executors))?;
+        executor::check_host(usize::from(executors(&config)))?;
         let tls = load_tls(&config)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
@@ -133,8 +136,18 @@ impl Relay {
             .map_err(system("cannot make a part of the spool"))?;
         let made = seats::make(&config, shared, sockets, plans)?;
         let (recovered, recoveries) = mpsc::channel();
+        let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
-        let common = Common { config, events: log.sender(), fence: fence.clone(), tls, recovered };
+        let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
+        let common = Common {
+            config,
+            events: log.sender(),
+            fence: fence.clone(),
+            tls,
+            drained: drain,
+            recovered,
+            shards,
+        };
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
@@ -149,7 +162,8 @@ impl Relay {
             resolver: made.resolver,
             fence,
             log: Some(log),
-            _spool: spool,
+            drained,
+            spool,
         };
         let shards = relay.orders.shards.len();
         for result in recoveries.into_iter().take(shards) {
@@ -194,26 +208,35 @@ impl Relay {
         self.executors.iter().all(|executor| !executor.is_finished())
     }
 
-    /// Stops: no new mail, transactions under way get their time, everything is durable at the end. Says whether it
-    /// went without force.
+    /// Stops: no new mail, transactions under way get their time, everything is durable at the end. Says whether every
+    /// executor came to its end; one that did not leaves its part for recovery.
     pub fn stop(mut self) -> bool {
         self.orders.tell_all(|| shard::Order::Stop, || worker::Order::Stop);
-        let deadline = Instant::now() + STOP_LIMIT;
-        let mut clean = true;
-        let mut hurried = false;
+        let began = Instant::now();
+        let mut steps = [STOP_LIMIT, STOP_LIMIT + HURRY_LIMIT].into_iter().enumerate().peekable();
         while !self.executors.iter().all(JoinHandle::is_finished) {
-            if !hurried && Instant::now() >= deadline {
-                hurried = true;
-                clean = false;
-                self.orders.tell_all(|| shard::Order::Hurry, || worker::Order::Hurry);
+            let waited = began.elapsed();
+            match steps.next_if(|(_, limit)| waited >= *limit) {
+                Some((0, _)) => {
+                    tracing::warn!("peers take their time: ending their transactions");
+                    self.orders.tell_all(|| shard::Order::Hurry, || worker::Order::Hurry);
+                }
+                Some(_) => self.orders.tell_all(|| shard::Order::Shut, || worker::Order::Hurry),
+                None => {}
             }
-            if Instant::now() >= deadline + STOP_LIMIT / 3 {
+            if waited >= STOP_LIMIT + 2 * HURRY_LIMIT {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        let mut clean = true;
         for executor in self.executors.drain(..) {
             clean &= executor.join().is_ok();
+        }
+        for part in self.drained.try_iter() {
+            if let Err(error) = self.spool.remove_part(part) {
+                tracing::warn!(part = part.0, %error, "a drained part of the spool could not be removed");
+            }
         }
         if let Some(log) = self.log.take() {
             log.stop();
@@ -241,6 +264,12 @@ fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {
         return Ok(None);
     }
     ServerTls::load(certificate, key).map(Some)
+}
+
+/// How many executors a completed `config` asks for.
+pub fn executors(config: &Config) -> u16 {
+    let (shards, workers) = (config.threads.shards, config.threads.workers);
+    if is_shared(config) { shards.max(workers) } else { shards + workers }
 }
 
 fn is_shared(config: &Config) -> bool {

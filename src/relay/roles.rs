@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 
 use crossbeam_channel as channel;
@@ -17,7 +18,7 @@ use crate::delivery::pool::{self, Pool};
 use crate::event::{Event, EventSender};
 use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
-use crate::id::{ShardIndex, WorkerIndex};
+use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
 use crate::inbound::policy::RelayRules;
 use crate::inbound::session::{Inbound, Sessions};
@@ -42,8 +43,22 @@ pub(super) struct Common {
     pub events: channel::Sender<Event>,
     pub fence: Fence,
     pub tls: Option<ServerTls>,
+    /// Parts that a shard leaves empty at the stop.
+    pub drained: mpsc::Sender<PartId>,
     /// Messages found by recovery, or why it failed; one for each shard.
     pub recovered: mpsc::Sender<Result<u64, String>>,
+    /// Shards that have not ended: workers stay until they have, for a shard may send jobs until it hears of the stop.
+    pub shards: Arc<AtomicU32>,
+}
+
+/// Counts a shard out, however it ends.
+struct ShardEnds(Arc<AtomicU32>);
+
+impl Drop for ShardEnds {
+    fn drop(&mut self) {
+        // Release: what the shard has sent by now is there for the worker that sees the count.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// Runs the roles of a seat until all of them have ended.
@@ -54,6 +69,7 @@ pub(super) async fn run(seat: Seat, common: Common) {
 }
 
 async fn start(seat: Seat, common: &Common) -> Result<(), String> {
+    let shard_ends = seat.shard.as_ref().map(|_| ShardEnds(common.shards.clone()));
     let events = EventSender::new(common.events.clone());
     let inbox = |bell| Inbox::new(bell).map_err(|error| format!("cannot wait for an eventfd: {error}"));
     let shard_inbox = seat.shard.as_ref().map(|shard| inbox(shard.bell.clone())).transpose()?;
@@ -70,7 +86,10 @@ async fn start(seat: Seat, common: &Common) -> Result<(), String> {
     if let (Some(seat), Some(inbox)) = (seat.shard, shard_inbox) {
         let (shard, inbound) = make_shard(seat, inbox, &mut near, common, events).await?;
         let _ = common.recovered.send(Ok(shard.queued() as u64));
-        running.start(shard.keep(inbound));
+        running.start(async move {
+            shard.keep(inbound).await;
+            drop(shard_ends);
+        });
     }
     running.wait().await;
     Ok(())
@@ -87,7 +106,7 @@ impl Running {
     fn start(&self, role: impl Future<Output = ()> + 'static) {
         self.count.set(self.count.get() + 1);
         let running = self.clone();
-        net::spawn(async move {
+        net::spawn_vital(async move {
             role.await;
             running.count.set(running.count.get() - 1);
             running.ended.wake_all();
@@ -156,6 +175,7 @@ async fn make_worker(
     let wiring = pool::Wiring {
         index: seat.index,
         workers: common.config.threads.workers,
+        shards: common.shards.clone(),
         near: shares_executor.then_some(ShardIndex(seat.index.0)),
         inbox,
         from_shards: receivers(seat.from_shards, &mut near.from_shard),
@@ -215,6 +235,7 @@ async fn make_shard(
         inbox,
         from_workers: receivers(seat.from_workers, &mut near.from_worker),
         to_workers: senders(seat.to_workers, &mut near.to_worker),
+        drained: common.drained.clone(),
         answers: seat.answers,
         orders: seat.orders,
         handed: seat.handed,

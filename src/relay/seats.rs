@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crossbeam_channel as channel;
 
-use super::{CHANNEL_ROOM, CONTROL_ROOM, Orders, StartError, system};
+use super::{CHANNEL_ROOM, Orders, StartError, system};
 use crate::config::Config;
 use crate::control::resolver::{self, ResolverCounters, ResolverHandle};
 use crate::delivery::job::Payload;
 use crate::delivery::pool::Peer;
-use crate::exchange::{ToShard, ToWorker};
+use crate::exchange::{CONTROL_ROOM, ToShard, ToWorker};
 use crate::id::{ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;
 use crate::net::doorbell::{self, RemoteSender, Ringer};
@@ -20,8 +20,6 @@ use crate::shard::open::PartPlan;
 use crate::spool::layout::{self, Layout};
 use crate::{shard, worker};
 
-/// Answers of the resolver that may wait for a shard.
-const ANSWERS_ROOM: usize = 16 * 1024;
 /// Orders of control, and connections handed over, that may wait for a role.
 const ORDERS_ROOM: usize = 256;
 
@@ -92,9 +90,10 @@ pub(super) fn make(
     };
     let shard_bells = bells(config.threads.shards)?;
     let worker_bells = bells(config.threads.workers)?;
-    let (answer_to, answers) = inboxes(ANSWERS_ROOM, &shard_bells);
+    // Without a bound, since a lost answer would not be asked for again; bounded by what shards ask, who look at it.
+    let (answer_to, answers): (Vec<_>, Vec<_>) = shard_bells.iter().map(doorbell::remote_unbounded).unzip();
     let resolver = resolver::start(config, move |shard, domain, answer| {
-        // A full channel loses the answer; the shard asks again.
+        // Fails only when the shard has ended.
         let _ = answer_to[usize::from(shard.0)].send((domain, answer));
     })
     .map_err(system("cannot start the DNS thread"))?;

@@ -1,8 +1,8 @@
 //! The shard's accept loops, and connections handed over by other shards.
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{ROUND, Shard};
 use crate::id::ShardIndex;
@@ -43,10 +43,15 @@ impl Shard {
         while !self.stopping.get() {
             match listener.accept().await {
                 Ok(accepted) => self.place(accepted, inbound),
-                Err(error) if listener::is_shortage(&error) => {
+                Err(_) if self.stopping.get() => return,
+                Err(error) => {
                     self.metrics.connections[ConnectionResult::Failed].inc();
+                    if !listener::is_shortage(&error) {
+                        // accept(2): errors of the network under a new connection come here as well. Only the stop
+                        // shuts the listener.
+                        net::sleep(Duration::from_millis(20)).await;
+                    }
                 }
-                Err(_) => return,
             }
         }
     }
@@ -87,12 +92,23 @@ impl Shard {
             self.metrics.connections[ConnectionResult::Failed].inc();
             return;
         };
-        let admitted = !self.stopping.get() && inbound.admission.open_connection();
-        let result = if admitted { ConnectionResult::Accepted } else { ConnectionResult::Refused };
+        let refusal = if self.stopping.get() {
+            Some(reply::SHUTTING_DOWN)
+        } else if self.active_log().fence().reason().is_some() {
+            Some(reply::OUT_OF_SERVICE)
+        } else if !inbound.admission.open_connection() {
+            Some(reply::TOO_MANY_CONNECTIONS)
+        } else {
+            None
+        };
+        let result = if refusal.is_some() { ConnectionResult::Refused } else { ConnectionResult::Accepted };
         self.metrics.connections[result].inc();
-        let (inbound, stopping) = (inbound.clone(), self.stopping.get());
+        let inbound = inbound.clone();
         net::spawn(async move {
-            run_session(&inbound, stream, peer, admitted, stopping).await;
+            match refusal {
+                None => session::serve(&inbound, stream, peer).await,
+                Some(refusal) => session::refuse(stream, &refusal).await,
+            }
             drop(load);
         });
     }
@@ -101,12 +117,4 @@ impl Shard {
         self.wiring.loads.release(place);
         self.metrics.connections[ConnectionResult::Failed].inc();
     }
-}
-
-async fn run_session(inbound: &Inbound, stream: Stream, peer: IpAddr, admitted: bool, stopping: bool) {
-    if admitted {
-        return session::serve(inbound, stream, peer).await;
-    }
-    let refusal = if stopping { &reply::SHUTTING_DOWN } else { &reply::TOO_MANY_CONNECTIONS };
-    session::refuse(stream, refusal).await;
 }

@@ -6,25 +6,32 @@ use super::{ROUND, Shard};
 use crate::clock::WallTime;
 use crate::delivery::job::Payload;
 use crate::event::Event;
-use crate::exchange::{Job, ToWorker};
+use crate::exchange::{self, Job, ToWorker};
 use crate::id::{PathId, WorkerIndex};
 use crate::net;
 use crate::outcome::{Enhanced, Reply};
 use crate::queue;
 
 impl Shard {
-    /// Asks control for the domains that have no path.
-    pub(super) fn ask_routes(&self) {
+    /// Asks control for the domains that have no path, no faster than answers are taken in; whether more wait to be
+    /// asked for at once.
+    pub(super) fn ask_routes(&self) -> bool {
         let mut queue = self.queue.borrow_mut();
-        while let Some(domain) = queue.poll_unrouted() {
+        for _ in 0..ROUND {
+            if self.wiring.answers.len() > 4 * ROUND {
+                // Answers are taken in first, and bring the keeper here again.
+                return false;
+            }
+            let Some(domain) = queue.poll_unrouted() else { return false };
             if !self.wiring.resolver.ask(self.wiring.index, domain) {
                 // Control is behind: the same domain again in a moment.
                 let domain = domain.to_owned();
                 let reply = Reply::new(0, Enhanced(4, 4, 3), "DNS lookup waits its turn");
                 queue.delay_domain(&domain, net::now().mono + Duration::from_secs(1), reply);
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Tells workers of demand and sends what credits and windows allow; whether there is more to send at once.
@@ -39,15 +46,10 @@ impl Shard {
                 return false;
             };
             match self.pop(path) {
-                Some(ready) => {
-                    if let Some(body) = self.payload(&ready).await {
-                        self.send(worker, self.job(&ready, path, body));
-                    } else {
-                        // Damaged or just being moved: not lost, and not a reason to stop here.
-                        self.queue.borrow_mut().not_tried(ready.leg, ready.recipients);
-                        return false;
-                    }
-                }
+                Some(ready) => match self.payload(&ready).await {
+                    Some(body) => self.send(worker, self.job(&ready, path, body)),
+                    None => self.unreadable(&ready).await,
+                },
                 None => self.ledger.borrow_mut().set_ready(path, 0, WallTime::default()),
             }
         }
@@ -89,14 +91,17 @@ impl Shard {
             ledger.set_ready(path, demand.ready, demand.oldest);
         }
         let to = |worker: WorkerIndex| &self.wiring.to_workers[usize::from(worker.0)];
-        while let Some((worker, demand)) = ledger.poll_demand(|worker| to(worker).room() > 0) {
+        while let Some((worker, demand)) =
+            ledger.poll_demand(|worker| exchange::has_control_room(to(worker).room()))
+        {
             let said = to(worker).send(ToWorker::Demand(self.wiring.index, demand));
             assert!(said.is_ok(), "there was room");
         }
     }
 
     fn send(&self, worker: WorkerIndex, job: Job<Payload>) {
-        self.ledger.borrow_mut().sent(job.path, worker, job.bytes);
+        let left = self.queue.borrow().ready(job.path);
+        self.ledger.borrow_mut().sent(job.path, worker, job.bytes, left);
         let sent = self.wiring.to_workers[usize::from(worker.0)].send(ToWorker::Job(job));
         assert!(sent.is_ok(), "the channel holds a whole window");
     }

@@ -6,10 +6,10 @@
 //! them run on one executor and change the state in cells that are never borrowed across an await.
 //!
 //! * [`open`] recovers the parts.
-//! * [`settle`] turns reports, expiry and refused domains into records.
-//! * [`dispatch`] turns ready legs and credits into jobs.
-//! * [`notify`] makes bounces.
-//! * [`resident`] keeps fresh messages in memory. PURE.
+//! * `settle` turns reports, expiry and refused domains into records.
+//! * `dispatch` turns ready legs and credits into jobs.
+//! * `notify` makes bounces.
+//! * `resident` keeps fresh messages in memory. PURE.
 
 mod accept;
 mod dispatch;
@@ -20,7 +20,7 @@ mod resident;
 mod settle;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
-use crate::outcome::Reply;
+use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
 use crate::spool::DiskLog as Log;
@@ -51,6 +51,8 @@ use resident::Resident;
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
 /// microsecond each a round stays well below the 10 ms that a task's turn may take.
 const ROUND: usize = 512;
+/// Pause before outcomes are written again that found the disk full.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 /// Bounces being made at once: each may read a message from disk.
 const BOUNCES_MAX: usize = 8;
 
@@ -61,8 +63,10 @@ pub enum Order {
     Snapshot(channel::Sender<RoleSnapshot>),
     /// Stop: no new connections, transactions or jobs.
     Stop,
-    /// The time for stopping is over: end what is still open.
+    /// The time for stopping is over: tell clients so, whatever they are at.
     Hurry,
+    /// And now end what is still open.
+    Shut,
 }
 
 /// Channels of a shard.
@@ -75,6 +79,8 @@ pub struct Wiring {
     pub from_workers: Vec<Receiver<ToShard>>,
     /// To each worker.
     pub to_workers: Vec<Sender<ToWorker<Payload>>>,
+    /// Takes the numbers of parts that are not active and hold nothing any more, at the stop.
+    pub drained: std::sync::mpsc::Sender<PartId>,
     /// Answers of the resolver.
     pub answers: channel::Receiver<(Box<str>, RouteAnswer)>,
     /// Orders.
@@ -121,6 +127,8 @@ pub struct Shard {
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
     path_errors: RefCell<HashMap<PathId, Reply, RandomState>>,
+    /// Outcomes that found the disk full; their legs are in flight until they are written.
+    unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
     stopping: Cell<bool>,
     bounces: Cell<usize>,
@@ -147,6 +155,7 @@ impl Shard {
             ledger: RefCell::new(ledger),
             parts,
             path_errors: RefCell::default(),
+            unwritten: RefCell::default(),
             metrics,
             stopping: Cell::new(false),
             bounces: Cell::new(0),
@@ -178,7 +187,7 @@ impl Shard {
         debug_assert!(applied.settled.is_none(), "a fresh message has open recipients");
         // A body that went out in chunks is not whole here.
         if size == message.body.len() as u64 {
-            self.resident.borrow_mut().insert(message);
+            self.resident.borrow_mut().insert(message, net::now().mono);
         }
         self.wiring.inbox.event().notify();
     }
@@ -192,22 +201,27 @@ impl Shard {
                 | self.take_handed(&inbound);
             let now = net::now();
             let more = self.queue.borrow_mut().advance(now, ROUND);
+            let stale = self.resident.borrow_mut().expire(now.mono);
+            self.write_again().await;
             let expired = self.record_expired().await;
             self.make_bounces();
-            self.ask_routes();
+            let asking = self.ask_routes();
             let sent = self.dispatch().await;
             if self.is_done(&inbound) {
                 break;
             }
-            if worked || more || expired || sent {
+            if worked || more || expired || asking || sent {
                 net::yield_now().await;
             } else {
-                let limit = self.next_wake(now.mono);
+                let limit = self.next_wake(now.mono, stale);
                 self.wiring.inbox.wait(limit, || self.is_inbox_empty()).await;
             }
         }
-        for part in &self.parts {
+        for (nth, part) in self.parts.iter().enumerate() {
             part.log.close().await;
+            if nth > 0 && part.log.stats().live_bytes == 0 && part.log.fence().reason().is_none() {
+                let _ = self.wiring.drained.send(part.id);
+            }
         }
     }
 
@@ -226,10 +240,12 @@ impl Shard {
             && self.wiring.handed.is_empty()
     }
 
-    fn next_wake(&self, now: Moment) -> Option<Duration> {
-        let next = self.queue.borrow().next_wake();
+    fn next_wake(&self, now: Moment, stale: Option<Moment>) -> Option<Duration> {
+        let next = [self.queue.borrow().next_wake(), stale].into_iter().flatten().min();
         // A wheel's tick may lie a little ahead of its entries: never spin on it.
-        next.map(|at| at.since(now).max(Duration::from_millis(1)))
+        let next = next.map(|at| at.since(now).max(Duration::from_millis(1)));
+        let again = (!self.unwritten.borrow().is_empty()).then_some(FULL_PAUSE);
+        next.into_iter().chain(again).min()
     }
 
     fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
@@ -242,7 +258,8 @@ impl Shard {
                     let _ = answer.try_send(self.metrics.role_snapshot(self.wiring.index));
                 }
                 Order::Stop => self.stop(inbound),
-                Order::Hurry => inbound.sessions.shut(),
+                Order::Hurry => inbound.sessions.hurry(),
+                Order::Shut => inbound.sessions.shut(),
             }
         }
         worked

@@ -129,9 +129,9 @@ impl Shard {
                 metrics.commit.observe(took);
                 metrics.commit_records.record(records.into());
             }));
-            net::spawn(part.log.clone().run_committer());
-            net::spawn(part.log.clone().run_clock());
-            net::spawn(part.log.clone().run_upkeep(QueueLiveness(self.clone()), random));
+            net::spawn_vital(part.log.clone().run_committer());
+            net::spawn_vital(part.log.clone().run_clock());
+            net::spawn_vital(part.log.clone().run_upkeep(QueueLiveness(self.clone()), random));
         }
     }
 

@@ -1,14 +1,20 @@
-//! PURE. Accepted messages kept in memory until they are delivered, within a budget of bytes.
+//! PURE. Accepted messages kept in memory for a quick delivery, within a budget of bytes and for a short time.
 //!
-//! A message that is not here is on disk: keeping it saves the worker a read, nothing more. The oldest go first.
+//! A message that is not here is on disk: keeping it saves the worker a read, nothing more. The oldest go first; one that
+//! is not sent soon (its path holds mail, rests, or has a backlog) does not stay.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use crate::clock::Moment;
 use crate::id::MessageId;
 use crate::message::Message;
+
+/// How long a message is kept: a delivery that goes well has begun long before.
+const KEPT_FOR: Duration = Duration::from_secs(3);
 
 /// Messages of one shard.
 #[derive(Debug)]
@@ -17,7 +23,7 @@ pub struct Resident {
     bytes: usize,
     messages: HashMap<MessageId, Arc<Message>, RandomState>,
     /// In order of arrival; ids that have left since are skipped.
-    order: VecDeque<MessageId>,
+    order: VecDeque<(MessageId, Moment)>,
 }
 
 impl Resident {
@@ -27,19 +33,31 @@ impl Resident {
     }
 
     /// Takes a message in; older ones leave as needed.
-    pub fn insert(&mut self, message: Arc<Message>) {
+    pub fn insert(&mut self, message: Arc<Message>, now: Moment) {
         self.bytes += message.resident_bytes();
-        self.order.push_back(message.id);
+        self.order.push_back((message.id, now));
         self.messages.insert(message.id, message);
         while self.bytes > self.bytes_max
-            && let Some(oldest) = self.order.pop_front()
+            && let Some((oldest, _)) = self.order.pop_front()
         {
             self.take(oldest);
         }
         // Ids that left out of turn must not pile up.
         if self.order.len() > 2 * self.messages.len() + 1024 {
-            self.order.retain(|id| self.messages.contains_key(id));
+            self.order.retain(|(id, _)| self.messages.contains_key(id));
         }
+    }
+
+    /// Lets go what has been here for too long; when to look again.
+    pub fn expire(&mut self, now: Moment) -> Option<Moment> {
+        while let Some((oldest, since)) = self.order.front().copied() {
+            if self.messages.contains_key(&oldest) && now.since(since) < KEPT_FOR {
+                return Some(since + KEPT_FOR);
+            }
+            self.order.pop_front();
+            self.take(oldest);
+        }
+        None
     }
 
     /// The message, if it is here.
@@ -83,10 +101,22 @@ mod tests {
     fn the_budget_holds_and_the_oldest_leave_first() {
         let each = message(0).resident_bytes();
         let mut resident = Resident::new(3 * each);
-        (0..5).for_each(|sequence| resident.insert(message(sequence)));
+        (0..5).for_each(|sequence| resident.insert(message(sequence), Moment(0)));
         let kept: Vec<_> =
             (0..5).filter(|s| resident.message(MessageId::new(PartId(0), *s)).is_some()).collect();
         assert_eq!((kept, resident.bytes()), (vec![2, 3, 4], 3 * each));
+    }
+
+    #[test]
+    fn a_message_that_is_not_sent_soon_does_not_stay() {
+        let mut resident = Resident::new(1 << 20);
+        resident.insert(message(0), Moment(0));
+        resident.insert(message(1), Moment(1_000_000));
+        assert_eq!(resident.expire(Moment(2_999_999)), Some(Moment(3_000_000)));
+        assert_eq!(resident.expire(Moment(3_000_000)), Some(Moment(4_000_000)));
+        assert!(resident.message(MessageId::new(PartId(0), 0)).is_none());
+        assert_eq!(resident.expire(Moment(9_000_000)), None);
+        assert_eq!(resident.bytes(), 0);
     }
 
     #[test]
@@ -94,7 +124,7 @@ mod tests {
         let mut resident = Resident::new(1 << 20);
         for sequence in 0..100_000 {
             let message = message(sequence);
-            resident.insert(message.clone());
+            resident.insert(message.clone(), Moment(0));
             resident.remove(message.id);
         }
         assert_eq!(resident.bytes(), 0);

@@ -10,9 +10,9 @@ use crate::id::LegRef;
 use crate::metrics::{BounceClass, DeliveryResult};
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Outcome, Reply, Verdict};
-use crate::queue::{Change, Expired};
+use crate::queue::{self, Change, Expired};
 use crate::routing::{PathKind, RouteAnswer};
-use crate::spool::Note;
+use crate::spool::{AppendError, Note};
 
 /// Where a result comes from.
 struct Source<'a> {
@@ -24,7 +24,10 @@ impl Shard {
     /// Takes in reports and grants.
     pub(super) async fn take_reports(self: &Rc<Self>) -> bool {
         let mut worked = false;
-        for receiver in &self.wiring.from_workers {
+        for (nth, receiver) in self.wiring.from_workers.iter().enumerate() {
+            if nth > 0 && worked {
+                net::yield_now().await;
+            }
             for _ in 0..ROUND {
                 let Some(message) = receiver.try_recv() else { break };
                 worked = true;
@@ -61,18 +64,51 @@ impl Shard {
         self.record(report.leg, report.recipients, results, source).await;
     }
 
+    /// A message cannot be read back now: it is tried again by the schedule, behind all that can be read.
+    pub(super) async fn unreadable(&self, job: &queue::Job) {
+        let reply = Reply::new(0, Enhanced(4, 3, 0), "the message cannot be read back from the spool");
+        let result = LegResult { recipients: job.recipients, verdict: Verdict::Deferred, reply };
+        let source = Source { remote: "", counts_as_attempt: true };
+        self.record(job.leg, job.recipients, vec![result], source).await;
+    }
+
     /// Makes results durable and applies them.
     async fn record(&self, leg: LegRef, tried: u64, results: Vec<LegResult>, source: Source<'_>) {
         let now = net::now();
         let outcome = self.queue.borrow_mut().outcome(leg, tried, results, source.counts_as_attempt, now);
         let Some(outcome) = outcome else { return };
         self.tell(leg, &outcome, source.remote);
-        // Returns when the record is in a batch; that it becomes durable is not waited for: until then a crash
-        // repeats the attempt, which is what "at least once" allows.
-        if let Err(error) = self.log_of(outcome.id).append(Note::Outcome(&outcome)).await {
-            // The leg stays in flight: what became of it is known again after a restart.
-            let what = format!("outcome of {} not recorded: {error}", outcome.id).into();
-            return self.wiring.events.send(Event::Trouble { at: now.wall, part: "spool", what });
+        self.write(outcome).await;
+    }
+
+    /// Writes outcomes again that had found the disk full, until one does so again.
+    pub(super) async fn write_again(&self) {
+        let count = self.unwritten.borrow().len().min(ROUND);
+        for _ in 0..count {
+            let Some(outcome) = self.unwritten.borrow_mut().pop_front() else { return };
+            if !self.write(outcome).await {
+                return;
+            }
+        }
+    }
+
+    /// Appends an outcome and applies it; `false` when the disk is full. Returns when the record is in a batch; that it
+    /// becomes durable is not waited for: until then a crash repeats the attempt, which is what "at least once" allows.
+    async fn write(&self, outcome: Outcome) -> bool {
+        let now = net::now();
+        match self.log_of(outcome.id).append(Note::Outcome(&outcome)).await {
+            Ok(_) => {}
+            Err(AppendError::Full) => {
+                // Of a leg that stayed in flight nobody would hear again before a restart, which then sends it once more.
+                self.unwritten.borrow_mut().push_back(outcome);
+                return false;
+            }
+            Err(error) => {
+                // The leg stays in flight: what became of it is known again after a restart.
+                let what = format!("outcome of {} not recorded: {error}", outcome.id).into();
+                self.wiring.events.send(Event::Trouble { at: now.wall, part: "spool", what });
+                return true;
+            }
         }
         let applied = self.queue.borrow_mut().apply(Change::Outcome(&outcome), now);
         if let Some(location) = applied.settled {
@@ -81,6 +117,7 @@ impl Shard {
         if applied.settled.is_some() || outcome.results.iter().any(|r| r.verdict == Verdict::Deferred) {
             self.resident.borrow_mut().remove(outcome.id);
         }
+        true
     }
 
     /// Counts an outcome and gives its log lines away.
@@ -130,6 +167,9 @@ impl Shard {
     /// Records what expired.
     pub(super) async fn record_expired(&self) -> bool {
         let mut worked = false;
+        if !self.unwritten.borrow().is_empty() {
+            return false;
+        }
         for _ in 0..ROUND {
             let Some(expired) = ({ self.queue.borrow_mut().poll_expired() }) else { break };
             worked = true;
@@ -184,7 +224,12 @@ impl Shard {
 
     /// The domain takes no mail: fails its legs that are ready.
     async fn fail_domain(&self, domain: &str, reply: &Reply) {
+        let mut failed = 0;
         while let Some(job) = { self.queue.borrow_mut().poll_domain_legs(domain) } {
+            failed += 1;
+            if failed % ROUND == 0 {
+                net::yield_now().await;
+            }
             let result =
                 LegResult { recipients: job.recipients, verdict: Verdict::Failed, reply: reply.clone() };
             let source = Source { remote: "", counts_as_attempt: true };

@@ -470,8 +470,11 @@ impl Client {
     /// The connection is gone or has to be given up, for the reason `why`. Finishes every transaction in flight; poll
     /// the events once more.
     pub fn lost(&mut self, why: &str) {
+        // A connection may die in its sleep; one that is lost over its first transaction was tried.
+        let mut is_first = self.begun == self.flights.len() as u64;
         while let Some(mut flight) = self.flights.pop_front() {
             let open = flight.open;
+            let is_tried = flight.mail != Mail::Unanswered || std::mem::take(&mut is_first);
             if flight.body == Body::Ended {
                 flight.in_doubt = open;
                 flight.settle(open, Verdict::Deferred, || {
@@ -480,7 +483,7 @@ impl Client {
                     );
                     Reply::new(0, Enhanced(4, 4, 2), &text)
                 });
-            } else if flight.mail == Mail::Unanswered {
+            } else if !is_tried {
                 flight.hand_back();
             } else {
                 flight.settle(open, Verdict::Deferred, || {

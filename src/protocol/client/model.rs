@@ -1,4 +1,4 @@
-//! A small model of a remote, and random sessions against it.
+//! PURE. A small model of a remote, and random sessions against it.
 //!
 //! The model decides by a tape of random bytes and keeps the rules of RFC 5321, 2920 and 3030 strictly: a nested MAIL, a
 //! command before its turn, or a line that is no command is a bug of the client and panics.

@@ -237,7 +237,7 @@ fn replies_that_nobody_asked_for_are_misbehaviour() {
 #[test]
 fn answers_that_a_command_cannot_have_are_misbehaviour() {
     for (replies, stage, rest) in [
-        ("354 m\r\n", "Mail with code 354", "0 untried:1"),
+        ("354 m\r\n", "Mail with code 354", "0 Deferred:1:0"),
         ("250 m\r\n354 r\r\n", "Rcpt with code 354", "0 Deferred:1:0"),
         ("250 m\r\n250 r\r\n250 d\r\n", "Data with code 250", "0 Deferred:1:0"),
         ("550 m\r\n250 r\r\n", "Rcpt with code 250", "0 Failed:1:550"),
@@ -310,7 +310,16 @@ fn lost_connection_tells_doubt_from_certainty() {
     let mut early = opened(PIPED);
     begin(&mut early, "s@b", 10, &["a@b"]);
     early.lost("reset");
-    assert_eq!(told(&early.poll_event().unwrap()), "9 untried:1");
+    // Handed back it would go out again at once, to the same remote, for ever.
+    assert_eq!(told(&early.poll_event().unwrap()), "9 Deferred:1:0");
+    // A connection that has been used may have died in its sleep: not the message's fault.
+    let mut used = opened(PIPED);
+    begin(&mut used, "s@b", 10, &["a@b"]);
+    used.handle(b"250 m\r\n550 r\r\n554 d\r\n").unwrap();
+    assert_eq!(told(&used.poll_event().unwrap()), "9 Failed:1:550");
+    begin(&mut used, "s@b", 10, &["a@b"]);
+    used.lost("reset");
+    assert_eq!(told(&used.poll_event().unwrap()), "9 untried:1");
     client.handle(b"250 m\r\n550 r\r\n250 r\r\n354 d\r\n").unwrap();
     assert_eq!(client.poll_event(), Some(Event::BodyWanted { tag: 9 }));
     assert_eq!(client.waiting_for(), Stage::Body);

@@ -12,22 +12,23 @@ const JOB_BYTES: i64 = 1024;
 const TURNS_LOOKED_AT: usize = 16;
 
 impl Queue {
-    /// The next path whose demand is worth telling. Coalesced: a path stands here once, whatever happened to it.
+    /// The next path whose demand is worth telling. Coalesced: a path stands here once, whatever happened to it. Told even
+    /// if it came back to what it was: who sends counts jobs down, and may have come to 0 meanwhile.
     pub fn poll_demand(&mut self) -> Option<(PathId, Demand)> {
-        while let Some(slot) = self.routes.dirty.pop_front() {
-            let path = &mut self.routes.paths[slot];
-            path.dirty = false;
-            let news = path.news();
-            path.reported = path.ready;
-            let (id, ready) = (path.id, path.ready);
-            let tenants = path.active.len;
-            let oldest = self.oldest_next(slot);
-            self.routes.free_path_if_unused(slot);
-            if news {
-                return Some((id, Demand { ready, tenants, oldest }));
-            }
-        }
-        None
+        let slot = self.routes.dirty.pop_front()?;
+        let path = &mut self.routes.paths[slot];
+        path.dirty = false;
+        path.reported = path.ready;
+        let (id, ready) = (path.id, path.ready);
+        let tenants = path.active.len;
+        let oldest = self.oldest_next(slot);
+        self.routes.free_path_if_unused(slot);
+        Some((id, Demand { ready, tenants, oldest }))
+    }
+
+    /// Legs that are ready for a path now.
+    pub fn ready(&self, path: PathId) -> u32 {
+        self.routes.find_path(path).map_or(0, |slot| self.routes.paths[slot].ready)
     }
 
     /// What waits for a path now, to be told again while unanswered.

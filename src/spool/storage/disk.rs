@@ -247,7 +247,8 @@ mod tests {
                 let location = model.0.borrow()[id].0;
                 let whole = log.read(*id, location).await.expect("it reads back");
                 assert_eq!(whole.body, message(*id, 20_000).body);
-                pins.borrow_mut().push(log.pin(*id, location).await.expect("it can be pinned"));
+                let pin = log.pin(*id, location).await.expect("it can be pinned");
+                pins.borrow_mut().push(pin);
             }
             log.close().await;
             let stats = log.stats();

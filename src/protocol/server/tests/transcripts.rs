@@ -1,4 +1,4 @@
-//! PURE. Runs `tests/transcripts/*.txt`: sessions as text.
+//! Runs `tests/transcripts/*.txt`: sessions as text.
 //!
 //! ```text
 //! # remark                     C: line, sent with CR LF        C= raw bytes: \r \n \0 \\ and nothing added

@@ -1,0 +1,32 @@
+//! End to end: the real binary, its spool on a real disk, over real sockets. Every promise of the README that needs no root
+//! and no hours is tried here as its user would meet it.
+//!
+//! | file | what it tries |
+//! | --- | --- |
+//! | `path` | what goes in comes out, byte for byte |
+//! | `retries` | what remotes refuse: retried, bounced, re-delivered |
+//! | `kills` | kill -9 under load |
+//! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
+//! | `exchanges` | routing by MX |
+//! | `tls` | STARTTLS, both ways |
+//! | `policy` | who may send what, and how much |
+//! | `host` | hosts and files that will not do |
+//! | `seeing` | metrics, health, and that idleness costs nothing |
+//!
+//! Where the host denies io_uring each test says SKIP on standard error and passes.
+
+#![allow(missing_docs, reason = "tests and their harness are read, not linked against")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod exchanges;
+mod host;
+mod kills;
+mod load;
+mod path;
+mod policy;
+mod retries;
+mod seeing;
+mod stops;
+mod tls;

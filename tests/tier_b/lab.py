@@ -1,0 +1,227 @@
+"""What the rows of tests/tier-b share: directories, ports, the relay under test, a scripted sink.
+
+Python 3.9, standard library only. A row is a script with a function that is given to `run`; it returns a line that says what was
+measured, raises `Skip` with the reason when the machine lacks something, and anything else is a failure.
+"""
+
+import argparse
+import atexit
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SKIPPED = 77
+PORTS = range(24000, 25000)
+# What `serve` names when the host, not the relay, is at fault.
+HOST_FAULTS = ("io_uring", "memlock", "RLIMIT_MEMLOCK")
+
+
+class Skip(Exception):
+    """The machine cannot run this row."""
+
+
+class Fault(Exception):
+    """The row has failed."""
+
+
+def check(holds, text):
+    """Like assert, but never compiled out."""
+    if not holds:
+        raise Fault(text)
+
+
+def same(got, wanted, what):
+    """`check` for equality."""
+    check(got == wanted, f"{what}: {got!r} instead of {wanted!r}")
+
+
+class Lab:
+    """A directory, ports and processes that end with the row."""
+
+    def __init__(self, options, directory):
+        self.full = options.full
+        self.bin = pathlib.Path(options.bin)
+        self.directory = directory
+        self.processes = []
+        self.cleaners = []
+        # Rows may run side by side: each begins somewhere else in the range.
+        self.next_port = PORTS.start + os.getpid() * 7 % len(PORTS)
+
+    def size(self, short, full):
+        """A number for CI, another for the full run."""
+        return full if self.full else short
+
+    def port(self):
+        """A loopback port of the range that nobody listens on."""
+        for _ in PORTS:
+            port = self.next_port
+            self.next_port = PORTS.start + (port + 1 - PORTS.start) % len(PORTS)
+            with socket.socket() as probe:
+                try:
+                    # Without SO_REUSEPORT this also fails where a relay of another row shares its port.
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", port))
+                    return port
+                except OSError:
+                    continue
+        raise Skip(f"no free port in {PORTS.start}..{PORTS.stop}")
+
+    def program(self, name, package):
+        """The path of an installed program."""
+        path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if path is None:
+            raise Skip(f"{name} is not installed (Debian package {package})")
+        return path
+
+    def root(self):
+        """Skips unless run by root."""
+        if os.geteuid() != 0:
+            raise Skip("needs root")
+
+    def spawn(self, arguments, log, **more):
+        """Starts a program whose output goes to the file `log` of the row's directory."""
+        output = open(self.directory / log, "ab")
+        process = subprocess.Popen(
+            [str(argument) for argument in arguments],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **more)
+        output.close()
+        self.processes.append(process)
+        return process
+
+    def text(self, log):
+        """What is in the file `log` now."""
+        return (self.directory / log).read_text(errors="replace")
+
+    def relay(self, **options):
+        """A running relay."""
+        return Relay(self, **options)
+
+    def load(self, arguments, log="load.log"):
+        """`ringpost-load`, started."""
+        return self.spawn([self.bin / "ringpost-load", *arguments], log)
+
+    def close(self):
+        """Ends what is still running."""
+        for cleaner in reversed(self.cleaners):
+            cleaner()
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+class Relay:
+    """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections."""
+
+    def __init__(self, lab, routes, settings="", name="relay"):
+        self.lab, self.name = lab, name
+        self.log = f"{name}.log"
+        self.port, self.admin = lab.port(), lab.port()
+        self.config = lab.directory / f"{name}.toml"
+        lines = "".join(f'"{pattern}" = "{target}"\n' for pattern, target in routes.items())
+        self.config.write_text(
+            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n'
+            f'[spool]\ndirectory = "{lab.directory / name}-spool"\n'
+            f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[routes]\n{lines}{settings}')
+        self.process = None
+        self.start()
+
+    def start(self):
+        """Starts it and waits until it is ready."""
+        arguments = [self.lab.bin / "ringpost", "serve", "--config", self.config]
+        environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
+        self.process = self.lab.spawn(arguments, self.log, env=environment, cwd=self.lab.directory)
+        deadline = time.monotonic() + 30
+        while True:
+            if self.process.poll() is not None:
+                said = self.lab.text(self.log).strip().splitlines()[-3:]
+                if any(fault in line for line in said for fault in HOST_FAULTS):
+                    raise Skip(f"this host cannot run the relay: {said[0]}")
+                raise Fault(f"the relay exited with {self.process.returncode} at the start: {said}")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=1) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                pass
+            check(time.monotonic() < deadline, "the relay was not ready within 30 s")
+            time.sleep(0.02)
+
+    def kill(self):
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        """SIGTERM; it must end within 10 s, with 0 and without a panic."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            raise Fault("the relay did not stop within 10 s of SIGTERM") from None
+        same(code, 0, "exit code of the relay after SIGTERM")
+        check("panicked" not in self.lab.text(self.log), "the relay's log tells of a panic")
+
+    def metrics(self):
+        """`/metrics` as {line without value: value}."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def queued(self):
+        """Messages that the relay holds, in any state."""
+        return sum(value for name, value in self.metrics().items() if name.startswith("ringpost_queue_messages"))
+
+    def lines(self, word):
+        """Log lines about mail that end their fixed part with `word` (accepted, delivered, deferred, failed, bounced)."""
+        return [line for line in self.lab.text(self.log).splitlines() if f" mail: {word} " in line]
+
+
+def wait_for(condition, seconds, what):
+    """Waits for something that other processes make true; the time is only a limit, never a measurement."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        check(time.monotonic() < deadline, f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def run(row):
+    """Runs `row(lab)` as a script: the last line of its output is the verdict."""
+    parser = argparse.ArgumentParser(description=sys.modules[row.__module__].__doc__)
+    parser.add_argument("--full", action="store_true", help="full size instead of that of CI")
+    parser.add_argument("--bin", required=True, help="directory with ringpost and ringpost-load")
+    parser.add_argument("--work", help="directory for spools and logs, on a real disk")
+    options = parser.parse_args()
+    base = pathlib.Path(options.work) if options.work else ROOT / "target" / "tmp"
+    base.mkdir(parents=True, exist_ok=True)
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="tier-b.", dir=base))
+    lab = Lab(options, directory)
+    atexit.register(lab.close)
+    # So that the processes end too when the runner gives up on this row.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    try:
+        verdict, code = f"ok {row(lab)}", 0
+    except Skip as reason:
+        verdict, code = f"SKIP {reason}", SKIPPED
+    except (Fault, Exception) as fault:
+        if not isinstance(fault, Fault):
+            traceback.print_exc()
+        verdict, code = f"FAIL {fault} (see {directory})", 1
+    lab.close()
+    if code != 1:
+        shutil.rmtree(directory, ignore_errors=True)
+    print(verdict.replace("\n", " "), flush=True)
+    sys.exit(code)
