@@ -1,4 +1,4 @@
-//! PURE but for names, files and the clock. The command line's translation into settings. What could hurt somebody is
+//! The command line's translation into settings. It reads the files named there. What could hurt somebody is
 //! refused here.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
