@@ -5,25 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Micros;
 use crate::ledger::Books;
+use crate::measure::phase::{Latency, Phases, latency};
+use crate::measure::timeline::Timeline;
 use crate::source::host::Stage;
-
-/// Latencies in microseconds, three significant digits, up to an hour.
-pub type Latency = Histogram<u64>;
-
-/// An empty histogram.
-pub fn latency() -> Latency {
-    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are constants that the crate allows")
-}
-
-/// Records a latency; what is beyond the bounds counts as the bound.
-pub fn record(histogram: &mut Latency, micros: Micros) {
-    histogram.saturating_record(micros.max(1));
-}
 
 /// What a source counts.
 pub struct SourceTally {
@@ -45,14 +33,16 @@ pub struct SourceTally {
     pub connect_error: Option<String>,
     /// Connections lost, timed out or closed by the peer without a reply to QUIT.
     pub connections_lost: u64,
-    /// End of data taken by the socket, to its reply read.
-    pub end_of_data: Latency,
-    /// MAIL queued, to the reply to the end of data read. Behind a dot this includes the previous message's commit.
-    pub transaction: Latency,
-    /// Intended time, to the reply to the end of data read. Only filled in open loop.
-    pub from_intended: Latency,
+    /// TLS handshakes: full, and of continued sessions.
+    pub handshakes: (u64, u64),
+    /// Latencies by phase.
+    pub phases: Phases,
     /// Intended time, to MAIL queued: the generator's and the window's lateness. Only filled in open loop.
     pub lateness: Latency,
+    /// The generator's part of it: a connection was free and the message due, to MAIL queued.
+    pub own_lateness: Latency,
+    /// Messages that became due while no connection was free.
+    pub waited_for_connection: u64,
     /// Replies by stage and code, with the first text of each from 400 on.
     pub replies: BTreeMap<(Stage, u16), (u64, String)>,
     /// First end of data and last accepting reply.
@@ -71,10 +61,11 @@ impl Default for SourceTally {
             connects_failed: 0,
             connect_error: None,
             connections_lost: 0,
-            end_of_data: latency(),
-            transaction: latency(),
-            from_intended: latency(),
+            handshakes: (0, 0),
+            phases: Phases::default(),
             lateness: latency(),
+            own_lateness: latency(),
+            waited_for_connection: 0,
             replies: BTreeMap::new(),
             first_and_last: None,
         }
@@ -82,7 +73,8 @@ impl Default for SourceTally {
 }
 
 /// What a sink counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SinkCounts {
     /// Connections accepted.
     pub connections: u64,
@@ -146,6 +138,8 @@ impl Default for SinkTally {
 pub struct Board {
     /// Who was told what, and what arrived.
     pub books: Books,
+    /// Second by second.
+    pub timeline: Timeline,
     /// The source's counts.
     pub source: SourceTally,
     /// The sink's counts.
@@ -169,10 +163,14 @@ pub fn widen(span: &mut Option<(Micros, Micros)>, now: Micros) {
 }
 
 /// How busy a thread was.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ThreadUse {
+    /// Its name.
+    pub name: String,
     /// CPU time, user and system.
     pub cpu: Duration,
-    /// Time it ran.
+    /// Time it was ready to run and had no CPU.
+    pub waited: Duration,
+    /// Time from its start to its end.
     pub wall: Duration,
 }

@@ -17,6 +17,14 @@ pub fn thread_cpu() -> Duration {
     Duration::from_micros(read(ClockId::ThreadCPUTime))
 }
 
+/// Time that the calling thread was ready to run and had no CPU; 0 if the kernel does not say (CONFIG_SCHED_INFO).
+pub fn thread_waited() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    // Nanoseconds on a CPU, nanoseconds waiting for one, times it was given one.
+    let waited = text.split_ascii_whitespace().nth(1).and_then(|word| word.parse().ok());
+    Duration::from_nanos(waited.unwrap_or(0))
+}
+
 /// Seconds since 1970, for the Date header and for naming a run.
 pub fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()

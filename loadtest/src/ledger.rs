@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::limits::{MESSAGES_MAX, RECIPIENTS_MAX, RUNS_MAX};
 use crate::wire::mark::{Id, Run};
@@ -104,7 +104,8 @@ pub struct Ledger {
 }
 
 /// What the ledger says. Counts are of recipients unless said otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Verdict {
     /// Answered 2xx.
     pub accepted: u64,

@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match ringpost_load::run::execute(ringpost_load::options::Options::parse()) {
+    let options = match ringpost_load::options::scenario::options(std::env::args_os().collect()) {
+        Ok(options) => options,
+        Err(error) => error.exit(),
+    };
+    match ringpost_load::run::execute(options) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("ringpost-load: {error}");

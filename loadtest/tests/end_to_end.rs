@@ -10,6 +10,7 @@ use clap::Parser;
 use ringpost_load::board::{Board, SharedBoard};
 use ringpost_load::clock;
 use ringpost_load::ledger::Verdict;
+use ringpost_load::measure::phase::Phase;
 use ringpost_load::options::{Command, Options, RunCommand};
 use ringpost_load::sink::Sink;
 use ringpost_load::source::Source;
@@ -20,7 +21,7 @@ fn options(arguments: &str) -> Result<RunCommand, Failure> {
     let words = ["ringpost-load", "run", "--sink", "127.0.0.1:0"].into_iter().chain(arguments.split(' '));
     // A rule holds blanks, so in these tests `_` stands for one.
     let options = Options::try_parse_from(words.map(|word| word.replace('_', " ")))?;
-    if let Command::Run(command) = options.command { Ok(command) } else { Err("not a run".into()) }
+    if let Command::Run(command) = options.command { Ok(*command) } else { Err("not a run".into()) }
 }
 
 /// Runs source and sink to their end; `target` instead of the sink if given.
@@ -69,7 +70,69 @@ fn every_message_arrives_once_in_each_way_of_sending() -> Result<(), Failure> {
     all_arrive("--messages 300 --connections 8 --threads 2 --sink-threads 2 --reuse 7", 300, 1)?;
     all_arrive("--messages 60 --connections 4 --reuse 1 --no-pipelining", 60, 1)?;
     all_arrive("--messages 6 --connections 2 --size 3000000", 6, 1)?;
-    all_arrive("--messages 200 --connections 4 --rate 5000", 200, 1)
+    all_arrive("--messages 200 --connections 4 --rate 5000", 200, 1)?;
+    all_arrive("--messages 200 --connections 4 --rate poisson:5000 --size 1k=9,70k=1", 200, 1)?;
+    all_arrive("--messages 100 --connections 4 --bdat", 100, 1)?;
+    all_arrive("--messages 100 --connections 4 --bdat --no-pipelining --recipients 3", 100, 3)?;
+    all_arrive("--messages 100 --connections 4 --lmtp --sink-lmtp --recipients 4", 100, 4)
+}
+
+#[test]
+fn every_message_arrives_once_with_tls_and_auth() -> Result<(), Failure> {
+    all_arrive("--messages 100 --connections 4 --tls starttls --sink-tls starttls", 100, 1)?;
+    all_arrive("--messages 100 --connections 4 --tls implicit --sink-tls implicit --no-pipelining", 100, 1)?;
+    all_arrive("--messages 4 --connections 2 --tls implicit --sink-tls implicit --size 3m", 4, 1)?;
+    all_arrive("--messages 50 --connections 2 --auth me:secret --sink-auth me:secret", 50, 1)
+}
+
+#[test]
+fn tls_sessions_are_resumed_unless_told_otherwise() -> Result<(), Failure> {
+    let arguments = "--messages 30 --connections 1 --reuse 1 --tls starttls --sink-tls starttls";
+    play(arguments, None, |board, _| {
+        assert_eq!((board.source.accepted, board.source.handshakes.0), (30, 1));
+        assert!(board.source.handshakes.1 >= 29, "{:?}", board.source.handshakes);
+    })?;
+    play(&format!("{arguments} --no-resume"), None, |board, _| {
+        assert_eq!(board.source.handshakes.1, 0);
+    })
+}
+
+#[test]
+fn what_the_relay_does_not_offer_is_said_and_nothing_is_sent() -> Result<(), Failure> {
+    for arguments in ["--tls starttls", "--auth a:b", "--bdat --no-chunking"] {
+        play(&format!("--messages 5 --connections 2 {arguments}"), None, |board, verdict| {
+            assert_eq!((board.source.accepted, verdict.arrived), (0, 0), "{arguments}");
+            let why = board.source.connect_error.as_deref().unwrap_or_default();
+            assert!(why.contains("does not offer"), "{arguments}: {why}");
+        })?;
+    }
+    play("--messages 5 --connections 2 --auth a:b --sink-auth a:c", None, |board, _| {
+        assert_eq!(board.source.accepted, 0);
+    })
+}
+
+#[test]
+fn a_profile_delays_and_limits_and_the_ledger_holds() -> Result<(), Failure> {
+    let profile = std::env::temp_dir().join(format!("ringpost-load-profile-{}.toml", std::process::id()));
+    std::fs::write(
+        &profile,
+        "[limits]\nmessages-per-connection = 3\n[[rule]]\nstage = 'connect'\ndelay = '10ms'\n\
+         [[rule]]\nstage = 'dot'\ndelay = '20ms'\n\
+         [[rule]]\nstage = 'rcpt'\nlocal = 'load00000000000*'\nreply = '450 4.7.0 no'\ntarpit = '1ms'\n",
+    )?;
+    let arguments = format!("--messages 40 --connections 4 --profile {}", profile.display());
+    play(&arguments, None, |board, verdict| {
+        assert!(verdict.holds(false) && verdict.accepted > 0, "{verdict:?}");
+        assert_eq!(verdict.accepted, verdict.arrived);
+        let phases = &board.source.phases;
+        assert!(
+            phases.service(Phase::Banner).min() >= 9_000 && phases.service(Phase::EndOfData).min() >= 18_000
+        );
+        assert!(board.source.replies.keys().any(|(_, code)| *code == 421));
+        assert!(board.source.replies.keys().any(|(_, code)| *code == 450));
+    })?;
+    std::fs::remove_file(profile)?;
+    Ok(())
 }
 
 #[test]

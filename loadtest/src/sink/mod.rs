@@ -1,7 +1,8 @@
-//! The receiving side: the dialogue ([`session`]), what is refused ([`script`]), the threads ([`worker`]), and a way for
-//! tests to ask ([`control`]).
+//! The receiving side: the dialogue ([`session`]), what is refused and delayed ([`script`], written down as a
+//! [`profile`]), the threads ([`worker`]), and a way for tests to ask ([`control`]).
 
 pub mod control;
+pub mod profile;
 pub mod script;
 pub mod session;
 pub mod worker;
@@ -24,8 +25,16 @@ pub struct Settings {
     pub threads: usize,
     /// Whom it refuses.
     pub script: script::Script,
-    /// What it offers.
-    pub offers: session::Offers,
+    /// What it offers, and to whom how much.
+    pub manners: session::Manners,
+    /// Connections at once; further ones get 421.
+    pub connections_max: Option<usize>,
+    /// Messages begun in a second; further ones get 450.
+    pub messages_per_second: Option<u32>,
+    /// TLS, if any.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS from the start.
+    pub implicit: bool,
     /// Directory for whole messages.
     pub keep: Option<PathBuf>,
 }
@@ -50,10 +59,12 @@ impl Sink {
         let addresses = listeners.iter().map(mio::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
         let threads = settings.threads.max(1);
         let settings = Arc::new(settings);
+        let shared = Arc::new(worker::Shared::new());
         let mut doors = Vec::new();
         let mut workers = Vec::new();
         for index in 0..threads {
-            let (worker, door) = worker::Worker::new(index, settings.clone(), board.clone(), stop.clone())?;
+            let (worker, door) =
+                worker::Worker::new(index, settings.clone(), shared.clone(), board.clone(), stop.clone())?;
             workers.push(worker);
             doors.push(door);
         }

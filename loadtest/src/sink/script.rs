@@ -4,19 +4,27 @@
 //! RULE    = PATTERN "=" ACTION "@" STAGE *( ":" OPTION )
 //! PATTERN = local part, or its start and "*"; with "@domain" also the domain
 //! ACTION  = 4xx or 5xx and text | "drop"
-//! STAGE   = "rcpt" | "data" | "dot"
+//! STAGE   = "connect" | "ehlo" | "mail" | "rcpt" | "data" | "dot"
 //! OPTION  = "first=N" (only the first N times for a recipient) | "p=0.1" (this share)
 //! ```
-//! Example: `defer*=450 4.2.0 try later@rcpt:first=1`. The first rule that matches a stage decides.
+//! Example: `defer*=450 4.2.0 try later@rcpt:first=1`. The first rule that matches a stage decides. Profiles say more:
+//! several texts, tarpits, delays and times; see [`profile`](crate::sink::profile).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::clock::Micros;
 use crate::wire::template::mix;
 
 /// When a rule is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Instead of the greeting.
+    Connect,
+    /// At EHLO.
+    Hello,
+    /// At MAIL; the address is the sender's.
+    Mail,
     /// At RCPT.
     Rcpt,
     /// At DATA or the first BDAT.
@@ -28,8 +36,13 @@ pub enum Stage {
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// This reply, CRLF included; 4xx or 5xx.
-    Reply(Box<str>),
+    /// One of these replies, CRLF included; 4xx or 5xx, 421 closes.
+    Replies {
+        /// The texts; all of the same class.
+        texts: Vec<Box<str>>,
+        /// Microseconds before each byte.
+        tarpit: Micros,
+    },
     /// The connection goes without a reply.
     Drop,
 }
@@ -37,20 +50,101 @@ pub enum Action {
 impl Action {
     /// The refusal is for good: a bounce is owed.
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Reply(text) if text.starts_with('5'))
+        matches!(self, Self::Replies { texts, .. } if texts.iter().any(|text| text.starts_with('5')))
     }
 }
 
+/// What a name must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// Any.
+    Any,
+    /// This one.
+    Whole(Box<str>),
+    /// It starts so: `x*`.
+    Start(Box<str>),
+    /// It ends so: `*x`.
+    End(Box<str>),
+}
+
+impl Name {
+    /// From `x`, `x*`, `*x` or `*`.
+    pub fn parse(text: &str) -> Self {
+        match (text.strip_prefix('*'), text.strip_suffix('*')) {
+            (Some(""), _) => Self::Any,
+            (Some(end), _) => Self::End(end.into()),
+            (None, Some(start)) => Self::Start(start.into()),
+            (None, None) => Self::Whole(text.into()),
+        }
+    }
+
+    fn fits(&self, name: &[u8], same: fn(&[u8], &[u8]) -> bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Whole(whole) => same(name, whole.as_bytes()),
+            Self::Start(start) => name.get(..start.len()).is_some_and(|part| same(part, start.as_bytes())),
+            Self::End(end) => {
+                let at = name.len().checked_sub(end.len());
+                at.is_some_and(|at| same(&name[at..], end.as_bytes()))
+            }
+        }
+    }
+}
+
+/// When a rule holds, counted from the sink's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// From then on.
+    pub from: Micros,
+    /// Until then.
+    pub to: Micros,
+    /// Again after so long; 0 for once.
+    pub every: Micros,
+}
+
+impl Window {
+    fn holds(self, elapsed: Micros) -> bool {
+        let elapsed = if self.every > 0 { elapsed % self.every } else { elapsed };
+        (self.from..self.to).contains(&elapsed)
+    }
+}
+
+/// What decides where no name does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Any random number.
+    pub chance: u64,
+    /// Since the sink's start.
+    pub elapsed: Micros,
+}
+
+impl Moment {
+    /// The same time with another chance.
+    #[must_use]
+    pub fn salted(self, salt: u64) -> Self {
+        Self { chance: self.chance ^ (salt << 40), ..self }
+    }
+}
+
+/// One rule.
 #[derive(Clone, Debug, PartialEq)]
-struct Rule {
-    local: Box<str>,
-    /// `local` is a prefix, not the whole.
-    prefix: bool,
-    domain: Option<Box<str>>,
-    action: Action,
-    stage: Stage,
-    first: Option<u32>,
-    share: f64,
+pub struct Rule {
+    /// When it is applied.
+    pub stage: Stage,
+    /// Local parts, case counts.
+    pub local: Name,
+    /// Domains, case does not count.
+    pub domain: Name,
+    /// What it does; `None` if it only delays.
+    pub action: Option<Action>,
+    /// Delays, one of which is taken; empty for none.
+    pub delays: Vec<Micros>,
+    /// Only the first so many times for each recipient.
+    pub first: Option<u32>,
+    /// For this share.
+    pub share: f64,
+    /// Only then.
+    pub window: Option<Window>,
 }
 
 /// A rule that was written wrongly.
@@ -88,21 +182,50 @@ impl Script {
         Ok(Self { rules: rules.collect::<Result<_, _>>()?, applied: Mutex::default() })
     }
 
+    /// From rules made elsewhere.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self { rules, applied: Mutex::default() }
+    }
+
+    /// These rules first, then the others.
+    #[must_use]
+    pub fn before(mut self, other: Self) -> Self {
+        self.rules.extend(other.rules);
+        self
+    }
+
     /// No rules: nothing is ever refused.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// The first rule of `stage` for an address. `chance` is any random number.
-    pub fn matching(&self, stage: Stage, address: &[u8], chance: u64) -> Option<Pending> {
+    /// The first rule of `stage` that refuses an address.
+    pub fn matching(&self, stage: Stage, address: &[u8], moment: Moment) -> Option<Pending> {
+        self.find(address, moment, |rule| rule.stage == stage && rule.action.is_some())
+    }
+
+    /// The first rule of `stage` that delays an address.
+    pub fn slowing(&self, stage: Stage, address: &[u8], moment: Moment) -> Option<Pending> {
+        self.find(address, moment, |rule| rule.stage == stage && !rule.delays.is_empty())
+    }
+
+    fn find(&self, address: &[u8], moment: Moment, want: impl Fn(&Rule) -> bool) -> Option<Pending> {
         let at = memchr::memrchr(b'@', address).unwrap_or(address.len());
         let (local, domain) = (&address[..at], address.get(at + 1..).unwrap_or_default());
         let hit = |(index, rule): &(usize, &Rule)| {
-            rule.stage == stage && rule.matches(local, domain, mix(chance ^ *index as u64))
+            let chance = mix(moment.chance ^ *index as u64);
+            want(rule) && rule.matches(local, domain, Moment { chance, ..moment })
         };
         let (rule, _) = self.rules.iter().enumerate().find(hit)?;
         let recipient = address.iter().fold(rule as u64, |hash, byte| mix(hash ^ u64::from(*byte)));
         Some(Pending { rule, recipient })
+    }
+
+    /// How long a rule delays, this time.
+    pub fn delay(&self, pending: Pending, moment: Moment) -> Option<Micros> {
+        let delays = &self.rules.get(pending.rule)?.delays;
+        let index = mix(moment.chance ^ 0x0064_656c_6179) as usize;
+        delays.get(index % delays.len().max(1)).copied()
     }
 
     /// Applies a rule, unless it has been applied to this recipient as often as it says.
@@ -116,32 +239,38 @@ impl Script {
             }
             *count += 1;
         }
-        Some(&rule.action)
+        rule.action.as_ref()
     }
 }
 
 impl Rule {
-    fn matches(&self, local: &[u8], domain: &[u8], chance: u64) -> bool {
-        let named = if self.prefix {
-            local.starts_with(self.local.as_bytes())
-        } else {
-            local == self.local.as_bytes()
-        };
-        let there = self.domain.as_ref().is_none_or(|want| domain.eq_ignore_ascii_case(want.as_bytes()));
-        named && there && (chance >> 11) as f64 / (1u64 << 53) as f64 <= self.share
+    fn matches(&self, local: &[u8], domain: &[u8], moment: Moment) -> bool {
+        self.local.fits(local, |one, other| one == other)
+            && self.domain.fits(domain, |one, other| one.eq_ignore_ascii_case(other))
+            && self.window.is_none_or(|window| window.holds(moment.elapsed))
+            && (moment.chance >> 11) as f64 / (1u64 << 53) as f64 <= self.share
     }
+}
+
+/// The stage of this name.
+pub fn stage(name: &str) -> Option<Stage> {
+    Some(match name {
+        "connect" => Stage::Connect,
+        "ehlo" => Stage::Hello,
+        "mail" => Stage::Mail,
+        "rcpt" => Stage::Rcpt,
+        "data" => Stage::Data,
+        "dot" => Stage::Dot,
+        _ => return None,
+    })
 }
 
 fn parse(rule: &str) -> Result<Rule, &'static str> {
     let (pattern, rest) = rule.split_once('=').ok_or("no `=` behind the pattern")?;
     let (action, rest) = rest.rsplit_once('@').ok_or("no `@` before the stage")?;
     let mut options = rest.split(':');
-    let stage = match options.next() {
-        Some("rcpt") => Stage::Rcpt,
-        Some("data") => Stage::Data,
-        Some("dot") => Stage::Dot,
-        _ => return Err("the stage is rcpt, data or dot"),
-    };
+    let stage =
+        options.next().and_then(stage).ok_or("the stage is connect, ehlo, mail, rcpt, data or dot")?;
     let (mut first, mut share) = (None, 1.0);
     for option in options {
         match option.split_once('=') {
@@ -152,26 +281,42 @@ fn parse(rule: &str) -> Result<Rule, &'static str> {
             _ => return Err("options are first=N and p=SHARE"),
         }
     }
-    let (local, domain) = match pattern.rsplit_once('@') {
-        Some((local, domain)) => (local, Some(domain.into())),
-        None => (pattern, None),
+    let (local, domain) = pattern.rsplit_once('@').unwrap_or((pattern, "*"));
+    let action = match action {
+        "drop" => Action::Drop,
+        text => Action::Replies { texts: vec![reply(text)?], tarpit: 0 },
     };
-    let prefix = local.ends_with('*');
-    let local = local.trim_end_matches('*').into();
-    Ok(Rule { local, prefix, domain, action: parse_action(action)?, stage, first, share })
+    Ok(Rule {
+        stage,
+        local: Name::parse(local),
+        domain: Name::parse(domain),
+        action: Some(action),
+        delays: Vec::new(),
+        first,
+        share,
+        window: None,
+    })
 }
 
-fn parse_action(text: &str) -> Result<Action, &'static str> {
-    if text == "drop" {
-        return Ok(Action::Drop);
+/// Reads a reply of one or more lines, each with the same code, and gives it CRLF line ends.
+pub fn reply(text: &str) -> Result<Box<str>, &'static str> {
+    const WRONG: &str =
+        "a reply is such as `450 4.2.0 try later`, or lines such as `421-4.7.0 a` and `421 4.7.0 b`";
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let code = text.get(..3).ok_or(WRONG)?;
+    let digits = code.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits || !code.starts_with(['4', '5']) {
+        return Err(WRONG);
     }
-    let bytes = text.as_bytes();
-    let code =
-        bytes.len() >= 3 && matches!(bytes[0], b'4' | b'5') && bytes[1..3].iter().all(u8::is_ascii_digit);
-    if !code || !matches!(bytes.get(3), None | Some(b' ')) || text.contains(char::is_control) {
-        return Err("the action is `drop` or a reply such as `450 4.2.0 try later`");
+    for (index, line) in lines.iter().enumerate() {
+        let last = index + 1 == lines.len();
+        let separator = line.strip_prefix(code).ok_or(WRONG)?.chars().next();
+        let fits = if last { matches!(separator, None | Some(' ')) } else { separator == Some('-') };
+        if !fits || line.contains(char::is_control) {
+            return Err(WRONG);
+        }
     }
-    Ok(Action::Reply(format!("{text}\r\n").into()))
+    Ok((lines.join("\r\n") + "\r\n").into())
 }
 
 #[cfg(test)]
@@ -179,14 +324,16 @@ mod tests {
     use super::*;
 
     fn hit(script: &Script, stage: Stage, address: &str) -> Option<Action> {
-        script.matching(stage, address.as_bytes(), 1).and_then(|pending| script.apply(pending).cloned())
+        let moment = Moment { chance: 1, elapsed: 0 };
+        script.matching(stage, address.as_bytes(), moment).and_then(|pending| script.apply(pending).cloned())
     }
 
     #[test]
     fn rules_match_by_prefix_whole_name_domain_and_stage() -> Result<(), RuleError> {
         let rules = ["defer*=450 4.2.0 later@rcpt", "gone=550 5.1.1 a=b@rcpt", "*@Slow.invalid=drop@data"];
         let script = Script::parse(rules)?;
-        let reply = |text: &str| Some(Action::Reply(format!("{text}\r\n").into()));
+        let reply =
+            |text: &str| Some(Action::Replies { texts: vec![format!("{text}\r\n").into()], tarpit: 0 });
         assert_eq!(hit(&script, Stage::Rcpt, "defer1@a.invalid"), reply("450 4.2.0 later"));
         assert_eq!(hit(&script, Stage::Rcpt, "gone@a.invalid"), reply("550 5.1.1 a=b"));
         assert_eq!(hit(&script, Stage::Rcpt, "gone2@a.invalid"), None);
@@ -209,8 +356,11 @@ mod tests {
     #[test]
     fn a_share_is_about_that_share() -> Result<(), RuleError> {
         let script = Script::parse(["*=550 no@dot:p=0.25"])?;
-        let hits =
-            (0..10_000).filter(|chance| script.matching(Stage::Dot, b"a@x", *chance).is_some()).count();
+        let hits = (0..10_000)
+            .filter(|chance| {
+                script.matching(Stage::Dot, b"a@x", Moment { chance: *chance, elapsed: 0 }).is_some()
+            })
+            .count();
         assert!((2_300..2_700).contains(&hits), "{hits}");
         Ok(())
     }
@@ -221,7 +371,7 @@ mod tests {
             "",
             "a",
             "a=450 x",
-            "a=450 x@mail",
+            "a=450 x@quit",
             "a=250 x@rcpt",
             "a=45@rcpt",
             "a=450x@rcpt",

@@ -1,22 +1,27 @@
 //! One sink thread: a poll and the sessions of its connections. The first thread also accepts, and hands connections
 //! round: with few of them, SO_REUSEPORT would leave threads idle.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::board::{Board, SharedBoard, SinkCounts, ThreadUse, record, widen};
+use crate::alarm::Alarm;
+use crate::board::{Board, SharedBoard, SinkCounts, ThreadUse, widen};
 use crate::clock::{self, Micros};
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN_MAX, REPLIES_BYTES_MAX};
+use crate::measure::phase::record;
 use crate::sink::Settings;
-use crate::sink::session::{BANNER, Counted, Delivery, Fixed, Flow, Host, Session};
+use crate::sink::script::Moment;
+use crate::sink::session::{Counted, Delivery, Fixed, Flow, Host, Session};
+use crate::stream::Stream;
 use crate::wire::content::DotFinder;
 use crate::wire::mark::{Id, Local};
 use crate::wire::template::mix;
@@ -24,6 +29,8 @@ use crate::wire::template::mix;
 /// Tokens from here on are listeners; below are connections.
 const LISTENERS: usize = 1 << 40;
 const WAKER: Token = Token(usize::MAX - 1);
+const ALARM: Token = Token(usize::MAX - 2);
+const TOO_MANY: &[u8] = b"421 4.7.0 Too many connections\r\n";
 /// Longest sleep: so often a stop request is looked for.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -33,13 +40,43 @@ pub struct Door {
     waker: Arc<Waker>,
 }
 
+/// What a sink's threads count together.
+pub struct Shared {
+    started: Micros,
+    open: AtomicUsize,
+    /// A second since the start, and messages begun in it: 32 bits each.
+    second: AtomicU64,
+}
+
+impl Shared {
+    /// Nothing has happened yet.
+    #[allow(clippy::new_without_default, reason = "it reads the clock")]
+    pub fn new() -> Self {
+        Self { started: clock::now(), open: AtomicUsize::new(0), second: AtomicU64::new(0) }
+    }
+
+    /// One more message may begin in this second.
+    fn admit(&self, most: u32, now: Micros) -> bool {
+        let second = now.saturating_sub(self.started) / 1_000_000;
+        let step = |value: u64| {
+            let count = if value >> 32 == second { value & 0xffff_ffff } else { 0 };
+            (count < u64::from(most)).then_some(second << 32 | (count + 1))
+        };
+        self.second.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
+    }
+}
+
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     session: Session,
     replies: Vec<u8>,
     replies_done: usize,
+    /// From these offsets in the replies on, nothing leaves before these times.
+    holds: VecDeque<(usize, Micros)>,
     /// Close once the replies are written.
     closing: bool,
+    /// Begin TLS once the replies are written.
+    securing: bool,
 }
 
 /// Collects a turn's events: the sessions' host.
@@ -51,15 +88,25 @@ struct Tray {
     transits: Vec<Micros>,
     failed: Vec<(Id, u16)>,
     bounced: Vec<Id>,
+    /// Delays asked for in this turn of a session.
+    holds: Vec<(usize, Micros)>,
+    started: Micros,
     chance: u64,
     keep: Option<PathBuf>,
     kept: u64,
     thread: usize,
+    per_second: Option<u32>,
+    shared: Arc<Shared>,
 }
 
 impl Tray {
     fn settle(&mut self, board: &mut Board) {
         let tally = &mut board.sink;
+        if self.counts != SinkCounts::default() {
+            let slot = board.timeline.at(self.now);
+            slot.arrived += self.counts.messages;
+            slot.sink_refused += self.counts.deferred + self.counts.rejected + self.counts.dropped;
+        }
         if self.counts.messages > 0 {
             widen(&mut tally.first_and_last, self.now);
         }
@@ -151,18 +198,30 @@ impl Host for Tray {
         }
     }
 
-    fn chance(&mut self) -> u64 {
+    fn moment(&mut self) -> Moment {
         self.chance = self.chance.wrapping_add(1);
-        mix(self.chance)
+        Moment { chance: mix(self.chance), elapsed: self.now.saturating_sub(self.started) }
+    }
+
+    fn hold(&mut self, from: usize, micros: Micros) {
+        self.holds.push((from, micros));
+    }
+
+    fn admit(&mut self) -> bool {
+        self.per_second.is_none_or(|most| self.shared.admit(most, self.now))
     }
 }
 
 /// One sink thread.
 pub struct Worker {
     settings: Arc<Settings>,
+    shared: Arc<Shared>,
     board: SharedBoard,
     stop: Arc<AtomicBool>,
     poll: Poll,
+    alarm: Alarm,
+    /// When held replies of which connection may leave.
+    timers: BTreeSet<(Micros, usize)>,
     inlet: Receiver<TcpStream>,
     listeners: Vec<TcpListener>,
     doors: Vec<Door>,
@@ -181,10 +240,12 @@ impl Worker {
     pub fn new(
         thread: usize,
         settings: Arc<Settings>,
+        shared: Arc<Shared>,
         board: SharedBoard,
         stop: Arc<AtomicBool>,
     ) -> io::Result<(Self, Door)> {
         let poll = Poll::new()?;
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         let (sender, inlet) = channel();
         let door = Door { sender, waker: Arc::new(Waker::new(poll.registry(), WAKER)?) };
         let tray = Tray {
@@ -199,12 +260,19 @@ impl Worker {
             keep: settings.keep.clone(),
             kept: 0,
             thread,
+            holds: Vec::new(),
+            started: shared.started,
+            per_second: settings.messages_per_second,
+            shared: shared.clone(),
         };
         let worker = Self {
             settings,
+            shared,
             board,
             stop,
             poll,
+            alarm,
+            timers: BTreeSet::new(),
             inlet,
             listeners: Vec::new(),
             doors: Vec::new(),
@@ -230,7 +298,7 @@ impl Worker {
 
     /// Runs until told to stop, and says how busy the thread was.
     pub fn run(mut self) -> io::Result<ThreadUse> {
-        let (started, cpu) = (clock::now(), clock::thread_cpu());
+        let (started, cpu, waited) = (clock::now(), clock::thread_cpu(), clock::thread_waited());
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         while !self.stop.load(Ordering::Relaxed) {
             let sleep = if self.again.is_empty() { TICK } else { Duration::ZERO };
@@ -239,12 +307,19 @@ impl Worker {
                 other => other?,
             }
             self.tray.now = clock::now();
+            while let Some((time, index)) =
+                self.timers.first().copied().filter(|timer| timer.0 <= self.tray.now)
+            {
+                self.timers.remove(&(time, index));
+                self.serve(index, true);
+            }
             for (index, ended) in std::mem::take(&mut self.again) {
                 self.serve(index, ended);
             }
             for event in &events {
                 match event.token() {
                     WAKER => self.take_in(),
+                    ALARM => {}
                     Token(token) if token >= LISTENERS => self.accept(token - LISTENERS),
                     Token(index) => self.serve(index, event.is_read_closed()),
                 }
@@ -252,9 +327,14 @@ impl Worker {
             if !self.tray.is_empty() {
                 self.tray.settle(&mut self.board.lock());
             }
+            if let Some((time, _)) = self.timers.first() {
+                self.alarm.set(*time)?;
+            }
         }
         let wall = Duration::from_micros(clock::now().saturating_sub(started));
-        Ok(ThreadUse { cpu: clock::thread_cpu().saturating_sub(cpu), wall })
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let waited = clock::thread_waited().saturating_sub(waited);
+        Ok(ThreadUse { name, cpu: clock::thread_cpu().saturating_sub(cpu), waited, wall })
     }
 
     fn accept(&mut self, index: usize) {
@@ -298,14 +378,46 @@ impl Worker {
             return;
         }
         self.tray.counts.connections += 1;
-        let (session, replies) = (Session::default(), BANNER.to_vec());
-        let connection = Connection { stream, session, replies, replies_done: 0, closing: false };
+        let open = self.shared.open.fetch_add(1, Ordering::Relaxed);
+        let mut connection = Connection {
+            stream: Stream::Clear(stream),
+            session: Session::default(),
+            replies: Vec::new(),
+            replies_done: 0,
+            holds: VecDeque::new(),
+            closing: false,
+            securing: false,
+        };
+        if self.settings.implicit && connection.secure(&self.settings).is_err() {
+            connection.closing = true;
+        } else if self.settings.connections_max.is_some_and(|most| open >= most) {
+            self.tray.count(Counted::Deferred);
+            connection.replies.extend_from_slice(TOO_MANY);
+            connection.closing = true;
+        } else {
+            let fixed = fixed(&self.settings, &self.finder);
+            let flow = connection.session.greet(&fixed, &mut connection.replies, &mut self.tray);
+            connection.closing = flow != Flow::Continue;
+        }
         self.connections[index] = Some(connection);
+        self.hold(index);
         self.serve(index, false);
+    }
+
+    /// Turns the delays that a session asked for into times.
+    fn hold(&mut self, index: usize) {
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        for (from, micros) in self.tray.holds.drain(..) {
+            let last = connection.holds.back().map_or(0, |hold| hold.1);
+            let time = last.max(self.tray.now).saturating_add(micros);
+            connection.holds.push_back((from, time));
+            self.timers.insert((time, index));
+        }
     }
 
     fn close(&mut self, index: usize) {
         if self.connections[index].take().is_some() {
+            self.shared.open.fetch_sub(1, Ordering::Relaxed);
             self.free.push(index);
         }
     }
@@ -313,19 +425,20 @@ impl Worker {
     /// Writes what waits, reads what has come, until nothing moves or the turn is over. `ended`: the peer has closed its
     /// side, so there is an end to be read behind the last bytes.
     fn serve(&mut self, index: usize, ended: bool) {
-        let fixed = Fixed {
-            script: &self.settings.script,
-            offers: self.settings.offers,
-            keep: self.tray.keep.is_some(),
-            finder: &self.finder,
-        };
+        let now = self.tray.now;
         for _ in 0..READS_PER_TURN_MAX {
             let Some(Some(connection)) = self.connections.get_mut(index) else { return };
-            if connection.flush().is_err() || (connection.closing && connection.replies.is_empty()) {
+            if connection.flush(now).is_err() || (connection.closing && connection.replies.is_empty()) {
                 return self.close(index);
             }
+            if connection.securing && connection.replies.is_empty() {
+                connection.securing = false;
+                if connection.secure(&self.settings).is_err() {
+                    return self.close(index);
+                }
+            }
             // A peer that does not read its replies is not read from; its next event is room to write.
-            if connection.closing || connection.replies.len() > REPLIES_BYTES_MAX {
+            if connection.closing || connection.securing || connection.replies.len() > REPLIES_BYTES_MAX {
                 return;
             }
             let count = match connection.stream.read(&mut self.buffer) {
@@ -335,21 +448,31 @@ impl Worker {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return self.close(index),
             };
+            let fixed = fixed(&self.settings, &self.finder);
             let Connection { session, replies, .. } = connection;
-            match session.receive(&fixed, &self.buffer[..count], replies, &mut self.tray) {
+            let flow = session.receive(&fixed, &self.buffer[..count], replies, &mut self.tray);
+            if !self.tray.holds.is_empty() {
+                self.hold(index);
+            }
+            let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+            match flow {
                 Flow::Continue => {}
+                Flow::Secure => {
+                    connection.securing = true;
+                    continue;
+                }
                 Flow::Close => connection.closing = true,
                 Flow::Drop => {
                     // Earlier transactions keep their replies: only this one is cut off.
-                    let _ = connection.flush();
+                    let _ = connection.flush(now);
                     return self.close(index);
                 }
             }
-            if connection.flush().is_err() || (connection.closing && connection.replies.is_empty()) {
+            if connection.flush(now).is_err() || (connection.closing && connection.replies.is_empty()) {
                 return self.close(index);
             }
             // A short read has emptied the socket: what comes later is a new event (epoll(7), edge-triggered).
-            if count < self.buffer.len() && !ended {
+            if count < self.buffer.len() && !ended && connection.stream.is_clear() {
                 return;
             }
         }
@@ -357,19 +480,40 @@ impl Worker {
     }
 }
 
+fn fixed<'a>(settings: &'a Settings, finder: &'a DotFinder) -> Fixed<'a> {
+    Fixed { script: &settings.script, manners: &settings.manners, keep: settings.keep.is_some(), finder }
+}
+
 impl Connection {
-    /// Writes until the socket is full or nothing is left.
-    fn flush(&mut self) -> io::Result<()> {
-        while self.replies_done < self.replies.len() {
-            match self.stream.write(&self.replies[self.replies_done..]) {
+    /// Writes until the socket is full, nothing is left, or the rest is held back.
+    fn flush(&mut self, now: Micros) -> io::Result<()> {
+        loop {
+            while self.holds.front().is_some_and(|hold| hold.1 <= now) {
+                self.holds.pop_front();
+            }
+            let end = self.holds.front().map_or(self.replies.len(), |hold| hold.0);
+            if self.replies_done >= end {
+                break;
+            }
+            match self.stream.write(&[IoSlice::new(&self.replies[self.replies_done..end])]) {
                 Ok(count) => self.replies_done += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.replies.clear();
-        self.replies_done = 0;
+        if self.replies_done == self.replies.len() {
+            self.replies.clear();
+            self.replies_done = 0;
+        }
+        Ok(())
+    }
+
+    fn secure(&mut self, settings: &Settings) -> io::Result<()> {
+        let config = settings.tls.clone().ok_or(ErrorKind::Unsupported)?;
+        let tls = rustls::ServerConnection::new(config).map_err(io::Error::other)?;
+        self.stream = self.stream.take().secure(tls.into());
+        self.session.secured();
         Ok(())
     }
 }

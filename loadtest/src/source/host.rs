@@ -2,6 +2,7 @@
 
 use crate::clock::Micros;
 use crate::ledger::Answer;
+use crate::measure::phase::Phase;
 use crate::wire::reply::ReplyLine;
 
 /// A message to send.
@@ -18,8 +19,12 @@ pub struct Job {
 pub enum Stage {
     /// The greeting.
     Banner,
-    /// EHLO or HELO.
+    /// EHLO, LHLO or HELO.
     Hello,
+    /// STARTTLS.
+    StartTls,
+    /// AUTH.
+    Auth,
     /// RSET.
     Rset,
     /// MAIL.
@@ -49,7 +54,7 @@ pub struct Ended<'a> {
     pub ended: Micros,
     /// What holds for all recipients that were not refused one by one.
     pub answer: Answer,
-    /// Indices of recipients refused at RCPT.
+    /// Indices of recipients refused one by one.
     pub refused: &'a [u16],
 }
 
@@ -59,6 +64,10 @@ pub trait Host {
     fn next(&mut self, now: Micros) -> Option<Job>;
     /// A reply came.
     fn reply(&mut self, stage: Stage, reply: ReplyLine<'_>);
+    /// A phase lasted from `since` to `now`; of a message that was intended for a time, if of one.
+    fn phase(&mut self, phase: Phase, since: Micros, now: Micros, intended: Option<Micros>);
     /// A transaction ended.
     fn ended(&mut self, ended: &Ended<'_>);
+    /// The relay does not offer what was asked for, so the connection is useless.
+    fn missing(&mut self, what: &'static str);
 }

@@ -1,8 +1,10 @@
 //! The sending side: what is sent ([`plan`]), when ([`pace`]), in which dialogue ([`session`], with its bytes in
-//! [`outgoing`] and its messages from a [`host`]), and the threads that do it ([`worker`], woken by an [`alarm`]).
+//! [`outgoing`] and its messages from a [`host`], which is the thread's [`desk`]), and the threads that do it
+//! ([`worker`]). Choices by weight are a [`mix`].
 
-pub mod alarm;
+pub mod desk;
 pub mod host;
+pub mod mix;
 pub mod outgoing;
 pub mod pace;
 pub mod plan;
@@ -18,9 +20,24 @@ use std::thread::JoinHandle;
 use crate::board::{SharedBoard, ThreadUse};
 use crate::clock::Micros;
 
+/// Whether and when connections are secured.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Never.
+    None,
+    /// After STARTTLS.
+    StartTls(Arc<rustls::ClientConfig>),
+    /// From the start.
+    Implicit(Arc<rustls::ClientConfig>),
+}
+
 /// How a source behaves, apart from what it sends.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// TLS.
+    pub security: Security,
+    /// The name asked for with TLS.
+    pub server_name: rustls::pki_types::ServerName<'static>,
     /// The relay.
     pub target: SocketAddr,
     /// Connections over all threads.
@@ -49,12 +66,13 @@ impl Source {
         stop: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let plan = Arc::new(plan);
+        board.lock().timeline.begin(pace.start());
         let counter = Arc::new(AtomicU64::new(0));
         let threads = settings.threads.clamp(1, settings.connections.max(1));
         let spawn = |index: usize| {
             let share = settings.connections / threads + usize::from(index < settings.connections % threads);
             let settings = Settings { connections: share, ..settings.clone() };
-            let desk = worker::Desk::new(plan.clone(), pace, counter.clone(), stop.clone());
+            let desk = desk::Desk::new(plan.clone(), pace.clone(), counter.clone(), stop.clone());
             let worker = worker::Worker::new(settings, desk, board.clone())?;
             std::thread::Builder::new().name(format!("source-{index}")).spawn(move || worker.run())
         };

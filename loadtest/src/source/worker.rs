@@ -2,25 +2,25 @@
 //! the pace's; this moves bytes.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::board::{Board, SharedBoard, ThreadUse, record, widen};
+use crate::alarm::Alarm;
+use crate::board::{SharedBoard, ThreadUse};
 use crate::clock::{self, Micros};
-use crate::ledger::Answer;
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES};
-use crate::source::Settings;
-use crate::source::alarm::Alarm;
-use crate::source::host::{Ended, Host, Job, Stage};
-use crate::source::pace::{Due, Pace};
+use crate::measure::phase::Phase;
+use crate::source::desk::Desk;
+use crate::source::host::Host;
+use crate::source::pace::Due;
 use crate::source::plan::Plan;
 use crate::source::session::{Flow, Session};
-use crate::wire::reply::ReplyLine;
+use crate::source::{Security, Settings};
+use crate::stream::Stream;
 
 /// The alarm's token; below are connections.
 const ALARM: Token = Token(usize::MAX - 1);
@@ -33,154 +33,13 @@ const STRIKES_MAX: u32 = 10;
 /// After a stop request, how long replies are waited for.
 const STOP_GRACE: Micros = 10_000_000;
 
-/// Hands out messages and collects what became of them: the session's host.
-pub struct Desk {
-    plan: Arc<Plan>,
-    pace: Pace,
-    counter: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    batch: Batch,
-}
-
-#[derive(Default)]
-struct Batch {
-    begun: u64,
-    ended: Vec<Done>,
-    refused: Vec<(u64, u16)>,
-    replies: Vec<(Stage, u16, u64)>,
-    texts: Vec<(Stage, u16, String)>,
-    connections: u64,
-    connects_failed: u64,
-    connect_error: Option<String>,
-    connections_lost: u64,
-}
-
-struct Done {
-    job: Job,
-    begun: Micros,
-    sent: Option<Micros>,
-    ended: Micros,
-    answer: Answer,
-    all_refused: bool,
-}
-
-impl Desk {
-    /// A desk that shares `counter` with the other threads.
-    pub fn new(plan: Arc<Plan>, pace: Pace, counter: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Self {
-        Self { plan, pace, counter, stop, batch: Batch::default() }
-    }
-
-    /// When the next message is due.
-    fn due(&self, now: Micros) -> Due {
-        if self.stop.load(Ordering::Relaxed) {
-            return Due::Never;
-        }
-        self.pace.due(self.counter.load(Ordering::Relaxed), now)
-    }
-
-    /// Applies the turn's events.
-    fn settle(&mut self, board: &mut Board) {
-        let batch = &mut self.batch;
-        let tally = &mut board.source;
-        tally.connections += std::mem::take(&mut batch.connections);
-        tally.connects_failed += std::mem::take(&mut batch.connects_failed);
-        if let Some(error) = batch.connect_error.take() {
-            tally.connect_error = Some(error);
-        }
-        tally.connections_lost += std::mem::take(&mut batch.connections_lost);
-        tally.in_flight += std::mem::take(&mut batch.begun);
-        tally.in_flight -= batch.ended.len() as u64;
-        for (stage, code, count) in batch.replies.drain(..) {
-            tally.replies.entry((stage, code)).or_default().0 += count;
-        }
-        for (stage, code, text) in batch.texts.drain(..) {
-            let (_, kept) = tally.replies.entry((stage, code)).or_default();
-            if kept.is_empty() {
-                *kept = text;
-            }
-        }
-        let Some(ledger) = board.books.ledger(self.plan.run) else { return };
-        for (number, recipient) in batch.refused.drain(..) {
-            ledger.answered(number, recipient, Answer::Refused);
-        }
-        for done in batch.ended.drain(..) {
-            // The first word about a recipient counts, so those refused one by one stay refused.
-            (0..self.plan.recipients)
-                .for_each(|recipient| ledger.answered(done.job.number, recipient, done.answer));
-            match done.answer {
-                Answer::Accepted if !done.all_refused => tally.accepted += 1,
-                Answer::Accepted | Answer::Refused => tally.refused += 1,
-                Answer::Unknown => tally.unknown += 1,
-                Answer::Aborted => tally.aborted += 1,
-            }
-            if let (Some(sent), Answer::Accepted) = (done.sent, done.answer) {
-                record(&mut tally.end_of_data, done.ended.saturating_sub(sent));
-                record(&mut tally.transaction, done.ended.saturating_sub(done.begun));
-                widen(&mut tally.first_and_last, done.begun);
-                widen(&mut tally.first_and_last, done.ended);
-            }
-            if self.pace.rate.is_some() {
-                record(&mut tally.lateness, done.begun.saturating_sub(done.job.intended));
-                if done.answer == Answer::Accepted {
-                    record(&mut tally.from_intended, done.ended.saturating_sub(done.job.intended));
-                }
-            }
-        }
-    }
-}
-
-impl Host for Desk {
-    fn next(&mut self, now: Micros) -> Option<Job> {
-        if self.stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let mut number = self.counter.load(Ordering::Relaxed);
-        loop {
-            let Due::Now(intended) = self.pace.due(number, now) else { return None };
-            match self.counter.compare_exchange_weak(number, number + 1, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => {
-                    self.batch.begun += 1;
-                    return Some(Job { number, intended });
-                }
-                Err(other) => number = other,
-            }
-        }
-    }
-
-    fn reply(&mut self, stage: Stage, reply: ReplyLine<'_>) {
-        let counts = &mut self.batch.replies;
-        match counts.iter_mut().find(|(of, code, _)| (*of, *code) == (stage, reply.code)) {
-            Some((_, _, count)) => *count += 1,
-            None => {
-                counts.push((stage, reply.code, 1));
-                if reply.code >= 400 {
-                    let text = String::from_utf8_lossy(reply.text).replace(char::is_control, " ");
-                    self.batch.texts.push((stage, reply.code, text));
-                }
-            }
-        }
-    }
-
-    fn ended(&mut self, ended: &Ended<'_>) {
-        let number = ended.job.number;
-        self.batch.refused.extend(ended.refused.iter().map(|recipient| (number, *recipient)));
-        self.batch.ended.push(Done {
-            job: ended.job,
-            begun: ended.begun,
-            sent: ended.sent,
-            ended: ended.ended,
-            answer: ended.answer,
-            all_refused: ended.refused.len() == usize::from(self.plan.recipients),
-        });
-    }
-}
-
 enum Link {
     /// No socket; try again at this time.
     Down(Micros),
     Connecting(TcpStream),
-    Up(TcpStream),
+    /// The TLS handshake is under way.
+    Securing(Stream),
+    Up(Stream),
     /// Not opened again.
     Retired,
 }
@@ -190,6 +49,8 @@ struct Connection {
     link: Link,
     /// Last time bytes moved or connecting began.
     moved: Micros,
+    /// When it began to be free for a message.
+    free_since: Micros,
     /// Last time bytes were read.
     last_read: Micros,
     /// In the list of idle ones.
@@ -228,6 +89,7 @@ impl Worker {
             session: Session::default(),
             link: Link::Down(0),
             moved: 0,
+            free_since: 0,
             last_read: 0,
             listed: false,
             strikes: 0,
@@ -240,7 +102,7 @@ impl Worker {
             alarm,
             idle: VecDeque::new(),
             buffer: vec![0; READ_BYTES],
-            plan: desk.plan.clone(),
+            plan: desk.plan().clone(),
             settings,
             desk,
             board,
@@ -249,7 +111,7 @@ impl Worker {
 
     /// Runs until every message has ended, and says how busy the thread was.
     pub fn run(mut self) -> io::Result<ThreadUse> {
-        let (started, cpu) = (clock::now(), clock::thread_cpu());
+        let (started, cpu, waited) = (clock::now(), clock::thread_cpu(), clock::thread_waited());
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         let mut next_tick = 0;
         let mut stopped_at = None;
@@ -266,7 +128,7 @@ impl Worker {
             }
             if self.desk.due(now) == Due::Never {
                 let stopped = *stopped_at.get_or_insert(now);
-                let grace = if self.desk.stop.load(Ordering::Relaxed) { STOP_GRACE } else { Micros::MAX };
+                let grace = if self.desk.is_stopped() { STOP_GRACE } else { Micros::MAX };
                 if self.wind_up(now, now.saturating_sub(stopped) > grace) {
                     break;
                 }
@@ -289,17 +151,19 @@ impl Worker {
         }
         self.desk.settle(&mut self.board.lock());
         let wall = Duration::from_micros(clock::now().saturating_sub(started));
-        Ok(ThreadUse { cpu: clock::thread_cpu().saturating_sub(cpu), wall })
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let waited = clock::thread_waited().saturating_sub(waited);
+        Ok(ThreadUse { name, cpu: clock::thread_cpu().saturating_sub(cpu), waited, wall })
     }
 
     /// No connection is left, or none has moved a byte for the whole time-out: a run is bounded in time even if it
     /// reconnects.
-    fn is_forsaken(&self, now: Micros, started: Micros) -> bool {
+    fn is_forsaken(&mut self, now: Micros, started: Micros) -> bool {
         let connections = &self.connections;
         if connections.iter().all(|connection| matches!(connection.link, Link::Retired)) {
             return true;
         }
-        if connections.iter().any(|connection| matches!(connection.link, Link::Up(_))) {
+        if connections.iter().any(|connection| matches!(connection.link, Link::Up(_) | Link::Securing(_))) {
             return false;
         }
         let moved = connections.iter().map(|connection| connection.last_read).max().unwrap_or(0).max(started);
@@ -315,7 +179,9 @@ impl Worker {
             match connection.link {
                 Link::Down(at) if at <= now && !exhausted => self.open(index, now),
                 Link::Connecting(_) if silent => self.connect_failed(index, &ErrorKind::TimedOut.into(), now),
-                Link::Up(_) if silent && connection.session.is_waiting() => self.over(index, Over::Lost, now),
+                Link::Up(_) | Link::Securing(_) if silent && connection.session.is_waiting() => {
+                    self.over(index, Over::Lost, now)
+                }
                 _ => {}
             }
         }
@@ -337,8 +203,8 @@ impl Worker {
     }
 
     fn connect_failed(&mut self, index: usize, why: &io::Error, now: Micros) {
-        self.desk.batch.connects_failed += 1;
-        self.desk.batch.connect_error = Some(why.to_string());
+        self.desk.batch().connects_failed += 1;
+        self.desk.batch().connect_error = Some(why.to_string());
         self.connections[index].link =
             if self.settings.reconnect { Link::Down(now + RETRY) } else { Link::Retired };
     }
@@ -358,7 +224,7 @@ impl Worker {
         match over {
             Over::Orderly if self.desk.due(now) != Due::Never => self.open(index, now),
             Over::Orderly => {}
-            Over::ShutOut | Over::Lost => self.desk.batch.connections_lost += 1,
+            Over::ShutOut | Over::Lost => self.desk.batch().connections_lost += 1,
         }
     }
 
@@ -371,7 +237,9 @@ impl Worker {
             if let Link::Up(_) = connection.link
                 && connection.session.is_idle()
             {
+                self.desk.offer(Some(connection.free_since));
                 connection.session.start(&self.plan, now, &mut self.desk);
+                self.desk.offer(None);
                 connection.moved = now;
                 self.flush(index, now);
             }
@@ -393,7 +261,9 @@ impl Worker {
                     }
                 }
                 // It has nothing under way, so nobody waits for it.
-                Link::Connecting(_) => self.connections[index].link = Link::Down(Micros::MAX),
+                Link::Connecting(_) | Link::Securing(_) => {
+                    self.connections[index].link = Link::Down(Micros::MAX)
+                }
                 Link::Down(_) | Link::Retired => {}
             }
         }
@@ -406,12 +276,7 @@ impl Worker {
             Link::Connecting(stream) => {
                 let failed = stream.take_error().and_then(|error| error.map_or(Ok(()), Err));
                 match failed.and_then(|()| stream.peer_addr()).and_then(|_| stream.set_nodelay(true)) {
-                    Ok(()) => {
-                        self.desk.batch.connections += 1;
-                        connection.link = Link::Up(stream);
-                        connection.moved = now;
-                        self.read(index, ended, now);
-                    }
+                    Ok(()) => self.connected(index, stream, ended, now),
                     // An event that came too early; the next one tells.
                     Err(error) if error.kind() == ErrorKind::NotConnected => {
                         connection.link = Link::Connecting(stream);
@@ -419,11 +284,76 @@ impl Worker {
                     Err(error) => self.connect_failed(index, &error, now),
                 }
             }
+            Link::Securing(stream) => {
+                connection.link = Link::Securing(stream);
+                self.secure(index, ended, now);
+            }
             Link::Up(stream) => {
                 connection.link = Link::Up(stream);
                 self.read(index, ended, now);
             }
             other => connection.link = other,
+        }
+    }
+
+    fn connected(&mut self, index: usize, stream: TcpStream, ended: bool, now: Micros) {
+        let connection = &mut self.connections[index];
+        let implicit = matches!(self.settings.security, Security::Implicit(_));
+        self.desk.batch().connections += 1;
+        self.desk.phase(Phase::Connect, connection.moved, now, None);
+        connection.moved = now;
+        connection.session.connected(now, implicit);
+        connection.link = Link::Up(Stream::Clear(stream));
+        if implicit {
+            self.begin_tls(index, ended, now);
+        } else {
+            self.read(index, ended, now);
+        }
+    }
+
+    fn begin_tls(&mut self, index: usize, ended: bool, now: Micros) {
+        let tls = match &self.settings.security {
+            Security::None => Err(rustls::Error::General("no TLS was asked for".into())),
+            Security::StartTls(config) | Security::Implicit(config) => {
+                rustls::ClientConnection::new(config.clone(), self.settings.server_name.clone())
+            }
+        };
+        match tls {
+            Ok(tls) => {
+                let connection = &mut self.connections[index];
+                if let Link::Up(stream) = std::mem::replace(&mut connection.link, Link::Retired) {
+                    connection.link = Link::Securing(stream.secure(tls.into()));
+                }
+                self.secure(index, ended, now);
+            }
+            Err(error) => {
+                self.desk.batch().connect_error = Some(format!("TLS: {error}"));
+                self.over(index, Over::Lost, now);
+            }
+        }
+    }
+
+    /// Moves the handshake on.
+    fn secure(&mut self, index: usize, ended: bool, now: Micros) {
+        let connection = &mut self.connections[index];
+        let Link::Securing(stream) = &mut connection.link else { return };
+        match stream.shake_hands() {
+            Ok(false) => connection.moved = now,
+            Ok(true) => {
+                let resumed = stream.is_resumed();
+                if let Link::Securing(stream) = std::mem::replace(&mut connection.link, Link::Retired) {
+                    connection.link = Link::Up(stream);
+                }
+                connection.moved = now;
+                connection.session.secured(&self.plan, clock::now(), &mut self.desk);
+                let handshakes = &mut self.desk.batch().handshakes;
+                *(if resumed { &mut handshakes.1 } else { &mut handshakes.0 }) += 1;
+                self.read(index, ended, now);
+            }
+            Err(error) => {
+                self.desk.batch().connect_error = Some(format!("TLS: {error}"));
+                self.over(index, Over::Lost, now);
+            }
         }
     }
 
@@ -448,6 +378,7 @@ impl Worker {
             connection.last_read = now;
             match connection.session.receive(&self.plan, &self.buffer[..count], now, &mut self.desk) {
                 Flow::Continue => {}
+                Flow::Secure => return self.begin_tls(index, ended, now),
                 Flow::Done => return self.over(index, Over::Orderly, now),
                 Flow::Close => return self.over(index, Over::ShutOut, now),
             }
@@ -457,10 +388,11 @@ impl Worker {
             let connection = &mut self.connections[index];
             if connection.session.is_idle() && !connection.listed {
                 connection.listed = true;
+                connection.free_since = now;
                 self.idle.push_back(index);
             }
             // A short read has emptied the socket: what comes later is a new event (epoll(7), edge-triggered).
-            if count < self.buffer.len() && !ended {
+            if count < self.buffer.len() && !ended && connection_is_clear(&self.connections[index].link) {
                 return;
             }
         }
@@ -473,7 +405,7 @@ impl Worker {
         let Link::Up(stream) = &mut connection.link else { return false };
         while !connection.session.out.is_empty() {
             let slices = connection.session.out.slices(plan).map(IoSlice::new);
-            match stream.write_vectored(&slices) {
+            match stream.write(&slices) {
                 Ok(count) => {
                     connection.moved = now;
                     connection.session.written(plan, count, clock::now());
@@ -488,4 +420,9 @@ impl Worker {
         }
         true
     }
+}
+
+/// With TLS, bytes of a record that was read may wait behind those handed out.
+fn connection_is_clear(link: &Link) -> bool {
+    matches!(link, Link::Up(stream) if stream.is_clear())
 }

@@ -10,6 +10,9 @@ const WORDS: &[&str] = &[
     "but", "what", "some", "we", "can",
 ];
 
+/// Fields of a message from a file that are left out: ours replaces the first, the others are for the last hop.
+const OWN_FIELDS: [&str; 3] = ["Message-ID", "Return-Path", "Bcc"];
+
 /// One message, its marks open.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -27,7 +30,6 @@ impl Template {
     /// A message of `bytes` bytes (header included, before dot-stuffing), or the shortest possible if that is less.
     pub fn new(bytes: usize, sender_domain: &str, date: &str, seed: u64) -> Self {
         let zeros = "0".repeat(ID_BYTES);
-        let before = |text: &str, name: &str| text.find(name).map_or(0, |at| at + name.len());
         let compose = |sum: u32| {
             format!(
                 "Message-ID: <{zeros}@{sender_domain}>\r\nDate: {date}\r\nFrom: Load <load@{sender_domain}>\r\n\
@@ -39,14 +41,67 @@ impl Template {
             )
         };
         let body = body(bytes.saturating_sub(compose(0).len()), seed);
-        let header = compose(crc32c::crc32c(&body));
+        Self::assemble(compose(crc32c::crc32c(&body)).into_bytes(), &body)
+    }
+
+    /// The same message for BDAT: dots as they are, and no dot at the end.
+    #[must_use]
+    pub fn chunked(mut self) -> Self {
+        let dotted = self.body.strip_suffix(b".\r\n").unwrap_or(&self.body);
+        let lines = dotted.split_inclusive(|byte| *byte == b'\n');
+        self.body = lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect();
+        self
+    }
+
+    /// A message from a file: our marks, then its header without the fields that must be our own, then its body, with
+    /// CRLF line ends. `None` if it has no header.
+    pub fn of_file(file: &[u8], sender_domain: &str, date: &str) -> Option<Self> {
+        let mut text = Vec::with_capacity(file.len() + file.len() / 32);
+        for line in file.split_inclusive(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            text.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
+            text.extend_from_slice(b"\r\n");
+        }
+        let end = memchr::memmem::find(&text, b"\r\n\r\n")?;
+        let (header, body) = (&text[..end + 2], &text[end + 4..]);
+        let mut kept = Vec::new();
+        let mut keep = true;
+        for line in header.split_inclusive(|byte| *byte == b'\n') {
+            if !matches!(line.first(), Some(b' ' | b'\t')) {
+                let name = &line[..memchr::memchr(b':', line)?];
+                keep = !OWN_FIELDS.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+                    && !name.to_ascii_lowercase().starts_with(b"x-load-");
+            }
+            if keep {
+                kept.extend_from_slice(line);
+            }
+        }
+        let has_date = header
+            .split(|byte| *byte == b'\n')
+            .any(|line| line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"date:")));
+        let date = if has_date { String::new() } else { format!("Date: {date}\r\n") };
+        let zeros = "0".repeat(ID_BYTES);
+        let ours = format!(
+            "Message-ID: <{zeros}@{sender_domain}>\r\nX-Load-Id: {zeros}\r\nX-Load-Time: {:0width$}\r\n\
+             X-Load-Sum: {:08x}\r\n{date}",
+            0,
+            crc32c::crc32c(body),
+            width = TIME_DIGITS
+        );
+        Some(Self::assemble([ours.as_bytes(), &kept, b"\r\n"].concat(), body))
+    }
+
+    /// Finds the marks in a header that holds each of them once before anything else may look like one.
+    fn assemble(header: Vec<u8>, body: &[u8]) -> Self {
+        let after =
+            |name: &str| memchr::memmem::find(&header, name.as_bytes()).map_or(0, |at| at + name.len());
         Self {
-            message_id_at: before(&header, "Message-ID: <"),
-            id_at: before(&header, "X-Load-Id: "),
-            time_at: before(&header, "X-Load-Time: "),
+            message_id_at: after("Message-ID: <"),
+            id_at: after("X-Load-Id: "),
+            time_at: after("X-Load-Time: "),
             bytes: header.len() + body.len(),
-            header: header.into_bytes(),
-            body: stuffed(&body),
+            body: stuffed(body),
+            header,
         }
     }
 
@@ -176,6 +231,31 @@ mod tests {
                 assert_eq!(template.bytes(), bytes);
             }
         }
+    }
+
+    #[test]
+    fn a_message_from_a_file_keeps_its_text_and_gets_our_marks() {
+        let file =
+            b"Received: a\n\tb\nMESSAGE-ID: <old@x>\n folded\nSubject: Gr\xc3\xbc\xc3\x9fe\n\n.dot\nend";
+        let Some(template) = Template::of_file(file, "s.invalid", &date(0)) else { panic!("not taken") };
+        for (template, tail) in [(template.clone(), 3), (template.chunked(), 0)] {
+            let id = Id { run: Run(1), number: 2 };
+            let mut wire = Vec::new();
+            template.header(id, 9, &mut wire);
+            let header = String::from_utf8_lossy(&wire).into_owned();
+            assert!(
+                !header.contains("old@x") && !header.contains("folded") && header.contains("\r\n\tb\r\n")
+            );
+            assert!(header.contains("Date: Thu, 01 Jan 1970") && header.contains("Subject: Gr\u{fc}\u{df}e"));
+            let mut receipt = Receipt::default();
+            receipt.take(&wire);
+            let body = String::from_utf8_lossy(template.body()).into_owned();
+            assert_eq!(body, if tail > 0 { "..dot\r\nend\r\n.\r\n" } else { ".dot\r\nend\r\n" });
+            receipt.take(b".dot\r\nend\r\n");
+            assert!(receipt.intact() && receipt.id() == Some(id));
+            assert_eq!(receipt.bytes(), template.bytes() as u64);
+        }
+        assert!(Template::of_file(b"no header at all", "s.invalid", "").is_none());
     }
 
     #[test]

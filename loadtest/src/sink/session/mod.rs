@@ -1,19 +1,58 @@
 //! PURE. The server side of one connection. Fed received bytes, it appends replies and tells the [`Host`] of messages.
 //! It copies nothing but a command line that two reads share; content streams through as slices.
 
-use crate::sink::script::{Action, Pending, Script, Stage};
+mod replies;
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Micros;
+use crate::sink::script::{Action, Moment, Pending, Script, Stage};
+use crate::sink::session::replies::{answer, refuse, scripted, slow, slow_later};
 use crate::wire::content::{Content, DotFinder};
 use crate::wire::mark::{Id, Local, parse_digits};
 use crate::wire::receipt::Receipt;
 use crate::wire::reply::LineCutter;
 
-/// What the sink offers after EHLO, beside 8BITMIME, SIZE, ENHANCEDSTATUSCODES, SMTPUTF8 and DSN.
-#[derive(Clone, Copy, Debug)]
-pub struct Offers {
-    /// PIPELINING.
+/// How the sink behaves towards everybody, apart from its script.
+#[derive(Clone, Debug)]
+pub struct Manners {
+    /// Sent on connect, without CRLF.
+    pub banner: String,
+    /// PIPELINING is offered.
     pub pipelining: bool,
-    /// CHUNKING: BDAT is understood (RFC 3030).
+    /// CHUNKING is offered, and BDAT understood (RFC 3030).
     pub chunking: bool,
+    /// 8BITMIME, ENHANCEDSTATUSCODES, DSN and SMTPUTF8 are offered.
+    pub modern: bool,
+    /// The SIZE that is offered; nothing larger is refused for it, since the script says what is refused.
+    pub size: u64,
+    /// STARTTLS is offered.
+    pub starttls: bool,
+    /// The argument of AUTH PLAIN without which no mail is taken.
+    pub auth: Option<String>,
+    /// LMTP is spoken.
+    pub lmtp: bool,
+    /// Messages on a connection; then 421.
+    pub messages_max: Option<u64>,
+    /// Recipients of a message; then 452.
+    pub recipients_max: Option<usize>,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self {
+            banner: "220 sink.load.invalid ESMTP ringpost-load".into(),
+            pipelining: true,
+            chunking: true,
+            modern: true,
+            size: 0,
+            starttls: false,
+            auth: None,
+            lmtp: false,
+            messages_max: None,
+            recipients_max: None,
+        }
+    }
 }
 
 /// Counted by the session's host.
@@ -50,8 +89,12 @@ pub trait Host {
     fn failed(&mut self, id: Id, index: u16);
     /// Something to count.
     fn count(&mut self, counted: Counted);
-    /// Any random number.
-    fn chance(&mut self) -> u64;
+    /// A random number and the time since the sink started.
+    fn moment(&mut self) -> Moment;
+    /// A message begins: whether the sink's rate has room for it.
+    fn admit(&mut self) -> bool;
+    /// Reply bytes from this offset on leave that much later than those before them.
+    fn hold(&mut self, from: usize, micros: Micros);
 }
 
 /// What does not change between sessions of a thread.
@@ -59,8 +102,8 @@ pub trait Host {
 pub struct Fixed<'a> {
     /// Who is refused.
     pub script: &'a Script,
-    /// Capabilities.
-    pub offers: Offers,
+    /// Everything else.
+    pub manners: &'a Manners,
     /// Whole contents are handed to the host.
     pub keep: bool,
     /// The thread's search for dots.
@@ -72,6 +115,8 @@ pub struct Fixed<'a> {
 pub enum Flow {
     /// Write the replies, read on.
     Continue,
+    /// Write the replies, then begin the TLS handshake; what is in hand unread belongs to nobody.
+    Secure,
     /// Write the replies, then close.
     Close,
     /// Close without a further reply.
@@ -103,6 +148,9 @@ struct Envelope {
     /// The first rules for later stages that concern a recipient.
     at_data: Option<Pending>,
     at_dot: Option<Pending>,
+    /// The same for delays.
+    slow_data: Option<Pending>,
+    slow_dot: Option<Pending>,
     /// BDAT has begun.
     chunking: bool,
     receipt: Receipt,
@@ -115,6 +163,7 @@ impl Envelope {
         self.null_sender = false;
         self.recipients.clear();
         (self.at_data, self.at_dot) = (None, None);
+        (self.slow_data, self.slow_dot) = (None, None);
         self.chunking = false;
         self.receipt.reset();
         self.content.clear();
@@ -134,20 +183,44 @@ pub struct Session {
     state: State,
     cutter: LineCutter,
     envelope: Envelope,
+    /// Messages begun.
+    messages: u64,
+    secure: bool,
+    authenticated: bool,
 }
 
-/// Sent on connect.
-pub const BANNER: &[u8] = b"220 sink.load.invalid ESMTP ringpost-load\r\n";
 const SEQUENCE: &[u8] = b"503 5.5.1 Bad sequence of commands\r\n";
 const SYNTAX: &[u8] = b"501 5.5.4 Syntax error in parameters\r\n";
 
 impl Default for Session {
     fn default() -> Self {
-        Self { state: State::Command, cutter: LineCutter::default(), envelope: Envelope::default() }
+        Self {
+            state: State::Command,
+            cutter: LineCutter::default(),
+            envelope: Envelope::default(),
+            messages: 0,
+            secure: false,
+            authenticated: false,
+        }
     }
 }
 
 impl Session {
+    /// The connection is there: appends the greeting.
+    pub fn greet(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
+        if let Some(flow) = scripted(fixed, Stage::Connect, b"", out, host) {
+            return if flow == Flow::Continue { Flow::Close } else { flow };
+        }
+        out.extend_from_slice(fixed.manners.banner.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        Flow::Continue
+    }
+
+    /// The TLS handshake is done: everything begins anew.
+    pub fn secured(&mut self) {
+        *self = Self { secure: true, ..Self::default() };
+    }
+
     /// Takes received bytes and appends replies to `out`.
     pub fn receive(
         &mut self,
@@ -193,19 +266,23 @@ impl Session {
             place.copy_from_slice(&line[..verb_end]);
             place.make_ascii_uppercase();
         }
+        let manners = fixed.manners;
         let reply: &[u8] = match &verb[..verb_end.min(8)] {
-            b"MAIL" => self.mail(argument),
+            b"MAIL" => return self.mail(fixed, argument, out, host),
             b"RCPT" => return self.rcpt(fixed, argument, out, host),
             b"DATA" => return self.data(fixed, out, host),
-            b"BDAT" if fixed.offers.chunking => return self.bdat(fixed, argument, out, host),
-            b"EHLO" => {
-                self.envelope.reset();
-                return hello(fixed.offers, out);
-            }
-            b"HELO" => {
+            b"BDAT" if manners.chunking => return self.bdat(fixed, argument, out, host),
+            b"LHLO" if manners.lmtp => return self.hello(fixed, out, host),
+            b"EHLO" if !manners.lmtp => return self.hello(fixed, out, host),
+            b"HELO" if !manners.lmtp => {
                 self.envelope.reset();
                 b"250 sink.load.invalid\r\n"
             }
+            b"STARTTLS" if manners.starttls && !self.secure => {
+                out.extend_from_slice(b"220 2.0.0 Ready\r\n");
+                return Flow::Secure;
+            }
+            b"AUTH" => self.auth(manners, argument),
             b"RSET" => {
                 self.envelope.reset();
                 b"250 2.0.0 Ok\r\n"
@@ -218,24 +295,75 @@ impl Session {
             }
             _ => b"500 5.5.1 Command not known\r\n",
         };
-        if reply[0] == b'5' {
-            host.count(Counted::Error);
+        answer(reply, out, host)
+    }
+
+    fn auth(&mut self, manners: &Manners, argument: &[u8]) -> &'static [u8] {
+        let Some(expected) = &manners.auth else { return b"500 5.5.1 Command not known\r\n" };
+        let space = memchr::memchr(b' ', argument).unwrap_or(argument.len());
+        let words = (&argument[..space], argument[space..].trim_ascii());
+        if self.authenticated {
+            return SEQUENCE;
         }
-        out.extend_from_slice(reply);
+        self.authenticated = words.0.eq_ignore_ascii_case(b"PLAIN") && words.1 == expected.as_bytes();
+        if self.authenticated { b"235 2.7.0 Ok\r\n" } else { b"535 5.7.8 Wrong\r\n" }
+    }
+
+    fn hello(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
+        self.envelope.reset();
+        if let Some(flow) = scripted(fixed, Stage::Hello, b"", out, host) {
+            return flow;
+        }
+        let manners = fixed.manners;
+        out.extend_from_slice(b"250-sink.load.invalid\r\n");
+        for (offered, line) in [
+            (manners.pipelining, "PIPELINING"),
+            (manners.chunking, "CHUNKING"),
+            (manners.starttls && !self.secure, "STARTTLS"),
+            (manners.auth.is_some(), "AUTH PLAIN"),
+            (manners.modern, "8BITMIME"),
+            (manners.modern, "ENHANCEDSTATUSCODES"),
+            (manners.modern, "DSN"),
+            (manners.modern, "SMTPUTF8"),
+        ] {
+            if offered {
+                out.extend_from_slice(format!("250-{line}\r\n").as_bytes());
+            }
+        }
+        out.extend_from_slice(format!("250 SIZE {}\r\n", manners.size).as_bytes());
         Flow::Continue
     }
 
-    fn mail(&mut self, argument: &[u8]) -> &'static [u8] {
+    fn mail(&mut self, fixed: &Fixed<'_>, argument: &[u8], out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
+        let manners = fixed.manners;
         if self.envelope.from.is_some() {
-            return SEQUENCE;
+            return answer(SEQUENCE, out, host);
         }
-        let Some(address) = path(argument, b"FROM:") else { return SYNTAX };
+        if manners.auth.is_some() && !self.authenticated {
+            return answer(b"530 5.7.0 Authentication required\r\n", out, host);
+        }
+        let Some(address) = path(argument, b"FROM:") else { return answer(SYNTAX, out, host) };
+        if manners.messages_max.is_some_and(|most| self.messages >= most) {
+            host.count(Counted::Deferred);
+            out.extend_from_slice(b"421 4.7.0 Too many messages on this connection\r\n");
+            return Flow::Close;
+        }
+        if let Some(flow) = scripted(fixed, Stage::Mail, address, out, host) {
+            return flow;
+        }
+        if !host.admit() {
+            host.count(Counted::Deferred);
+            out.extend_from_slice(b"450 4.7.1 Too many messages, slow down\r\n");
+            return Flow::Continue;
+        }
+        self.messages += 1;
         self.envelope.null_sender = address.is_empty();
         self.envelope.from = Some(match Local::parse(local(address)) {
             Local::Sender(id) => Some(id),
             Local::Recipient { .. } | Local::Foreign => None,
         });
-        b"250 2.1.0 Ok\r\n"
+        out.extend_from_slice(b"250 2.1.0 Ok\r\n");
+        Flow::Continue
     }
 
     fn rcpt(&mut self, fixed: &Fixed<'_>, argument: &[u8], out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
@@ -245,23 +373,28 @@ impl Session {
             out.extend_from_slice(if address.is_some() { SEQUENCE } else { SYNTAX });
             return Flow::Continue;
         };
+        if fixed.manners.recipients_max.is_some_and(|most| self.envelope.recipients.len() >= most) {
+            host.count(Counted::Deferred);
+            out.extend_from_slice(b"452 4.5.3 Too many recipients\r\n");
+            return Flow::Continue;
+        }
         let recipient = Local::parse(local(address));
         if !fixed.script.is_empty() {
-            let chance = host.chance();
-            if let Some(action) = fixed
-                .script
-                .matching(Stage::Rcpt, address, chance)
-                .and_then(|pending| fixed.script.apply(pending))
-            {
+            let moment = host.moment();
+            slow(fixed, fixed.script.slowing(Stage::Rcpt, address, moment), out, moment, host);
+            let matching = |stage, salt| fixed.script.matching(stage, address, moment.salted(salt));
+            if let Some(action) = matching(Stage::Rcpt, 0).and_then(|pending| fixed.script.apply(pending)) {
                 if action.is_permanent() {
                     failed(from, recipient, host);
                 }
-                return refuse(action, out, host);
+                return refuse(action, moment, out, host);
             }
             let envelope = &mut self.envelope;
-            let later = |stage, salt: u64| fixed.script.matching(stage, address, chance ^ salt);
-            envelope.at_data = envelope.at_data.or_else(|| later(Stage::Data, 1 << 40));
-            envelope.at_dot = envelope.at_dot.or_else(|| later(Stage::Dot, 2 << 40));
+            let slowing = |stage, salt| fixed.script.slowing(stage, address, moment.salted(salt));
+            envelope.at_data = envelope.at_data.or_else(|| matching(Stage::Data, 1));
+            envelope.at_dot = envelope.at_dot.or_else(|| matching(Stage::Dot, 2));
+            envelope.slow_data = envelope.slow_data.or_else(|| slowing(Stage::Data, 3));
+            envelope.slow_dot = envelope.slow_dot.or_else(|| slowing(Stage::Dot, 4));
         }
         self.envelope.recipients.push(recipient);
         out.extend_from_slice(b"250 2.1.5 Ok\r\n");
@@ -273,8 +406,9 @@ impl Session {
             self.out_of_order(out, host);
             return Flow::Continue;
         }
+        slow_later(fixed, self.envelope.slow_data, out, host);
         if let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending)) {
-            return self.refuse_all(action, out, host);
+            return self.refuse_all(action, 1, out, host);
         }
         out.extend_from_slice(b"354 End data with <CR><LF>.<CR><LF>\r\n");
         self.state = State::Data(Content::default());
@@ -314,7 +448,7 @@ impl Session {
             && let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending))
         {
             wanted = false;
-            flow = self.refuse_all(action, out, host);
+            flow = self.refuse_all(action, 1, out, host);
         }
         self.envelope.chunking = wanted;
         self.state = if wanted { State::Chunk { left, last } } else { State::Discard { left } };
@@ -360,25 +494,38 @@ impl Session {
     /// The whole message is here.
     fn finish(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         self.state = State::Command;
+        let replies = if fixed.manners.lmtp { self.envelope.recipients.len() } else { 1 };
+        slow_later(fixed, self.envelope.slow_dot, out, host);
         if let Some(action) = self.envelope.at_dot.and_then(|pending| fixed.script.apply(pending)) {
-            return self.refuse_all(action, out, host);
+            return self.refuse_all(action, replies, out, host);
         }
         let Envelope { receipt, recipients, null_sender, content, .. } = &self.envelope;
         host.delivered(&Delivery { receipt, recipients, null_sender: *null_sender, content });
-        out.extend_from_slice(b"250 2.0.0 Ok\r\n");
+        (0..replies).for_each(|_| out.extend_from_slice(b"250 2.0.0 Ok\r\n"));
         self.envelope.reset();
         Flow::Continue
     }
 
-    /// Refuses the transaction for all its recipients and forgets it.
-    fn refuse_all(&mut self, action: &Action, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
+    /// Refuses the transaction for all its recipients, in this many replies, and forgets it.
+    fn refuse_all(
+        &mut self,
+        action: &Action,
+        replies: usize,
+        out: &mut Vec<u8>,
+        host: &mut impl Host,
+    ) -> Flow {
         if let Some(from) = self.envelope.from
             && action.is_permanent()
         {
             self.envelope.recipients.iter().for_each(|recipient| failed(from, *recipient, host));
         }
         self.envelope.reset();
-        refuse(action, out, host)
+        let moment = host.moment();
+        let mut flow = Flow::Continue;
+        for _ in 0..replies {
+            flow = refuse(action, moment, out, host);
+        }
+        flow
     }
 }
 
@@ -389,34 +536,6 @@ fn failed(from: Option<Id>, recipient: Local, host: &mut impl Host) {
     {
         host.failed(id, index);
     }
-}
-
-fn refuse(action: &Action, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
-    match action {
-        Action::Reply(text) => {
-            host.count(if action.is_permanent() { Counted::Rejected } else { Counted::Deferred });
-            out.extend_from_slice(text.as_bytes());
-            Flow::Continue
-        }
-        Action::Drop => {
-            host.count(Counted::Dropped);
-            Flow::Drop
-        }
-    }
-}
-
-fn hello(offers: Offers, out: &mut Vec<u8>) -> Flow {
-    out.extend_from_slice(b"250-sink.load.invalid\r\n");
-    if offers.pipelining {
-        out.extend_from_slice(b"250-PIPELINING\r\n");
-    }
-    if offers.chunking {
-        out.extend_from_slice(b"250-CHUNKING\r\n");
-    }
-    out.extend_from_slice(
-        b"250-8BITMIME\r\n250-SIZE 0\r\n250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250 SMTPUTF8\r\n",
-    );
-    Flow::Continue
 }
 
 /// The address in `FROM:<address> parameters`, lenient about spaces.
@@ -432,145 +551,4 @@ fn path<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
 
 fn local(address: &[u8]) -> &[u8] {
     &address[..memchr::memrchr(b'@', address).unwrap_or(address.len())]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::mark::Run;
-    use crate::wire::template::Template;
-
-    #[derive(Debug, Default, PartialEq)]
-    struct Seen {
-        delivered: Vec<(Option<Id>, bool, Vec<Local>, u64)>,
-        failed: Vec<(u64, u16)>,
-        counted: Vec<Counted>,
-    }
-
-    impl Host for Seen {
-        fn delivered(&mut self, delivery: &Delivery<'_>) {
-            let Delivery { receipt, recipients, content, .. } = delivery;
-            assert_eq!(content.len() as u64, receipt.bytes(), "kept whole");
-            self.delivered.push((receipt.id(), receipt.intact(), recipients.to_vec(), receipt.bytes()));
-        }
-        fn failed(&mut self, id: Id, index: u16) {
-            self.failed.push((id.number, index));
-        }
-        fn count(&mut self, counted: Counted) {
-            self.counted.push(counted);
-        }
-        fn chance(&mut self) -> u64 {
-            7
-        }
-    }
-
-    fn feed(rules: &[&str], bytes: &[u8], chunk: usize) -> (String, Flow, Seen) {
-        let script = Script::parse(rules).unwrap_or_default();
-        assert_eq!(script.is_empty(), rules.is_empty(), "{rules:?}");
-        let finder = DotFinder::default();
-        let offers = Offers { pipelining: true, chunking: true };
-        let fixed = Fixed { script: &script, offers, keep: true, finder: &finder };
-        let (mut session, mut out, mut seen) = (Session::default(), Vec::new(), Seen::default());
-        let mut flow = Flow::Continue;
-        for piece in bytes.chunks(chunk) {
-            if flow == Flow::Continue {
-                flow = session.receive(&fixed, piece, &mut out, &mut seen);
-            }
-        }
-        (String::from_utf8_lossy(&out).into_owned(), flow, seen)
-    }
-
-    /// The first letters of each reply.
-    fn codes(replies: &str) -> String {
-        replies.lines().map(|line| &line[..3]).collect::<Vec<_>>().join(" ")
-    }
-
-    fn check(rules: &[&str], bytes: &[u8], want: &str, flow: Flow) -> Seen {
-        let whole = feed(rules, bytes, bytes.len());
-        assert_eq!((codes(&whole.0).as_str(), whole.1), (want, flow), "{}", whole.0);
-        for chunk in [1, 2, 3, 13] {
-            assert_eq!(feed(rules, bytes, chunk), whole, "by {chunk}");
-        }
-        whole.2
-    }
-
-    const ID: Id = Id { run: Run(0xab), number: 5 };
-
-    fn message(dots: bool) -> Vec<u8> {
-        let template = Template::new(2000, "s.invalid", "Thu, 01 Jan 1970 00:00:00 +0000", 3);
-        let mut wire = Vec::new();
-        template.header(ID, 1, &mut wire);
-        wire.extend_from_slice(template.body());
-        if !dots {
-            let text = String::from_utf8_lossy(&wire[..wire.len() - 3]).replace("\r\n..", "\r\n.");
-            return text.into_bytes();
-        }
-        wire
-    }
-
-    const ENVELOPE: &str = "MAIL FROM:<b-000000ab-000000000005@s.invalid> SIZE=9\r\n\
-        RCPT TO:<load000000000005-0@d.invalid>\r\nrcpt to: <LOAD000000000005-1@d.invalid> NOTIFY=NEVER\r\n";
-
-    #[test]
-    fn pipelined_transactions_are_taken_whole_and_byte_by_byte() {
-        let one = [ENVELOPE.as_bytes(), b"DATA\r\n", &message(true)].concat();
-        let bytes = [b"EHLO me\r\n", &one[..], &one, b"QUIT\r\n"].concat();
-        let replies = "250 250 250 250 250 250 250 250 250 250 250 354 250 250 250 250 354 250 221";
-        let seen = check(&[], &bytes, replies, Flow::Close);
-        let recipients = [0, 1].map(|index| Local::Recipient { number: 5, index }).to_vec();
-        assert_eq!(seen.delivered, vec![(Some(ID), true, recipients, 2000); 2]);
-    }
-
-    #[test]
-    fn chunks_make_the_same_message_as_data() {
-        let content = message(false);
-        let (first, second) = content.split_at(700);
-        let bytes = [
-            ENVELOPE.as_bytes(),
-            format!("BDAT {}\r\n", first.len()).as_bytes(),
-            first,
-            format!("BDAT {}\r\n", second.len()).as_bytes(),
-            second,
-            b"BDAT 0 LAST\r\nNOOP\r\n",
-        ]
-        .concat();
-        let seen = check(&[], &bytes, "250 250 250 250 250 250 250", Flow::Continue);
-        assert_eq!(seen.delivered.len(), 1);
-        assert_eq!((seen.delivered[0].1, seen.delivered[0].3), (true, 2000));
-    }
-
-    #[test]
-    fn a_chunk_without_recipients_is_skipped_and_not_read_as_commands() {
-        let bytes = b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n";
-        check(&[], bytes, "503 250", Flow::Continue);
-        check(&[], b"BDAT x LAST\r\nQUIT\r\n", "501", Flow::Close);
-    }
-
-    #[test]
-    fn refusals_at_each_stage_fail_the_right_recipients() {
-        let bytes = [ENVELOPE.as_bytes(), b"DATA\r\n", &message(true), b"NOOP\r\n"].concat();
-        let seen =
-            check(&["load*=550 5.1.1 no@rcpt"], &bytes[..ENVELOPE.len()], "250 550 250", Flow::Continue);
-        assert_eq!(seen.failed, [(5, 0)]);
-        let seen =
-            check(&["load*=450 4.2.0 later@rcpt"], &bytes[..ENVELOPE.len()], "250 450 250", Flow::Continue);
-        assert_eq!((seen.failed.len(), seen.counted), (0, vec![Counted::Deferred]));
-        let seen = check(&["load*=554 5.7.1 spam@dot"], &bytes, "250 250 250 354 554 250", Flow::Continue);
-        assert_eq!((seen.failed, seen.delivered.len()), (vec![(5, 0), (5, 1)], 0));
-        let seen = check(&["load*=drop@data"], &bytes, "250 250 250", Flow::Drop);
-        assert_eq!((seen.delivered.len(), seen.counted), (0, vec![Counted::Dropped]));
-    }
-
-    #[test]
-    fn commands_out_of_order_and_unknown_ones_are_refused() {
-        check(&[], b"RCPT TO:<a@b>\r\nDATA\r\n", "503 503", Flow::Continue);
-        check(
-            &[],
-            b"MAIL FROM:<>\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\n",
-            "250 503 250 250",
-            Flow::Continue,
-        );
-        check(&[], b"MAIL <a>\r\nVERYLONGCOMMAND\r\n\r\n", "501 500 500", Flow::Continue);
-        check(&[], &[b'x'; 5000], "500", Flow::Close);
-    }
 }
