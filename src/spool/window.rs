@@ -8,8 +8,10 @@ use super::recovery::Source;
 use super::storage::StorageFile;
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 
-/// Bytes held at most: twice what is read at once, so that at least half of a window is new after each move.
-pub(super) const WINDOW_BYTES: usize = 2 * BATCH_BYTES_MAX;
+/// Bytes read from the disk at once: many parts start at the same time, and their buffers stay with the allocator.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Bytes held at most: what may be asked for at once, and some more, so that a move is worth its copying.
+const WINDOW_BYTES: usize = BATCH_BYTES_MAX + PIECE_BYTES;
 
 /// The bytes of one file around the place last read.
 pub(super) struct Window<'a, F> {
@@ -43,7 +45,7 @@ impl<'a, F: StorageFile> Window<'a, F> {
         // Exactly: a vector that grows by doubling would hold more than the window.
         self.held.reserve_exact(want - self.held.len());
         while self.held.len() < want {
-            let most = (want - self.held.len()).min(BATCH_BYTES_MAX);
+            let most = (want - self.held.len()).min(PIECE_BYTES);
             let piece = self.file.read_at(u64::from(self.end()), most).await?;
             if piece.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -31,8 +31,14 @@ fn mail_between_relays_is_encrypted_where_starttls_is_offered() {
     sender.client().mail("from@client.test", &["long@a.test"], &long);
     let taken = sink.await_to("to@a.test");
     let text = String::from_utf8_lossy(&taken.content).into_owned();
-    assert!(text.contains("with ESMTPS\r\n\tid") || text.contains("with ESMTPS id"), "the second hop was in the clear: {text}");
-    assert!(text.contains("with ESMTP\r\n\tid") || text.contains("with ESMTP id"), "the first hop is plain: {text}");
+    assert!(
+        text.contains("with ESMTPS\r\n\tid") || text.contains("with ESMTPS id"),
+        "the second hop was in the clear: {text}"
+    );
+    assert!(
+        text.contains("with ESMTP\r\n\tid") || text.contains("with ESMTP id"),
+        "the first hop is plain: {text}"
+    );
     assert!(taken.content.ends_with(&sent), "{text}");
     assert!(sink.await_to("long@a.test").content.ends_with(&long), "a long body over TLS");
     sender.stop();
