@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::measure::phase::Phase;
 use crate::report::text::duration;
 use crate::report::{PhaseReport, Report};
 
@@ -27,7 +28,7 @@ pub fn compare(before: &Report, after: &Report) -> String {
     for (name, old, new) in differences(before, after) {
         let _ = writeln!(text, "DIFFERS {name}: {old} | {new}");
     }
-    let _ = writeln!(text, "{:34}{:>14}{:>14}{:>10}", "", "before", "after", "change");
+    let _ = writeln!(text, "{:34}{:>14}{:>14}{:>12}", "", "before", "after", "change");
     for line in lines(before, after) {
         let change = (line.after - line.before) / line.before;
         let word = match change {
@@ -38,7 +39,7 @@ pub fn compare(before: &Report, after: &Report) -> String {
         };
         let (old, new) = ((line.text)(line.before), (line.text)(line.after));
         let change = if change.is_finite() { format!("{:+.1} %", change * 100.0) } else { String::new() };
-        let _ = writeln!(text, "{:34}{old:>14}{new:>14}{change:>10}  {word}", line.name);
+        let _ = writeln!(text, "{:34}{old:>14}{new:>14}{change:>12}  {word}", line.name);
     }
     for (name, report) in [("before", before), ("after", after)] {
         for warning in &report.generator.warnings {
@@ -84,15 +85,21 @@ fn lines(before: &Report, after: &Report) -> Vec<Line> {
         add("refused, unknown or cut off".into(), failed(old), failed(new), false, count);
         for (old, new) in old.phases.iter().filter_map(|phase| Some((phase, same(phase, &new.phases)?))) {
             let mut both = vec![("service", old.service, new.service)];
-            both.extend(old.from_intended.zip(new.from_intended).map(|(old, new)| ("intended", old, new)));
+            // Up to the earlier phases it tells nothing that the whole does not.
+            let whole = old.phase == Phase::Whole.name();
+            let intended = old.from_intended.zip(new.from_intended).filter(|_| whole);
+            both.extend(intended.map(|(old, new)| ("intended", old, new)));
             for (kind, old_part, new_part) in both {
                 for (name, old_value, new_value) in [
                     ("p50", old_part.p50, new_part.p50),
                     ("p99", old_part.p99, new_part.p99),
                     ("p99.9", old_part.p99_9, new_part.p99_9),
                 ] {
-                    let name = format!("{} {kind} {name}", old.phase);
-                    add(name, old_value as f64, new_value as f64, false, time);
+                    // Replies that came in one read with the one before have no time of their own.
+                    if old_value > 1 && new_value > 1 {
+                        let name = format!("{} {kind} {name}", old.phase);
+                        add(name, old_value as f64, new_value as f64, false, time);
+                    }
                 }
             }
         }

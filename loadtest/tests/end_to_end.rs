@@ -136,6 +136,17 @@ fn a_profile_delays_and_limits_and_the_ledger_holds() -> Result<(), Failure> {
 }
 
 #[test]
+fn messages_of_the_warm_up_are_judged_and_not_timed() -> Result<(), Failure> {
+    play("--duration 3 --rate 100 --warmup 2 --connections 4", None, |board, verdict| {
+        assert_eq!((verdict.accepted, verdict.arrived), (300, 300));
+        for phase in [Phase::Mail, Phase::EndOfData, Phase::Whole] {
+            assert_eq!(board.source.phases.intended(phase).len(), 100, "{phase:?}");
+        }
+        assert_eq!((board.source.lateness.len(), board.source.phases.service(Phase::Hello).len()), (100, 4));
+    })
+}
+
+#[test]
 fn refusals_are_told_apart_and_nothing_refused_arrives() -> Result<(), Failure> {
     let rules = "--refuse load*=450_4.2.0_later@rcpt:p=0.3 --refuse load*=554_5.7.1_spam@dot:p=0.3";
     play(&format!("--messages 1000 --connections 5 --recipients 2 {rules}"), None, |board, verdict| {

@@ -221,6 +221,9 @@ pub struct SourceOptions {
     /// Seconds during which messages are started [default: 10 if --messages is not given]
     #[arg(long, value_name = "SECONDS")]
     pub duration: Option<u64>,
+    /// Seconds at the start whose messages count in everything but latencies
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub warmup: u64,
     /// Open loop, whatever the relay does: messages per second as RATE, poisson:RATE, FROM..TO (a ramp) or
     /// burst:RATExSIZE; else closed loop
     #[arg(long, value_name = "PATTERN")]

@@ -202,7 +202,11 @@ impl SourceOptions {
         let pattern = self.rate.as_deref().map(str::parse::<Pattern>).transpose();
         let pattern = pattern.map_err(|error| OptionError(error.to_string()))?;
         let pattern = pattern.map(|pattern| pattern.complete(self.seed, duration, self.messages));
-        Ok(Pace::new(start, pattern, Some(self.messages.unwrap_or(MESSAGES_MAX)), duration))
+        ensure(self.warmup <= DURATION_SECONDS_MAX, || {
+            format!("--warmup takes at most {DURATION_SECONDS_MAX} seconds")
+        })?;
+        let pace = Pace::new(start, pattern, Some(self.messages.unwrap_or(MESSAGES_MAX)), duration);
+        Ok(pace.warmed_up(self.warmup * 1_000_000))
     }
 }
 

@@ -73,8 +73,9 @@ impl Frame {
         }
         let _ = writeln!(
             svg,
-            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
-            bottom + 18.0
+            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{}\">{text}</text>",
+            bottom + 18.0,
+            if share > 0.97 { "end" } else { "middle" }
         );
     }
 

@@ -111,7 +111,10 @@ fn headline(source: &SourceReport) -> (crate::report::Percentiles, &'static str)
 fn throughput(report: &Report, page: &mut String) {
     let seconds = &report.seconds;
     let width = seconds.width.max(1) as f64;
-    let rate = |counts: &[u64]| counts.iter().map(|count| *count as f64 / width).collect::<Vec<f64>>();
+    // The last second is only a part of one: as a rate it would be wrong.
+    let whole = if seconds.accepted.len() > 3 { seconds.accepted.len() - 1 } else { seconds.accepted.len() };
+    let rate =
+        |counts: &[u64]| counts.iter().take(whole).map(|count| *count as f64 / width).collect::<Vec<f64>>();
     let failed: Vec<u64> =
         seconds.refused.iter().zip(&seconds.lost).map(|(one, other)| one + other).collect();
     let all = [
@@ -131,7 +134,7 @@ fn throughput(report: &Report, page: &mut String) {
     let names: Vec<(&str, &str)> = series.iter().map(|line| (line.name, line.colour)).collect();
     let _ = writeln!(
         page,
-        "<section><h2>Throughput over time</h2><p class=\"hint\">Per second. The last point may be of a part of a second.</p>{}{}</section>",
+        "<section><h2>Throughput over time</h2><p class=\"hint\">Per second; a last, partial second is left out.</p>{}{}</section>",
         chart::legend(&names),
         chart::lines(&series, width)
     );

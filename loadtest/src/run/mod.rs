@@ -139,10 +139,19 @@ fn run(command: &RunCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
 
 /// Adds what every report has: the environment and the pictures' data.
 fn finish(report: &mut Report, board: &Board, output: &OutputOptions, seed: Option<u64>) {
-    report.command = std::env::args().collect::<Vec<_>>().join(" ");
+    report.command = std::env::args().map(quoted).collect::<Vec<_>>().join(" ");
     report.environment = Environment::read(&output.disk, seed, &output.note);
     report.seconds = Seconds::of(&board.timeline);
     report.curves = Curve::all(&board.source.phases);
+}
+
+/// An argument as it can be given to a shell again.
+fn quoted(argument: String) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
+    if !argument.is_empty() && argument.bytes().all(plain) {
+        return argument;
+    }
+    format!("'{}'", argument.replace('\'', "'\\''"))
 }
 
 /// Prints the report and writes the files asked for.
@@ -164,4 +173,18 @@ fn publish(report: &Report, board: &Board, output: &OutputOptions) -> Result<(),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn the_command_in_a_report_can_be_given_to_a_shell_again() {
+        for (argument, want) in
+            [("--size=1k", "--size=1k"), ("", "''"), ("p99<=1s", "'p99<=1s'"), ("it's", "'it'\\''s'")]
+        {
+            assert_eq!(quoted(argument.into()), want);
+        }
+    }
 }

@@ -131,6 +131,10 @@ fn prepared(run: &RunCommand) -> RunCommand {
     if run.source.messages.is_none() && run.source.duration.is_none() {
         run.source.duration = Some(SECONDS);
     }
+    if run.source.warmup == 0 && run.source.duration.is_none_or(|seconds| seconds > 2) {
+        // Connecting is not what is searched for.
+        run.source.warmup = 1;
+    }
     run
 }
 

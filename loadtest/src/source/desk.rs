@@ -99,6 +99,7 @@ impl Desk {
     /// Applies the turn's events.
     pub fn settle(&mut self, board: &mut Board) {
         self.settle_connections(board);
+        let from = self.pace.measured_from();
         let Self { batch, plan, open_loop, .. } = self;
         let tally = &mut board.source;
         tally.in_flight += batch.begun.len() as u64;
@@ -109,8 +110,11 @@ impl Desk {
             if *open_loop {
                 let late = begun.now.saturating_sub(begun.intended);
                 slot.lateness_max = slot.lateness_max.max(late);
-                record(&mut tally.lateness, late);
                 board.timeline.at(begun.intended).intended += 1;
+                if begun.intended < from {
+                    continue;
+                }
+                record(&mut tally.lateness, late);
                 match begun.own_lateness {
                     Some(micros) => record(&mut tally.own_lateness, micros),
                     None => tally.waited_for_connection += 1,
@@ -145,8 +149,10 @@ impl Desk {
             if let (Some(sent), Answer::Accepted) = (done.sent, done.answer) {
                 let since = |time: Micros| done.ended.saturating_sub(time);
                 let intended = open_loop.then(|| since(done.job.intended));
-                tally.phases.record(Phase::EndOfData, since(sent), intended);
-                tally.phases.record(Phase::Whole, since(done.begun), intended);
+                if done.job.intended >= from {
+                    tally.phases.record(Phase::EndOfData, since(sent), intended);
+                    tally.phases.record(Phase::Whole, since(done.begun), intended);
+                }
                 slot.record(intended.unwrap_or(since(done.begun)));
                 widen(&mut tally.first_and_last, done.begun);
                 widen(&mut tally.first_and_last, done.ended);
@@ -217,6 +223,9 @@ impl Host for Desk {
     }
 
     fn phase(&mut self, phase: Phase, since: Micros, now: Micros, intended: Option<Micros>) {
+        if intended.is_some_and(|time| time < self.pace.measured_from()) {
+            return;
+        }
         let intended = intended.filter(|_| self.open_loop).map(|time| now.saturating_sub(time));
         self.batch.phases.push((phase, now.saturating_sub(since), intended));
     }

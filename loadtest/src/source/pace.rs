@@ -118,6 +118,8 @@ pub struct Pace {
     messages: Option<u64>,
     /// Microseconds after which no message is started; `None` for no bound.
     duration: Option<Micros>,
+    /// Microseconds from the start on that are not measured.
+    warmup: Micros,
     /// Poisson only: a number and its distance from the start. Numbers only grow, so the sum is carried on.
     carried: (u64, f64),
 }
@@ -141,7 +143,18 @@ impl Pace {
         messages: Option<u64>,
         duration: Option<Micros>,
     ) -> Self {
-        Self { start, pattern, messages, duration, carried: (0, 0.0) }
+        Self { start, pattern, messages, duration, warmup: 0, carried: (0, 0.0) }
+    }
+
+    /// The same pace, of which the first so many microseconds are not measured.
+    #[must_use]
+    pub fn warmed_up(self, warmup: Micros) -> Self {
+        Self { warmup, ..self }
+    }
+
+    /// Messages intended from then on are measured.
+    pub fn measured_from(&self) -> Micros {
+        self.start.saturating_add(self.warmup)
     }
 
     /// Times are fixed beforehand.
