@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringpost::cli::{self, Command, Serve};
-use ringpost::config::{Config, Started, startup_text};
+use ringpost::config::{Started, startup_text};
 use ringpost::control::admin::{AdminListener, Readiness, Unready};
 use ringpost::control::exposition::Exposition;
 use ringpost::control::log;
@@ -53,9 +53,10 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
         admin: admin_address,
         queued: relay.queued(),
         directory: std::env::current_dir()?,
+        program: std::env::args().next().unwrap_or_else(|| "ringpost".into()),
     };
     cli::print(&startup_text(&config, &started));
-    let healthy = wait(&relay, &config, &stop, &readiness);
+    let healthy = wait(&relay, &stop, &readiness);
     readiness.set(Unready::Stopping);
     let clean = relay.stop();
     admin.stop();
@@ -67,7 +68,7 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 /// Waits for a signal, or for an executor to die; says whether all was well until then.
-fn wait(relay: &Relay, _: &Config, stop: &AtomicBool, readiness: &Readiness) -> bool {
+fn wait(relay: &Relay, stop: &AtomicBool, readiness: &Readiness) -> bool {
     let fence = relay.fence();
     while !stop.load(Ordering::Relaxed) {
         if fence.reason().is_some() {

@@ -18,6 +18,8 @@ pub struct Started {
     pub queued: u64,
     /// The working directory, to show the spool's place in full.
     pub directory: std::path::PathBuf,
+    /// How this program was called, for the commands that are shown.
+    pub program: String,
 }
 
 /// The text for a completed `config`.
@@ -86,7 +88,7 @@ fn next_steps(config: &Config, started: &Started) -> String {
         "Try next, in another terminal:\n  \
          send one   python3 -c \"import smtplib; smtplib.SMTP('{host}', {port}).sendmail('me@example.com', \
          ['you@example.com'], 'Subject: hello\\r\\n\\r\\nhello\\r\\n')\"\n  \
-         see it     curl -s http://{admin}/metrics | grep ringpost_queue\n",
+         see it     curl -s http://{admin}/metrics | grep ^ringpost_queue\n",
         host = smtp.ip(),
         port = smtp.port(),
     );
@@ -97,8 +99,11 @@ fn next_steps(config: &Config, started: &Started) -> String {
     } else {
         "  hold       start again with --route hold to keep mail and send nothing\n"
     });
-    text.push_str(
-        "  configure  ringpost config --default > ringpost.toml; ringpost serve --config ringpost.toml\n",
+    let program = &started.program;
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "  configure  {program} config --default > ringpost.toml; {program} serve --config ringpost.toml"
     );
     text.push_str("  stop       Ctrl-C: nothing accepted is lost\n");
     text
@@ -117,6 +122,7 @@ mod tests {
             admin: "127.0.0.1:9925".parse().expect("address"),
             queued: 17,
             directory: "/srv/mail".into(),
+            program: "target/release/ringpost".into(),
         };
         startup_text(&config, &started)
     }
@@ -133,6 +139,7 @@ mod tests {
             "2 shards, 2 workers",
             "smtplib.SMTP('127.0.0.1', 2525)",
             "--route mx",
+            "target/release/ringpost config --default",
         ] {
             assert!(text.contains(words), "`{words}` is missing:\n{text}");
         }

@@ -171,7 +171,9 @@ fn take_lock(root: &Path) -> Result<File, String> {
     let file = file.map_err(|error| format!("lock: {error}"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err("is in use by another relay".to_owned()),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err("is in use by another relay: stop that one, or choose another place with --spool".to_owned())
+        }
         Err(error) => Err(format!("lock: {error}")),
     }
 }
@@ -207,7 +209,10 @@ mod tests {
     fn a_second_instance_is_kept_out() {
         let root = root();
         let _first = Layout::open(root.path()).unwrap();
-        assert!(refusal(root.path()).ends_with("is in use by another relay"));
+        assert!(
+            refusal(root.path())
+                .ends_with("is in use by another relay: stop that one, or choose another place with --spool")
+        );
     }
 
     #[test]
