@@ -23,6 +23,7 @@ pub mod storage;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use commit::{Committed, Log, LogOptions, LogStats, Note, Ticket};
 pub use error::{AppendError, Fence, SpoolError};

@@ -110,10 +110,13 @@ impl<J> Lane<J> {
     /// Whether one more connection should be opened now; counts it if so.
     pub fn open_connection(&mut self) -> bool {
         let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        // Each connection that is being opened will take a job, as one that waits for work does: one job must not open
+        // all the slots there are.
+        let coming = self.connections.saturating_sub(self.ready) + self.idle;
         let may = !self.paused && self.lease.rest_until.is_none();
-        let opening = may && self.connections < self.lease.slots && waiting > self.idle;
-        self.connections += u32::from(opening);
-        opening
+        let opens = may && self.connections < self.lease.slots && waiting > coming;
+        self.connections += u32::from(opens);
+        opens
     }
 
     /// Opens no connection until the next lease comes. Only where one is sure to come.
@@ -193,5 +196,69 @@ impl<J> Lane<J> {
     /// Connections open or opening.
     pub fn connections(&self) -> u32 {
         self.connections
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::PathId;
+    use crate::routing::{PathKind, PathLimits};
+    use std::time::Duration;
+
+    fn lane(slots: u32) -> Lane<u32> {
+        let limits = PathLimits {
+            connections: 10,
+            messages_per_connection: 100,
+            recipients_per_transaction: 10,
+            window: 100,
+            idle: Duration::from_secs(60),
+        };
+        let spec =
+            PathSpec { id: PathId(1), version: 1, name: String::new(), kind: PathKind::Discard, limits };
+        let mut lane = Lane::new(Arc::new(spec), true);
+        lane.set_lease(Lease { slots, rest_until: None, number: 1 });
+        lane
+    }
+
+    fn opened(lane: &mut Lane<u32>) -> usize {
+        std::iter::from_fn(|| lane.open_connection().then_some(())).count()
+    }
+
+    #[test]
+    fn a_job_opens_one_connection_however_often_it_is_looked_at_before_the_banner_comes() {
+        let mut lane = lane(4);
+        assert!(lane.arrive(ShardIndex(0), 1).is_ok());
+        assert_eq!((opened(&mut lane), opened(&mut lane)), (1, 0));
+        // A second job while the connection is still being opened needs one of its own.
+        assert!(lane.arrive(ShardIndex(0), 2).is_ok());
+        assert_eq!(opened(&mut lane), 1);
+        // The first could not be opened: its job must not wait for nobody.
+        lane.close_connection();
+        assert_eq!(opened(&mut lane), 1);
+    }
+
+    #[test]
+    fn a_burst_opens_all_slots_at_once_and_no_more() {
+        let mut lane = lane(4);
+        (0..20).for_each(|job| assert!(lane.arrive(ShardIndex(0), job).is_ok()));
+        assert_eq!(opened(&mut lane), 4);
+    }
+
+    #[test]
+    fn a_connection_that_waits_for_work_gets_the_job_and_a_busy_one_does_not() {
+        let mut lane = lane(4);
+        assert!(lane.arrive(ShardIndex(0), 1).is_ok());
+        assert_eq!(opened(&mut lane), 1);
+        lane.set_ready(true);
+        assert_eq!(lane.take(), Some(1));
+        assert!(lane.arrive(ShardIndex(0), 2).is_ok());
+        assert_eq!(opened(&mut lane), 1);
+        lane.set_ready(true);
+        assert_eq!(lane.take(), Some(2));
+        lane.finished();
+        lane.set_idle(true);
+        assert!(lane.arrive(ShardIndex(0), 3).is_ok());
+        assert_eq!(opened(&mut lane), 0);
     }
 }

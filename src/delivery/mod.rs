@@ -3,6 +3,7 @@
 //! * [`home`] decides how many connections a path may have and who has them. PURE.
 //! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers.
+//! * [`peer`] is what workers say to each other. PURE.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
 
@@ -14,6 +15,8 @@ pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;
 pub mod lane;
+#[cfg(feature = "runtime")]
+pub mod peer;
 #[cfg(test)]
 mod model;
 #[cfg(feature = "runtime")]

@@ -137,7 +137,7 @@ impl World {
             version: 1,
             name: "path".into(),
             kind: PathKind::Smtp { hosts: Vec::new() },
-            limits: self.limits.clone(),
+            limits: self.limits,
         })
     }
 
@@ -499,7 +499,9 @@ impl World {
             14..24 => drop(self.worker_hears_shard(shard, worker)),
             24..34 => drop(self.shard_hears(worker, shard)),
             34..42 => drop(self.worker_hears_peer(worker, usize::from(step.amount) % workers)),
-            42..52 => drop(self.complete(worker, path, usize::from(step.amount), step.amount % 4 != 0)),
+            42..52 => {
+                let _ = self.complete(worker, path, usize::from(step.amount), !step.amount.is_multiple_of(4));
+            }
             52 => self.fail(worker, path),
             53..55 => drop(self.tick(1)),
             55 => drop(self.cool()),

@@ -22,6 +22,7 @@ pub mod sleep;
 pub mod stream;
 #[cfg(feature = "runtime")]
 pub mod task;
+#[cfg(feature = "runtime")]
 pub mod tls;
 
 #[cfg(feature = "runtime")]

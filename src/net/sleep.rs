@@ -38,7 +38,7 @@ impl Sleep {
 mod tests {
     use super::*;
     use loom::sync::Arc;
-    use loom::thread;
+    use loom::thread as threads;
 
     /// The channel is a flag, and so is the bell: relaxed, so that nothing but the protocol orders them.
     #[test]
@@ -48,7 +48,7 @@ mod tests {
             let sent = Arc::new(AtomicBool::new(false));
             let sender = {
                 let (sleep, sent) = (sleep.clone(), sent.clone());
-                thread::spawn(move || {
+                threads::spawn(move || {
                     sent.store(true, Ordering::Relaxed);
                     sleep.must_ring()
                 })

@@ -9,7 +9,7 @@ use super::{CHANNEL_ROOM, Orders, StartError, system};
 use crate::config::Config;
 use crate::control::resolver::{self, ResolverCounters, ResolverHandle};
 use crate::delivery::job::Payload;
-use crate::delivery::pool::Peer;
+use crate::delivery::peer::Peer;
 use crate::exchange::{CONTROL_ROOM, ToShard, ToWorker};
 use crate::id::{ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;

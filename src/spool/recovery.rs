@@ -19,13 +19,19 @@
 //! *Nothing of ours* is zeros, or what an earlier use of a recycled file left, under another salt. *Traces* are the salt
 //! in the place of a batch header, or an intact record header within the reach of one batch.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::ops::Range;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use super::batch;
 use super::record::{self, Record, RecordError, Salt};
 use super::segment::{BATCHES_OFFSET, TRAILER_BYTES, Tail};
 use crate::id::Location;
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, RECORD_BYTES_MAX};
+
+const BLOCK: u32 = BLOCK_BYTES as u32;
 
 /// What stands where a batch is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +115,75 @@ pub struct Scan {
 /// Takes a record that is to be applied.
 pub type Sink<'a, E> = &'a mut dyn FnMut(&Record<'_>, Location) -> Result<(), E>;
 
+/// The bytes of a segment, a few at a time: a segment is far larger than what a restart may hold in memory.
+#[allow(async_fn_in_trait, reason = "one thread per role: futures never travel")]
+pub trait Source {
+    /// Why bytes could not be had.
+    type Error;
+
+    /// Bytes of the segment.
+    fn size(&self) -> u32;
+    /// All bytes of `range`, which is within the segment and at most [`BATCH_BYTES_MAX`] long.
+    async fn read(&mut self, range: Range<u32>) -> Result<&[u8], Self::Error>;
+}
+
+/// Why a segment was not read to its end.
+#[derive(Debug)]
+pub enum Halt<R, E> {
+    /// Its source failed.
+    Source(R),
+    /// The sink failed, or a record is intact and of a kind that must be known.
+    Sink(E),
+}
+
+struct Whole<'a>(&'a [u8]);
+
+impl Source for Whole<'_> {
+    type Error = Infallible;
+
+    fn size(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    async fn read(&mut self, range: Range<u32>) -> Result<&[u8], Infallible> {
+        Ok(&self.0[range.start as usize..range.end as usize])
+    }
+}
+
 /// Reads all batches of the segment `bytes` in order. Fails only if `sink` does, or if a record is intact and of a
 /// kind that must be known.
 pub fn scan<E: From<RecordError>>(bytes: &[u8], frame: &Frame, sink: Sink<'_, E>) -> Result<Scan, E> {
-    Scanner::new(bytes, frame).run(sink)
+    let mut source = Whole(bytes);
+    let scanning = pin!(scan_source(&mut source, frame, sink));
+    match scanning.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(scanned) => scanned.map_err(|halt| match halt {
+            Halt::Source(never) => match never {},
+            Halt::Sink(error) => error,
+        }),
+        Poll::Pending => unreachable!("nothing waits for bytes in memory"),
+    }
 }
 
-struct Scanner<'a> {
-    bytes: &'a [u8],
+/// As [`scan`], of a segment that comes in pieces. Without damage it reads each byte about once, in order.
+pub async fn scan_source<S: Source, E: From<RecordError>>(
+    source: &mut S,
+    frame: &Frame,
+    sink: Sink<'_, E>,
+) -> Result<Scan, Halt<S::Error, E>> {
+    Scanner::new(source, frame).run(sink).await
+}
+
+/// What stands at a place, as far as one batch reaches.
+struct Look {
+    found: Found,
+    /// Its header, if it is the expected one.
+    header: Option<batch::Header>,
+    /// Where the bytes end that a torn batch has left; the place itself if there is nothing of ours.
+    traces_end: u32,
+}
+
+struct Scanner<'a, S> {
+    source: &'a mut S,
     frame: &'a Frame,
     /// Where batches may stand at most.
     limit: u32,
@@ -124,25 +191,28 @@ struct Scanner<'a> {
     scan: Scan,
 }
 
-impl<'a> Scanner<'a> {
-    fn new(bytes: &'a [u8], frame: &'a Frame) -> Self {
-        let whole = (bytes.len() / BLOCK_BYTES * BLOCK_BYTES) as u32;
+impl<'a, S: Source> Scanner<'a, S> {
+    fn new(source: &'a mut S, frame: &'a Frame) -> Self {
+        let whole = source.size() / BLOCK * BLOCK;
         let limit = frame.end.map_or(whole.saturating_sub(TRAILER_BYTES), |end| end.offset.min(whole));
         let batch = frame.first_batch.map_or(0, |first| first.saturating_sub(1));
         let tail = Tail { segment: frame.segment, offset: BATCHES_OFFSET, batch };
         let scan = Scan { tail, next_message: 0, oldest: 0, damage: Vec::new() };
-        Self { bytes, frame, limit, expected: frame.first_batch, scan }
+        Self { source, frame, limit, expected: frame.first_batch, scan }
     }
 
-    fn run<E: From<RecordError>>(mut self, sink: Sink<'_, E>) -> Result<Scan, E> {
+    async fn run<E: From<RecordError>>(mut self, sink: Sink<'_, E>) -> Result<Scan, Halt<S::Error, E>> {
         let mut at = BATCHES_OFFSET;
         while at < self.limit {
-            let (found, header) = self.look(at);
-            let (later, proven) = if found == Found::Whole { (None, true) } else { self.evidence(at) };
+            let Look { found, header, traces_end } = self.look(at).await.map_err(Halt::Source)?;
+            let (later, proven) = match found {
+                Found::Whole => (None, true),
+                _ => self.evidence(at).await.map_err(Halt::Source)?,
+            };
             let until = match decide(found, proven, later.is_some()) {
                 Action::Apply => {
                     let header = header.expect("a whole batch has a header");
-                    self.apply(at, &header, sink)?;
+                    self.apply(at, &header, sink).await?;
                     self.advance(&header);
                     at + header.blocks_bytes() as u32
                 }
@@ -150,22 +220,22 @@ impl<'a> Scanner<'a> {
                     let header = header.expect("the header is intact");
                     self.advance(&header);
                     let until = (at + header.blocks_bytes() as u32).min(self.limit);
-                    self.salvage(at..until, sink)?;
+                    self.salvage(at..until, sink).await?;
                     until
                 }
                 Action::SalvageToNext => {
                     let later = later.expect("a later batch was seen");
                     self.expected = Some(later.sequence);
-                    self.salvage(at..later.offset, sink)?;
+                    self.salvage(at..later.offset, sink).await?;
                     later.offset
                 }
                 Action::SalvageToEnd => {
-                    self.salvage(at..self.limit, sink)?;
+                    self.salvage(at..self.limit, sink).await?;
                     self.limit
                 }
                 Action::End => break,
                 Action::Torn => {
-                    let until = self.traces_end(at).max(at + BLOCK_BYTES as u32);
+                    let until = traces_end.max(at + BLOCK);
                     self.scan.damage.push(Damage { range: at..until, torn: true, salvaged: 0 });
                     break;
                 }
@@ -179,51 +249,49 @@ impl<'a> Scanner<'a> {
         Ok(self.scan)
     }
 
-    fn header_at(&self, at: u32) -> Option<batch::Header> {
-        batch::Header::decode(&self.bytes[at as usize..], self.frame.salt, at)
+    /// As many bytes from `at` on as a batch can have, up to `end`.
+    async fn reach(&mut self, at: u32, end: u32) -> Result<&[u8], S::Error> {
+        self.source.read(at..end.min(at.saturating_add(BATCH_BYTES_MAX as u32))).await
     }
 
-    fn look(&self, at: u32) -> (Found, Option<batch::Header>) {
-        let header =
-            self.header_at(at).filter(|h| self.expected.is_none_or(|expected| h.sequence == expected));
-        match header {
-            Some(header) if header.is_whole(&self.bytes[at as usize..], self.frame.salt) => {
-                (Found::Whole, Some(header))
-            }
-            Some(header) => (Found::HeaderOnly, Some(header)),
-            None if self.traces_end(at) > at => (Found::Traces, None),
-            None => (Found::Nothing, None),
+    async fn look(&mut self, at: u32) -> Result<Look, S::Error> {
+        let (salt, expected, limit) = (self.frame.salt, self.expected, self.limit);
+        let bytes = self.reach(at, self.source.size()).await?;
+        let intact = batch::Header::decode(bytes, salt, at);
+        let header = intact.filter(|h| expected.is_none_or(|expected| h.sequence == expected));
+        if header.is_some_and(|header| header.is_whole(bytes, salt)) {
+            return Ok(Look { found: Found::Whole, header, traces_end: at });
         }
+        let window = &bytes[..bytes.len().min((limit - at) as usize)];
+        let traces_end = traces_end(window, at, intact.as_ref(), salt).min(limit);
+        let found = match header {
+            Some(_) => Found::HeaderOnly,
+            None if traces_end > at => Found::Traces,
+            None => Found::Nothing,
+        };
+        Ok(Look { found, header, traces_end })
     }
 
     /// The next intact batch header behind `at`, and whether what stands at `at` was acknowledged.
-    fn evidence(&self, at: u32) -> (Option<batch::Header>, bool) {
+    async fn evidence(&mut self, at: u32) -> Result<(Option<batch::Header>, bool), S::Error> {
         // Without a known first sequence any watermark proves that something stood here.
-        let expected = self.expected.unwrap_or(1);
-        let later = (at + BLOCK_BYTES as u32..self.limit)
-            .step_by(BLOCK_BYTES)
-            .filter_map(|at| self.header_at(at))
-            .find(|header| header.sequence > expected || self.expected.is_none());
-        let proven = self.frame.end.is_some() || later.as_ref().is_some_and(|h| h.durable >= expected);
-        (later, proven)
-    }
-
-    /// Where the bytes end that a torn batch at `at` has left; `at` if there is nothing of ours.
-    fn traces_end(&self, at: u32) -> u32 {
-        let start = at as usize;
-        let window =
-            &self.bytes[start..self.bytes.len().min(start + BATCH_BYTES_MAX).min(self.limit as usize)];
-        let salted = batch::Header::bears_salt(window, self.frame.salt);
-        let header = self.header_at(at).map_or(0, |header| header.blocks_bytes());
-        let mut end = header.max(if salted { BLOCK_BYTES } else { 0 });
-        for offset in (0..window.len()).step_by(record::ALIGN_BYTES) {
-            if record::Header::claims(&window[offset..], (start + offset) as u32)
-                && let Ok(header) = record::Header::decode(&window[offset..], self.frame.salt)
-            {
-                end = end.max(offset + header.bytes());
-            }
+        let (after, expected) = (self.expected, self.expected.unwrap_or(1));
+        let (salt, end) = (self.frame.salt, self.limit.next_multiple_of(BLOCK));
+        let mut later = None;
+        // From `at` on, though that block is known, so that the source need not move for what is near.
+        let mut next = at;
+        while later.is_none() && next < end {
+            let bytes = self.reach(next, end).await?;
+            later = (next..)
+                .step_by(BLOCK_BYTES)
+                .zip(bytes.chunks(BLOCK_BYTES))
+                .filter(|(place, _)| *place > at)
+                .filter_map(|(place, block)| batch::Header::decode(block, salt, place))
+                .find(|header| header.sequence > expected || after.is_none());
+            next += bytes.len() as u32;
         }
-        (start + end).next_multiple_of(BLOCK_BYTES).min(self.limit as usize) as u32
+        let proven = self.frame.end.is_some() || later.as_ref().is_some_and(|h| h.durable >= expected);
+        Ok((later, proven))
     }
 
     fn advance(&mut self, header: &batch::Header) {
@@ -233,47 +301,75 @@ impl<'a> Scanner<'a> {
         self.scan.oldest = self.scan.oldest.max(header.oldest);
     }
 
-    fn apply<E: From<RecordError>>(
+    async fn apply<E: From<RecordError>>(
         &mut self,
         at: u32,
         header: &batch::Header,
         sink: Sink<'_, E>,
-    ) -> Result<(), E> {
-        let end = at as usize + header.bytes as usize;
-        let mut offset = at as usize + batch::HEADER_BYTES;
-        while offset < end {
-            let record = Record::decode(&self.bytes[offset..end], self.frame.salt, offset as u32)?;
+    ) -> Result<(), Halt<S::Error, E>> {
+        let (segment, salt) = (self.frame.segment, self.frame.salt);
+        let batch = self.source.read(at..at + header.bytes).await.map_err(Halt::Source)?;
+        let mut done = batch::HEADER_BYTES;
+        while done < batch.len() {
+            let offset = at + done as u32;
+            let record = Record::decode(&batch[done..], salt, offset);
+            let record = record.map_err(|error| Halt::Sink(error.into()))?;
             let bytes = record.header.bytes();
-            sink(
-                &record,
-                Location { segment: self.frame.segment, offset: offset as u32, bytes: bytes as u32 },
-            )?;
-            offset += record::padded(bytes);
+            sink(&record, Location { segment, offset, bytes: bytes as u32 }).map_err(Halt::Sink)?;
+            done += record::padded(bytes);
         }
         Ok(())
     }
 
-    fn salvage<E: From<RecordError>>(&mut self, range: Range<u32>, sink: Sink<'_, E>) -> Result<(), E> {
-        let (mut at, end) = (range.start as usize, range.end as usize);
+    async fn salvage<E: From<RecordError>>(
+        &mut self,
+        range: Range<u32>,
+        sink: Sink<'_, E>,
+    ) -> Result<(), Halt<S::Error, E>> {
+        let (segment, salt, end) = (self.frame.segment, self.frame.salt, range.end);
+        let mut at = range.start;
         let mut salvaged = 0;
-        while at + record::HEADER_BYTES <= end {
-            match Record::decode(&self.bytes[at..end], self.frame.salt, at as u32) {
-                Ok(record) => {
-                    let bytes = record.header.bytes();
-                    sink(
-                        &record,
-                        Location { segment: self.frame.segment, offset: at as u32, bytes: bytes as u32 },
-                    )?;
-                    salvaged += 1;
-                    at += record::padded(bytes);
+        while at + record::HEADER_BYTES as u32 <= end {
+            let bytes = self.reach(at, end).await.map_err(Halt::Source)?;
+            // A record that may go on behind the piece is looked at in the next one.
+            let last = at as usize + bytes.len() == end as usize;
+            let least = if last { record::HEADER_BYTES } else { RECORD_BYTES_MAX };
+            let mut done = 0;
+            while done + least <= bytes.len() {
+                let offset = at + done as u32;
+                match Record::decode(&bytes[done..], salt, offset) {
+                    Ok(record) => {
+                        let bytes = record.header.bytes();
+                        sink(&record, Location { segment, offset, bytes: bytes as u32 })
+                            .map_err(Halt::Sink)?;
+                        salvaged += 1;
+                        done += record::padded(bytes);
+                    }
+                    Err(RecordError::Damaged) => done += record::ALIGN_BYTES,
+                    Err(unknown) => return Err(Halt::Sink(unknown.into())),
                 }
-                Err(RecordError::Damaged) => at += record::ALIGN_BYTES,
-                Err(unknown) => return Err(unknown.into()),
             }
+            at += done as u32;
         }
         self.scan.damage.push(Damage { range, torn: false, salvaged });
         Ok(())
     }
+}
+
+/// Where the bytes end that a torn batch at `at` has left in `window`, which starts there, in whole blocks; `at` if
+/// there is nothing of ours.
+fn traces_end(window: &[u8], at: u32, header: Option<&batch::Header>, salt: Salt) -> u32 {
+    let salted = batch::Header::bears_salt(window, salt);
+    let header = header.map_or(0, batch::Header::blocks_bytes);
+    let mut end = header.max(if salted { BLOCK_BYTES } else { 0 });
+    for offset in (0..window.len()).step_by(record::ALIGN_BYTES) {
+        if record::Header::claims(&window[offset..], at + offset as u32)
+            && let Ok(header) = record::Header::decode(&window[offset..], salt)
+        {
+            end = end.max(offset + header.bytes());
+        }
+    }
+    (at as usize + end).next_multiple_of(BLOCK_BYTES) as u32
 }
 
 #[cfg(test)]

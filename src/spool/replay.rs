@@ -6,6 +6,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Weak;
 
@@ -14,23 +16,24 @@ use super::committer::write_header;
 use super::error::{Fence, Refusal, SpoolError};
 use super::meta;
 use super::record::{self, Kind, RecordError, Salt};
-use super::recovery::{self, Damage, Frame};
+use super::recovery::{self, Damage, Frame, Halt, Source};
 use super::ring::{Ring, Segment, Spare};
 use super::segment::{
     BATCHES_OFFSET, Footer, FooterBuilder, Header, HeaderError, TRAILER_BYTES, Tail, read_footer,
 };
 use super::state::{Head, State};
 use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
+use super::window::Window;
 use crate::envelope::Envelope;
 use crate::id::{Location, MessageId, PartId};
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use crate::outcome::{Bounced, LegState, Outcome};
 
 /// Message sequences skipped by a restart: ids given out since the last durable batch may stand in replies and logs.
 const IDS_SKIPPED: u64 = 1 << 20;
 /// Smallest segment that works at all, bytes; the configuration asks for more.
 pub const SEGMENT_BYTES_MIN: u32 = 16 * BLOCK_BYTES as u32;
-/// Largest segment, bytes: a restart holds one in memory.
+/// Largest segment, bytes: offsets are 32 bits wide, and a restart reads the newest one whole.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
 /// A record of the last run, in log order.
@@ -169,7 +172,7 @@ pub(super) fn spare_path(dir: &str, number: u32) -> String {
 }
 
 impl<S: Storage> Replay<S> {
-    fn disk(&self, doing: &'static str, path: &str) -> impl FnOnce(std::io::Error) -> SpoolError {
+    fn disk(&self, doing: &'static str, path: &str) -> impl FnOnce(io::Error) -> SpoolError {
         let path = path.to_owned();
         move |source| SpoolError::Disk { doing, path, source }
     }
@@ -260,20 +263,12 @@ impl<S: Storage> Replay<S> {
     async fn learn_oldest(&mut self, opened: &[Found<S>]) -> Result<(), SpoolError> {
         let Some(newest) = opened.iter().rev().find(|found| found.salt().is_some()) else { return Ok(()) };
         let Some(frame) = self.frame(newest, None) else { return Ok(()) };
-        let bytes = self.read_whole(newest).await?;
-        let scan = recovery::scan::<Refusal>(&bytes, &frame, &mut |_, _| Ok(()));
-        let scan = scan.map_err(|refusal| unreadable(&newest.path, &refusal))?;
+        let mut sink = |_: &record::Record<'_>, _| Ok::<(), Refusal>(());
+        let mut window = Window::new(&newest.file, newest.size);
+        let scan = recovery::scan_source(&mut window, &frame, &mut sink).await;
+        let scan = scan.map_err(|halt| halted(&newest.path, halt))?;
         self.oldest = self.oldest.max(scan.oldest);
         Ok(())
-    }
-
-    async fn read_whole(&self, found: &Found<S>) -> Result<Vec<u8>, SpoolError> {
-        let read = read_range(&found.file, 0, found.size as usize).await;
-        let bytes = read.map_err(self.disk("read", &found.path))?;
-        if bytes.len() == found.size as usize {
-            return Ok(bytes);
-        }
-        Err(self.disk("read", &found.path)(std::io::ErrorKind::UnexpectedEof.into()))
     }
 
     fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
@@ -307,14 +302,14 @@ impl<S: Storage> Replay<S> {
             return Ok(trailer.tail);
         }
         self.report.scanned += 1;
-        let bytes = self.read_whole(found).await?;
-        let scan = recovery::scan::<Refusal>(&bytes, &frame, &mut |record, at| {
-            self.apply_record(&record.header, record.meta, at, apply)
-        });
-        let scan = scan.map_err(|refusal| unreadable(&found.path, &refusal))?;
+        let mut sink =
+            |record: &record::Record<'_>, at| self.apply_record(&record.header, record.meta, at, apply);
+        let mut window = Window::new(&found.file, found.size);
+        let scan = recovery::scan_source(&mut window, &frame, &mut sink).await;
+        let scan = scan.map_err(|halt| halted(&found.path, halt))?;
         self.next_message = self.next_message.max(scan.next_message);
         for damage in scan.damage {
-            self.set_aside(found, &damage, &bytes).await;
+            self.set_aside(found, &damage).await;
             self.report.damage.push((found.number, damage));
         }
         Ok(Some(scan.tail))
@@ -394,26 +389,37 @@ impl<S: Storage> Replay<S> {
     }
 
     /// Copies damaged bytes to `damaged/`. Best effort: a full disk must not keep mail from being delivered.
-    async fn set_aside(&mut self, found: &Found<S>, damage: &Damage, bytes: &[u8]) {
-        let range = damage.range.start as usize..damage.range.end as usize;
+    async fn set_aside(&mut self, found: &Found<S>, damage: &Damage) {
         let what = if damage.torn { "torn" } else { "rot" };
-        let part = self.part.0;
-        let path = format!("damaged/part-{part:05}-segment-{:010}-at-{}.{what}", found.number, range.start);
-        let mut buffer = self.storage.buffer(range.len().next_multiple_of(BLOCK_BYTES));
-        buffer.as_bytes_mut().fill(0);
-        buffer.as_bytes_mut()[..range.len()].copy_from_slice(&bytes[range]);
-        let written = async {
-            match self.storage.create(&path).await {
-                Ok(file) => file.write_at(buffer, 0).await,
-                // Set aside by an earlier start.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-                Err(error) => Err(error),
-            }?;
-            self.storage.sync_dir("damaged").await
-        };
-        if written.await.is_err() {
+        let (part, start) = (self.part.0, damage.range.start);
+        let path = format!("damaged/part-{part:05}-segment-{:010}-at-{start}.{what}", found.number);
+        if self.copy_out(found, &damage.range, &path).await.is_err() {
             self.report.copies_failed += 1;
         }
+    }
+
+    async fn copy_out(&self, found: &Found<S>, range: &Range<u32>, path: &str) -> io::Result<()> {
+        let file = match self.storage.create(path).await {
+            // Set aside by an earlier start, which may have ended on the way.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let file = self.storage.open(path).await?;
+                if file.size().await? >= range.len() as u64 {
+                    return Ok(());
+                }
+                file
+            }
+            created => created?,
+        };
+        let mut window = Window::new(&found.file, found.size);
+        for at in range.clone().step_by(BATCH_BYTES_MAX) {
+            let bytes = window.read(at..range.end.min(at + BATCH_BYTES_MAX as u32)).await?;
+            let mut buffer = self.storage.buffer(bytes.len().next_multiple_of(BLOCK_BYTES));
+            let (copy, padding) = buffer.as_bytes_mut().split_at_mut(bytes.len());
+            copy.copy_from_slice(bytes);
+            padding.fill(0);
+            file.write_at(buffer, u64::from(at - range.start)).await?;
+        }
+        self.storage.sync_dir("damaged").await
     }
 
     async fn discard(&self, paths: &[String]) -> Result<(), SpoolError> {
@@ -509,6 +515,13 @@ fn unreadable(path: &str, refusal: &Refusal) -> SpoolError {
     SpoolError::Unreadable { path: path.to_owned(), reason: refusal.to_string() }
 }
 
+fn halted(path: &str, halt: Halt<io::Error, Refusal>) -> SpoolError {
+    match halt {
+        Halt::Source(source) => SpoolError::Disk { doing: "read", path: path.to_owned(), source },
+        Halt::Sink(refusal) => unreadable(path, &refusal),
+    }
+}
+
 /// Makes the file of a segment under its final name, with a header that says prepared: from the freed file `old`, which
 /// must have the right size, or else new and filled with zeros.
 pub(super) async fn make_spare<S: Storage>(
@@ -516,7 +529,7 @@ pub(super) async fn make_spare<S: Storage>(
     dir: &str,
     header: &Header,
     old: Option<&str>,
-) -> std::io::Result<Spare<S>> {
+) -> io::Result<Spare<S>> {
     let path = spare_path(dir, header.segment);
     let file = match old {
         Some(old) => {
@@ -527,7 +540,7 @@ pub(super) async fn make_spare<S: Storage>(
         }
         None => {
             if let Err(error) = storage.remove(&path).await
-                && error.kind() != std::io::ErrorKind::NotFound
+                && error.kind() != io::ErrorKind::NotFound
             {
                 return Err(error);
             }
@@ -542,7 +555,7 @@ pub(super) async fn make_spare<S: Storage>(
     Ok(Spare { number: header.segment, salt: header.salt, file: Rc::new(file) })
 }
 
-async fn fill_with_zeros<S: Storage>(storage: &S, file: &S::File, size: u32) -> std::io::Result<()> {
+async fn fill_with_zeros<S: Storage>(storage: &S, file: &S::File, size: u32) -> io::Result<()> {
     const PIECE: u32 = 1 << 20;
     let mut at = 0;
     while at < size {

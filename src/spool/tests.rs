@@ -9,6 +9,7 @@ use super::error::AppendError;
 use super::storage::memory::{Fault, MemoryDisk};
 use super::testing::*;
 use crate::id::{Location, MessageId};
+use crate::limits::BATCH_BYTES_MAX;
 use crate::outcome::{Bounced, Verdict};
 
 const SEGMENT: u32 = 128 * 1024;
@@ -482,4 +483,58 @@ fn a_stale_segment_put_back_and_a_missing_one_are_seen() {
     let gone = disk.without("part-00001/segment-0000000002");
     let (_, report, _) = open(&Executor::new(&gone), &gone, SEGMENT, 9).unwrap();
     assert_eq!(report.missing, [2], "{report:?}");
+}
+
+/// A log of long messages on a disk whose first segment is full up to about three quarters.
+fn long_log(segment_bytes: u32) -> (MemoryDisk, Model) {
+    let (disk, executor, log, model, journal) = fresh(segment_bytes);
+    for _ in 0..4 {
+        let (handle, on, queue, notes) = (log.clone(), disk.clone(), model.clone(), journal.clone());
+        executor.spawn(async move {
+            // No divisor of a piece, so that records lie across the ends of pieces.
+            for _ in 0..segment_bytes / 4 / 80_000 {
+                accept(&handle, &on, &queue, &notes, 60_001).await.unwrap();
+            }
+        });
+    }
+    executor.settle();
+    (disk.copy(), model)
+}
+
+#[test]
+fn a_restart_reads_a_large_segment_in_pieces_and_at_most_twice() {
+    const LARGE: u32 = 24 << 20;
+    let (disk, model) = long_log(LARGE);
+    assert!(model.ids().len() > 250);
+    let (_, report, recovered) = open(&Executor::new(&disk), &disk, LARGE, 9).unwrap();
+    assert!(report.scanned == 1 && report.damage.is_empty(), "{report:?}");
+    assert_eq!(*recovered.0.borrow(), *model.0.borrow());
+    let reads = disk.reads();
+    assert!(reads.most <= BATCH_BYTES_MAX, "{reads:?}");
+    assert!(reads.all <= 2 * LARGE as usize + (1 << 20), "{reads:?}");
+}
+
+#[test]
+fn records_of_a_damaged_range_longer_than_a_piece_are_salvaged_across_its_ends() {
+    const LARGE: u32 = 8 << 20;
+    let path = "part-00001/segment-0000000001";
+    let (disk, model) = long_log(LARGE);
+    // The next segment names the end of the first: from now on what is in it is proven.
+    drop(open(&Executor::new(&disk), &disk, LARGE, 9).unwrap());
+    let mut bytes = disk.contents(path).unwrap();
+    let intact = bytes.clone();
+    for block in bytes[8192..].chunks_mut(4096).filter(|block| block[8..12] == *b"RPb1") {
+        block[..64].fill(0);
+    }
+    let changed = (0..bytes.len()).filter(|at| bytes[*at] != intact[*at]).count();
+    assert!(changed > 20, "there were batches: {changed}");
+    disk.put(path, bytes.clone());
+    let (_, report, recovered) = open(&Executor::new(&disk), &disk, LARGE, 10).unwrap();
+    assert_eq!(*recovered.0.borrow(), *model.0.borrow());
+    let [(1, damage)] = report.damage.as_slice() else { panic!("{report:?}") };
+    assert!(!damage.torn && damage.salvaged as usize == model.ids().len(), "{damage:?}");
+    assert!(damage.range.len() > 4 * BATCH_BYTES_MAX && report.copies_failed == 0, "{report:?}");
+    let copy = disk.contents("damaged/part-00001-segment-0000000001-at-8192.rot").unwrap();
+    assert!(copy == bytes[damage.range.start as usize..damage.range.end as usize], "the copy is whole");
+    assert!(disk.reads().most <= BATCH_BYTES_MAX, "{:?}", disk.reads());
 }

@@ -93,7 +93,7 @@ impl Load {
 fn parse(options: &str) -> ringpost_load::options::RunCommand {
     let words = ["ringpost-load", "run", "--duration", "600"].into_iter().chain(options.split_whitespace());
     match Options::try_parse_from(words).expect("valid options").command {
-        Command::Run(command) => command,
+        Command::Run(command) => *command,
         _ => unreachable!("`run` was said"),
     }
 }

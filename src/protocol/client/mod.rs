@@ -446,14 +446,22 @@ impl Client {
         true
     }
 
-    /// Asks for TLS; the session must be idle, TLS offered and not yet in use.
+    /// Asks for TLS; the session must be idle, TLS offered and not yet in use. Nothing happens if the session is over:
+    /// the remote may have closed it behind its offer, which a later event tells.
     pub fn start_tls(&mut self) {
+        if self.state == State::Over {
+            return;
+        }
         assert!(self.state == State::Ready && self.is_idle(), "STARTTLS is sent on an idle session");
         self.issue(Expect::StartTls, |_, out| out.extend_from_slice(b"STARTTLS\r\n"));
     }
 
-    /// The handshake is done. All that was said in the clear is forgotten (RFC 3207 §4.2): EHLO goes out again.
+    /// The handshake is done. All that was said in the clear is forgotten (RFC 3207 §4.2): EHLO goes out again,
+    /// unless the session is over.
     pub fn tls_established(&mut self) {
+        if self.state == State::Over {
+            return;
+        }
         assert!(self.state == State::Handshake, "TLS comes after Event::TlsWanted");
         self.say_hello(Expect::Ehlo);
     }

@@ -366,3 +366,18 @@ fn tls_forgets_what_was_said_in_the_clear() {
     client.handle(b"250-mx\r\n250 SIZE\r\n").unwrap();
     assert_eq!(*client.capabilities(), Capabilities { size: Some(0), ..Capabilities::default() });
 }
+
+#[test]
+fn a_remote_that_closes_behind_its_offer_of_tls_ends_the_session_only() {
+    let mut client = opened("220 hi\r\n|250-mx\r\n250 STARTTLS\r\n");
+    client.start_tls();
+    client.handle(b"220 go\r\n421 bye\r\n").unwrap();
+    assert_eq!(client.poll_event(), Some(Event::TlsWanted));
+    client.tls_established();
+    assert!(matches!(client.poll_event(), Some(Event::Closing(_))) && client.is_idle());
+
+    let mut client = opened("220 hi\r\n|250-mx\r\n250 STARTTLS\r\n421 bye\r\n");
+    client.output().clear();
+    client.start_tls();
+    assert!(client.output().is_empty() && client.waiting_for() == Stage::Idle);
+}

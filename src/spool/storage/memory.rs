@@ -51,6 +51,15 @@ pub struct Fault {
     pub sticky: bool,
 }
 
+/// What was read from files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reads {
+    /// Most bytes asked for at once.
+    pub most: usize,
+    /// Bytes asked for, all calls together.
+    pub all: usize,
+}
+
 #[derive(Default)]
 struct Disk {
     names: BTreeMap<String, usize>,
@@ -64,6 +73,7 @@ struct Disk {
     now: Moment,
     sleepers: Vec<(Moment, Waker)>,
     free: u64,
+    reads: Reads,
 }
 
 /// A disk; clones share it.
@@ -110,6 +120,11 @@ impl MemoryDisk {
     /// Calls so far.
     pub fn call_count(&self) -> u64 {
         self.disk.borrow().calls
+    }
+
+    /// What was read so far.
+    pub fn reads(&self) -> Reads {
+        self.disk.borrow().reads
     }
 
     /// Lets calls fail.
@@ -364,7 +379,8 @@ impl StorageFile for MemoryFile {
 
     async fn read_at(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         self.disk.call()?;
-        let disk = self.disk.disk.borrow();
+        let mut disk = self.disk.disk.borrow_mut();
+        disk.reads = Reads { most: disk.reads.most.max(bytes), all: disk.reads.all + bytes };
         let file = lock(&disk.files[self.file]);
         let start = (offset as usize).min(file.len());
         Ok(file[start..(start + bytes).min(file.len())].to_vec())
