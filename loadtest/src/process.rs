@@ -23,16 +23,13 @@ pub struct Usage {
 struct Stat {
     pid: u32,
     parent: u32,
+    group: u32,
     ticks: u64,
 }
 
 /// Reads the tree below `pid`; `None` if it is not running.
 pub fn usage(pid: u32) -> Option<Usage> {
-    let read = |entry: fs::DirEntry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-    };
-    let all: Vec<Stat> = fs::read_dir("/proc").ok()?.flatten().filter_map(read).collect();
+    let all = all()?;
     let root = all.iter().position(|stat| stat.pid == pid)?;
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     let mut usage = Usage::default();
@@ -45,6 +42,22 @@ pub fn usage(pid: u32) -> Option<Usage> {
         }
     }
     Some(usage)
+}
+
+/// The process groups that `pid` and its descendants lead: some servers leave the group they were started in.
+pub fn groups(pid: u32) -> Vec<u32> {
+    let all = all().unwrap_or_default();
+    let Some(root) = all.iter().position(|stat| stat.pid == pid) else { return Vec::new() };
+    // Only leaders in the tree: a group led by somebody else is somebody else's.
+    tree(&all, root).iter().filter(|stat| stat.group == stat.pid).map(|stat| stat.pid).collect()
+}
+
+fn all() -> Option<Vec<Stat>> {
+    let read = |entry: fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    };
+    Some(fs::read_dir("/proc").ok()?.flatten().filter_map(read).collect())
 }
 
 fn tree(all: &[Stat], root: usize) -> Vec<Stat> {
@@ -61,9 +74,10 @@ fn parse_stat(pid: u32, text: &str) -> Option<Stat> {
     // The name stands in parentheses and may hold blanks and parentheses itself.
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    // proc(5): field 4 is the parent, 14 to 17 are utime, stime, cutime, cstime; field 3 is our index 0.
+    // proc(5): field 4 is the parent, 5 the process group, 14 to 17 are utime, stime, cutime, cstime; field 3 is our index 0.
     let ticks = (11..=14).map(number).sum::<Option<u64>>()?;
-    Some(Stat { pid, parent: u32::try_from(number(1)?).ok()?, ticks })
+    let id = |index: usize| u32::try_from(number(index)?).ok();
+    Some(Stat { pid, parent: id(1)?, group: id(2)?, ticks })
 }
 
 fn status_bytes(status: &str, name: &str) -> u64 {
@@ -78,14 +92,14 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_shift_the_fields() {
         let text = "42 (a) b (c)) S 7 1 1 0 -1 0 0 0 0 0 100 20 3 4 20 0 1 0";
-        assert_eq!(parse_stat(42, text), Some(Stat { pid: 42, parent: 7, ticks: 127 }));
+        assert_eq!(parse_stat(42, text), Some(Stat { pid: 42, parent: 7, group: 1, ticks: 127 }));
         assert_eq!(parse_stat(42, "42 (x) S 7"), None);
         assert_eq!(parse_stat(42, ""), None);
     }
 
     #[test]
     fn a_tree_holds_descendants_and_nobody_else() {
-        let stat = |pid, parent| Stat { pid, parent, ticks: 1 };
+        let stat = |pid, parent| Stat { pid, parent, group: pid, ticks: 1 };
         let all = [stat(1, 0), stat(5, 1), stat(6, 5), stat(7, 6), stat(8, 1)];
         let pids: Vec<u32> = tree(&all, 1).iter().map(|stat| stat.pid).collect();
         assert_eq!(pids, [5, 6, 7]);

@@ -64,6 +64,18 @@ fn a_started_relay_is_stopped_and_a_missed_bound_is_an_exit_code() -> Result<(),
 }
 
 #[test]
+fn a_relay_that_leaves_its_process_group_is_stopped_too() -> Result<(), Failure> {
+    let (target, sink) = (free()?, free()?);
+    // The shell stays, and what listens makes itself the leader of a session, as Postfix's master does.
+    let relay = format!("sh -c 'setsid {PROGRAM} sink --listen {{target}}; true'");
+    let arguments = ["run", "--target", &target, "--sink", &sink, "--relay", &relay, "--messages", "5"];
+    let output = load(&[&arguments[..], &["--drain-timeout", "0"]].concat())?;
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(TcpListener::bind(&target).is_ok(), "the relay is gone");
+    Ok(())
+}
+
+#[test]
 fn a_relay_that_forgets_is_found_out_by_killing_it() -> Result<(), Failure> {
     let (target, sink) = (free()?, free()?);
     let relay = format!("{PROGRAM} sink --listen {{target}}");

@@ -1,5 +1,5 @@
-//! A relay that is started, watched, stopped and killed for a run: a process group of its own, so that all of its
-//! processes are reached and nobody else's.
+//! A relay that is started, watched, stopped and killed for a run: in a process group of its own, so that its processes
+//! are reached and nobody else's. Groups that its descendants lead count as its own: Postfix's master makes itself one.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+
+use crate::process;
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -104,27 +106,42 @@ impl Relay {
     /// SIGTERM, then SIGKILL if it does not stop. Says how long it took.
     pub fn stop(mut self) -> io::Result<Duration> {
         let begun = Instant::now();
-        self.signal(Signal::TERM);
-        while self.child.try_wait()?.is_none() && begun.elapsed() < STOP {
+        let groups = self.groups();
+        signal(&groups, Signal::TERM);
+        while begun.elapsed() < STOP {
+            let ended = self.child.try_wait()?.is_some();
+            if ended && !groups.iter().any(|group| test_kill_process_group(*group).is_ok()) {
+                break;
+            }
             std::thread::sleep(LOOK);
         }
-        self.kill()?;
+        signal(&groups, Signal::KILL);
+        self.child.wait()?;
+        self.alive = false;
         Ok(begun.elapsed())
     }
 
-    /// SIGKILL to the whole group.
+    /// SIGKILL to all of it.
     pub fn kill(&mut self) -> io::Result<()> {
-        self.signal(Signal::KILL);
+        signal(&self.groups(), Signal::KILL);
         self.child.wait()?;
         self.alive = false;
         Ok(())
     }
 
-    fn signal(&self, signal: Signal) {
-        // The group may be gone already, which is what is wanted.
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process_group(group, signal);
-        }
+    /// Its own group first; those of its descendants can only be found while it lives.
+    fn groups(&self) -> Vec<Pid> {
+        let own = self.child.id();
+        let others = process::groups(own).into_iter().filter(|group| *group != own);
+        let pid = |id: u32| i32::try_from(id).ok().and_then(Pid::from_raw);
+        std::iter::once(own).chain(others).filter_map(pid).collect()
+    }
+}
+
+fn signal(groups: &[Pid], signal: Signal) {
+    for group in groups {
+        // It may be gone already, which is what is wanted.
+        let _ = kill_process_group(*group, signal);
     }
 }
 
