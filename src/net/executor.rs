@@ -10,8 +10,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// Memory locked by one executor's rings, bytes: what the kernel charges to RLIMIT_MEMLOCK before 5.12, and what
 /// glommio insists on. GLOMMIO asks for at least 512 KiB.
 pub const MEMLOCK_PER_EXECUTOR: u64 = 512 * 1024;
-/// Registered I/O memory of one executor, bytes: two batches of 1 MiB and room for reads.
-const IO_MEMORY: usize = 4 << 20;
+/// Registered I/O memory of one executor, bytes: two batches of 1 MiB. It is pinned, so it counts while idle; other buffers
+/// come from the heap.
+const IO_MEMORY: usize = 2 << 20;
 /// Submissions that one ring holds.
 const RING_DEPTH: usize = 1024;
 
