@@ -51,7 +51,7 @@ pub struct Serve {
     /// Configuration (TOML); without it the embedded defaults hold
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen for mail, in place of the file's addresses; may be given several times
+    /// Where to listen for mail, such as 127.0.0.1:2525, in place of the file's addresses; may be given several times
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<SocketAddr>,
     /// Where mail goes that no route of the file names: mx (to the hosts of the recipient's domain), smtp://HOST:PORT,

@@ -40,7 +40,10 @@ impl fmt::Display for Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error(
+        "cannot read the configuration {}: {source}; `ringpost config --default` prints a file to begin with",
+        path.display()
+    )]
     Unreadable {
         /// As given.
         path: PathBuf,

@@ -44,7 +44,7 @@ impl Layout {
         let stat =
             fs::metadata(root).map_err(|error| refuse(format!("{error}; create the directory first")))?;
         if !stat.is_dir() {
-            return Err(refuse("is no directory".to_owned()));
+            return Err(refuse("is no directory: choose another place with --spool".to_owned()));
         }
         let user = rustix::process::geteuid().as_raw();
         if stat.uid() != user {
