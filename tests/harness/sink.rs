@@ -125,7 +125,9 @@ impl Sink {
         });
         let mut first = None;
         for address in addresses {
-            let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+            // Another test's look for a free port, or its child between fork and exec, may hold the port for a moment.
+            let listener =
+                super::eventually(&format!("{address} is free"), || TcpListener::bind(address).ok());
             let bound = listener.local_addr().expect("bound");
             first.get_or_insert(bound);
             let shared = shared.clone();
