@@ -4,7 +4,6 @@
 //! shards a third of the shards get none. So an accept looks at how many connections each shard has, and hands the fresh
 //! descriptor, before the banner, to the least loaded one if that is another.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -47,13 +46,6 @@ impl Loads {
     fn load(&self, shard: ShardIndex) -> u32 {
         self.0[usize::from(shard.0)].load(Ordering::Relaxed)
     }
-}
-
-/// A connection on its way to another shard.
-#[derive(Debug)]
-pub struct Handed {
-    /// The connected socket.
-    pub socket: OwnedFd,
 }
 
 #[cfg(test)]

@@ -145,14 +145,6 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Messages that are waiting in it.
-    pub fn depth(&self) -> usize {
-        match self {
-            Self::Remote { sender, .. } => sender.len(),
-            Self::Local { queue, .. } => queue.borrow().len(),
-        }
-    }
-
     /// Messages that still fit. Only this sender's own messages can make it less.
     pub fn room(&self) -> usize {
         match self {

@@ -43,8 +43,6 @@ const CHANNEL_ROOM: usize = WINDOW.jobs as usize + CONTROL_ROOM;
 const STOP_LIMIT: Duration = Duration::from_secs(7);
 /// Time for that; then what is still open is shut, and after as much again the process ends as it is.
 const HURRY_LIMIT: Duration = Duration::from_secs(1);
-/// Shards and workers up to which `auto` puts both roles on one executor.
-const SHARED_UP_TO: u16 = 256;
 
 /// Why the relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -273,11 +271,8 @@ pub fn executors(config: &Config) -> u16 {
 }
 
 fn is_shared(config: &Config) -> bool {
-    match config.threads.wiring {
-        WiringChoice::Shared => true,
-        WiringChoice::Split => false,
-        WiringChoice::Auto => config.threads.shards.max(config.threads.workers) <= SHARED_UP_TO,
-    }
+    // `auto` is shared on every number of roles: ARCHITECTURE.md has the figures.
+    config.threads.wiring != WiringChoice::Split
 }
 
 impl Roles for Orders {
