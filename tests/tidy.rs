@@ -42,7 +42,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "control::resolver::ResolverHandle",
         ],
     ),
-    ("worker", &["BASE", "net", "exchange", "delivery"]),
+    ("worker", &["BASE", "net", "exchange", "delivery", "spool::storage"]),
     (
         "relay",
         &[

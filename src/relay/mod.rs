@@ -4,8 +4,8 @@
 //! crosses no thread on its way; *split* gives each role its own. Which one is the default is said, with its figures,
 //! in ARCHITECTURE.md.
 
-mod roles;
-mod seats;
+pub mod roles;
+pub mod seats;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ use crossbeam_channel as channel;
 use crate::config::{Config, Wiring as WiringChoice};
 use crate::control::admin::Roles;
 use crate::control::log::LogThread;
-use crate::control::resolver::ResolverCounters;
+use crate::control::resolver::{self, ResolverCounters};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::PartId;
@@ -31,6 +31,7 @@ use crate::net::listener;
 use crate::net::tls::{ServerTls, TlsError};
 use crate::shard;
 use crate::spool::layout::Layout;
+use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
 use crate::worker;
 use roles::Common;
@@ -130,9 +131,16 @@ impl Relay {
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
         let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
-        let plans = seats::plan_parts(&mut spool, config.threads.shards)
+        let parts = parts_for(&mut spool, config.threads.shards)
             .map_err(system("cannot make a part of the spool"))?;
-        let made = seats::make(&config, shared, sockets, plans)?;
+        let plans = seats::plan_parts(&parts, config.threads.shards);
+        let mut resolver = Arc::default();
+        let made = seats::make(&config, shared, sockets, plans, |answer_to| {
+            let answer = move |shard, domain, answer| answer_to.tell(shard, domain, answer);
+            let started = resolver::start(&config, answer)?;
+            resolver = started.counters;
+            Ok(started.handle)
+        })?;
         let (recovered, recoveries) = mpsc::channel();
         let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
@@ -149,7 +157,11 @@ impl Relay {
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
-            executors.push(executor::start(&name, cpu, move || roles::run(seat, common))?);
+            let main = move || {
+                let disk = open_disk(common.config.clone());
+                roles::run(seat, common, disk)
+            };
+            executors.push(executor::start(&name, cpu, main)?);
         }
         drop(common);
         let mut relay = Self {
@@ -157,7 +169,7 @@ impl Relay {
             queued: 0,
             executors,
             orders: made.orders,
-            resolver: made.resolver,
+            resolver,
             fence,
             log: Some(log),
             drained,
@@ -254,6 +266,20 @@ fn make_directory(path: &std::path::Path) -> Result<(), StartError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The spool's parts: at least as many as there are shards.
+fn parts_for(spool: &mut Layout, shards: u16) -> std::io::Result<Vec<PartId>> {
+    let mut parts = spool.parts()?;
+    while parts.len() < usize::from(shards) {
+        parts.push(spool.create_part()?);
+    }
+    Ok(parts)
+}
+
+async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
+    let directory = &config.spool.directory;
+    Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
 fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {

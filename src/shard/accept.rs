@@ -12,22 +12,23 @@ use crate::net;
 use crate::net::listener::{self, Accepted, Listener};
 use crate::net::stream::Stream;
 use crate::protocol::reply;
+use crate::spool::storage::Storage;
 
 /// Gives a place on the shard back when the connection's task ends, however it ends.
-struct Load {
-    shard: Rc<Shard>,
+struct Load<S: Storage> {
+    shard: Rc<Shard<S>>,
 }
 
-impl Drop for Load {
+impl<S: Storage> Drop for Load<S> {
     fn drop(&mut self) {
         self.shard.wiring.loads.release(self.shard.wiring.index);
         self.shard.wiring.inbox.event().notify();
     }
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// Starts an accept loop on a bound socket.
-    pub fn listen(self: &Rc<Self>, socket: OwnedFd, inbound: &Rc<Inbound>) -> std::io::Result<()> {
+    pub fn listen(self: &Rc<Self>, socket: OwnedFd, inbound: &Rc<Inbound<S>>) -> std::io::Result<()> {
         self.listeners.borrow_mut().push(socket.try_clone()?);
         self.accepting.set(self.accepting.get() + 1);
         let (shard, inbound) = (self.clone(), inbound.clone());
@@ -39,7 +40,7 @@ impl Shard {
         Ok(())
     }
 
-    async fn accept_all(self: &Rc<Self>, listener: Listener, inbound: &Rc<Inbound>) {
+    async fn accept_all(self: &Rc<Self>, listener: Listener, inbound: &Rc<Inbound<S>>) {
         while !self.stopping.get() {
             match listener.accept().await {
                 Ok(accepted) => self.place(accepted, inbound),
@@ -57,7 +58,7 @@ impl Shard {
     }
 
     /// Serves the connection here, or hands it to the shard with the fewest.
-    fn place(self: &Rc<Self>, accepted: Accepted, inbound: &Rc<Inbound>) {
+    fn place(self: &Rc<Self>, accepted: Accepted, inbound: &Rc<Inbound<S>>) {
         let own = self.wiring.index;
         let chosen = self.wiring.loads.reserve(own);
         if chosen == own {
@@ -75,7 +76,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn take_handed(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
+    pub(super) fn take_handed(self: &Rc<Self>, inbound: &Rc<Inbound<S>>) -> bool {
         let mut worked = false;
         for _ in 0..ROUND {
             let Ok(socket) = self.wiring.handed.try_recv() else { break };
@@ -85,7 +86,7 @@ impl Shard {
         worked
     }
 
-    fn start_session(self: &Rc<Self>, stream: std::io::Result<Stream>, inbound: &Rc<Inbound>) {
+    fn start_session(self: &Rc<Self>, stream: std::io::Result<Stream>, inbound: &Rc<Inbound<S>>) {
         let load = Load { shard: self.clone() };
         let connected = stream.and_then(|stream| Ok((stream.peer_address()?.ip(), stream)));
         let Ok((peer, stream)) = connected else {

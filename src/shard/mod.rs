@@ -45,7 +45,8 @@ use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
 use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
-use crate::spool::DiskLog as Log;
+use crate::spool::Log;
+use crate::spool::storage::Storage;
 use resident::Resident;
 
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
@@ -70,7 +71,7 @@ pub enum Order {
 }
 
 /// Channels of a shard.
-pub struct Wiring {
+pub struct Wiring<P> {
     /// Its place.
     pub index: ShardIndex,
     /// Where the keeper waits.
@@ -78,7 +79,7 @@ pub struct Wiring {
     /// From each worker.
     pub from_workers: Vec<Receiver<ToShard>>,
     /// To each worker.
-    pub to_workers: Vec<Sender<ToWorker<Payload>>>,
+    pub to_workers: Vec<Sender<ToWorker<Payload<P>>>>,
     /// Takes the numbers of parts that are not active and hold nothing any more, at the stop.
     pub drained: std::sync::mpsc::Sender<PartId>,
     /// Answers of the resolver.
@@ -109,21 +110,21 @@ pub struct Options {
 }
 
 /// A part that this shard hosts.
-pub struct Part {
+pub struct Part<S: Storage> {
     /// Its number.
     pub id: PartId,
     /// Its log.
-    pub log: Log,
+    pub log: Log<S>,
 }
 
 /// A shard's state, shared by its tasks.
-pub struct Shard {
-    wiring: Wiring,
+pub struct Shard<S: Storage> {
+    wiring: Wiring<S::Pin>,
     options: Options,
     queue: RefCell<Queue>,
     ledger: RefCell<Ledger>,
     /// The active part first; the others are only drained.
-    parts: Vec<Part>,
+    parts: Vec<Part<S>>,
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
     path_errors: RefCell<HashMap<PathId, Reply, RandomState>>,
@@ -136,14 +137,14 @@ pub struct Shard {
     listeners: RefCell<Vec<OwnedFd>>,
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// A shard whose parts have been recovered into `queue`.
     pub fn new(
-        wiring: Wiring,
+        wiring: Wiring<S::Pin>,
         options: Options,
         queue: Queue,
         ledger: Ledger,
-        parts: Vec<Part>,
+        parts: Vec<Part<S>>,
         metrics: Rc<ShardMetrics>,
     ) -> Rc<Self> {
         assert!(!parts.is_empty(), "a shard has an active part");
@@ -165,11 +166,11 @@ impl Shard {
     }
 
     /// The log that takes new mail.
-    pub fn active_log(&self) -> &Log {
+    pub fn active_log(&self) -> &Log<S> {
         &self.parts[0].log
     }
 
-    fn log_of(&self, id: MessageId) -> &Log {
+    fn log_of(&self, id: MessageId) -> &Log<S> {
         let part = self.parts.iter().find(|part| part.id == id.part());
         &part.expect("a message in the queue is in a part of this shard").log
     }
@@ -193,7 +194,7 @@ impl Shard {
     }
 
     /// The keeper: runs until the shard has stopped.
-    pub async fn keep(self: Rc<Self>, inbound: Rc<Inbound>) {
+    pub async fn keep(self: Rc<Self>, inbound: Rc<Inbound<S>>) {
         loop {
             let worked = self.take_reports().await
                 | self.take_answers().await
@@ -225,7 +226,7 @@ impl Shard {
         }
     }
 
-    fn is_done(&self, inbound: &Inbound) -> bool {
+    fn is_done(&self, inbound: &Inbound<S>) -> bool {
         self.stopping.get()
             && inbound.sessions.is_empty()
             && self.accepting.get() == 0
@@ -248,7 +249,7 @@ impl Shard {
         next.into_iter().chain(again).min()
     }
 
-    fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
+    fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound<S>>) -> bool {
         let mut worked = false;
         while let Ok(order) = self.wiring.orders.try_recv() {
             worked = true;
@@ -265,7 +266,7 @@ impl Shard {
         worked
     }
 
-    fn stop(&self, inbound: &Inbound) {
+    fn stop(&self, inbound: &Inbound<S>) {
         self.stopping.set(true);
         for listener in self.listeners.borrow().iter() {
             net::listener::shut(listener);

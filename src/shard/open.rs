@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use super::{Log, Part, Shard};
+use super::{Part, Shard};
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId, PartId};
 use crate::net;
 use crate::outcome::LegState;
 use crate::queue::{Change, Queue};
-use crate::spool::storage::disk::Disk;
-use crate::spool::{Fence, Liveness, LogOptions, Recovered, RecoveryReport, SpoolError};
+use crate::spool::storage::Storage;
+use crate::spool::{Fence, Liveness, Log, LogOptions, Recovered, RecoveryReport, SpoolError};
 
 /// A part to be opened.
 #[derive(Clone, Debug)]
@@ -24,14 +24,14 @@ pub struct PartPlan {
 ///
 /// # Errors
 /// When a part cannot be read, or holds what this version does not understand. Nothing was changed then.
-pub async fn open_parts(
-    disk: &Disk,
+pub async fn open_parts<S: Storage>(
+    disk: &S,
     plans: &[PartPlan],
     options: &LogOptions,
     fence: &Fence,
     queue: &mut Queue,
     events: &EventSender,
-) -> Result<Vec<Part>, SpoolError> {
+) -> Result<Vec<Part<S>>, SpoolError> {
     let mut parts = Vec::new();
     for plan in plans {
         let mut apply = |recovered: Recovered<'_>| apply(queue, recovered);
@@ -92,9 +92,9 @@ fn random() -> u64 {
 }
 
 /// What the log's ring asks the queue.
-struct QueueLiveness(Rc<Shard>);
+struct QueueLiveness<S: Storage>(Rc<Shard<S>>);
 
-impl Liveness for QueueLiveness {
+impl<S: Storage> Liveness for QueueLiveness<S> {
     fn state(&self, id: MessageId) -> Option<(Location, Vec<LegState>)> {
         self.0.queue.borrow().state(id)
     }
@@ -120,7 +120,7 @@ impl Liveness for QueueLiveness {
     }
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// Starts the tasks of the logs.
     pub fn start_logs(self: &Rc<Self>) {
         for part in &self.parts {
