@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use crate::hash::HashState;
 
 use super::connection::{self, ConnectionOptions};
 use super::home::{Home, Lease, RestOptions};
@@ -67,14 +67,14 @@ pub struct Wiring<S: Storage> {
 /// A worker's state, shared by its tasks.
 pub struct Pool<S: Storage> {
     wiring: Wiring<S>,
-    paths: RefCell<HashMap<PathId, Rc<PathState<S>>, RandomState>>,
+    paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
     /// Paths to be looked after because a message did not fit into a channel.
-    unsaid: RefCell<HashSet<PathId, RandomState>>,
+    unsaid: RefCell<HashSet<PathId, HashState>>,
     stopping: Cell<bool>,
     connections: Cell<u32>,
     /// Of these, how many wait for a host to answer the connect: nothing is lost with them.
     connecting: Cell<u32>,
-    handles: RefCell<HashMap<u64, Held, RandomState>>,
+    handles: RefCell<HashMap<u64, Held, HashState>>,
     next_handle: Cell<u64>,
 }
 

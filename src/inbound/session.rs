@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use crate::hash::HashState;
 
 use super::admission::{Admission, Reservation};
 use super::policy::{RelayRules, SessionPolicy};
@@ -72,7 +72,7 @@ pub struct Inbound<S: Storage> {
 /// Open sessions of a shard, so that the stop can reach them.
 #[derive(Default)]
 pub struct Sessions {
-    open: RefCell<HashMap<u64, Entry, RandomState>>,
+    open: RefCell<HashMap<u64, Entry, HashState>>,
     next: Cell<u64>,
     stopping: Cell<bool>,
 }

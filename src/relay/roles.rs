@@ -230,7 +230,7 @@ async fn make_shard<S: Storage>(
 ) -> Result<(Rc<Shard<S>>, Rc<Inbound<S>>), String> {
     let config = &common.config;
     let shares_executor = near.from_worker.is_some();
-    let mut queue = Queue::new(queue_options(config), getrandom::u64().unwrap_or(u64::from(seat.index.0)));
+    let mut queue = Queue::new(queue_options(config), net::random());
     let options = LogOptions {
         segment_bytes: u32::try_from(config.spool.segment_bytes).unwrap_or(u32::MAX),
         reserve_bytes: config.spool.reserve_bytes,

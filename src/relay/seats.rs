@@ -1,7 +1,6 @@
 //! Makes the channels between all roles, and lays the roles on executors.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use crossbeam_channel as channel;
 
@@ -15,6 +14,7 @@ use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;
 use crate::net::doorbell::{self, RemoteSender, Ringer};
 use crate::net::executor;
+use crate::net::listener::{Bound, Detached};
 use crate::routing::RouteAnswer;
 use crate::shard::open::PartPlan;
 use crate::spool::layout;
@@ -71,11 +71,11 @@ pub struct ShardSeat<P> {
     pub(super) to_workers: Vec<Option<RemoteSender<ToWorker<Payload<P>>>>>,
     pub(super) answers: channel::Receiver<(Box<str>, RouteAnswer)>,
     pub(super) orders: channel::Receiver<shard::Order>,
-    pub(super) handed: channel::Receiver<OwnedFd>,
-    pub(super) hand_to: Vec<RemoteSender<OwnedFd>>,
+    pub(super) handed: channel::Receiver<Detached>,
+    pub(super) hand_to: Vec<RemoteSender<Detached>>,
     pub(super) loads: Loads,
     pub(super) resolver: ResolverHandle,
-    pub(super) listeners: Vec<OwnedFd>,
+    pub(super) listeners: Vec<Bound>,
     pub(super) parts: Vec<PartPlan>,
 }
 
@@ -94,7 +94,7 @@ pub struct WorkerSeat<P> {
 pub fn make<P>(
     config: &Config,
     shared: bool,
-    sockets: Vec<Vec<OwnedFd>>,
+    sockets: Vec<Vec<Bound>>,
     plans: Vec<Vec<PartPlan>>,
     start_resolver: impl FnOnce(AnswerTo) -> io::Result<ResolverHandle>,
 ) -> Result<Made<P>, StartError> {

@@ -1,6 +1,5 @@
 //! The shard's accept loops, and connections handed over by other shards.
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use crate::id::ShardIndex;
 use crate::inbound::session::{self, Inbound};
 use crate::metrics::ConnectionResult;
 use crate::net;
-use crate::net::listener::{self, Accepted, Listener};
+use crate::net::listener::{self, Accepted, Bound, Listener};
 use crate::net::stream::Stream;
 use crate::protocol::reply;
 use crate::spool::storage::Storage;
@@ -28,12 +27,12 @@ impl<S: Storage> Drop for Load<S> {
 
 impl<S: Storage> Shard<S> {
     /// Starts an accept loop on a bound socket.
-    pub fn listen(self: &Rc<Self>, socket: OwnedFd, inbound: &Rc<Inbound<S>>) -> std::io::Result<()> {
+    pub fn listen(self: &Rc<Self>, socket: Bound, inbound: &Rc<Inbound<S>>) -> std::io::Result<()> {
         self.listeners.borrow_mut().push(socket.try_clone()?);
         self.accepting.set(self.accepting.get() + 1);
         let (shard, inbound) = (self.clone(), inbound.clone());
         net::spawn(async move {
-            shard.accept_all(Listener::from_fd(socket), &inbound).await;
+            shard.accept_all(Listener::new(socket), &inbound).await;
             shard.accepting.set(shard.accepting.get() - 1);
             shard.wiring.inbox.event().notify();
         });
@@ -64,12 +63,12 @@ impl<S: Storage> Shard<S> {
         if chosen == own {
             return self.start_session(accepted.into_stream(), inbound);
         }
-        match accepted.into_fd() {
+        match accepted.detach() {
             Ok(socket) => {
                 if let Err(socket) = self.wiring.hand_to[usize::from(chosen.0)].send(socket) {
                     // Its channel is full: stay.
                     self.wiring.loads.move_place(chosen, own);
-                    self.start_session(Stream::from_fd(socket), inbound);
+                    self.start_session(Stream::from_detached(socket), inbound);
                 }
             }
             Err(_) => self.lose(chosen),
@@ -81,7 +80,7 @@ impl<S: Storage> Shard<S> {
         for _ in 0..ROUND {
             let Ok(socket) = self.wiring.handed.try_recv() else { break };
             worked = true;
-            self.start_session(Stream::from_fd(socket), inbound);
+            self.start_session(Stream::from_detached(socket), inbound);
         }
         worked
     }

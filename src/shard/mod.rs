@@ -21,13 +21,12 @@ mod settle;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hash::HashState;
 use crossbeam_channel as channel;
-use foldhash::fast::RandomState;
 
 use crate::clock::Moment;
 use crate::control::resolver::ResolverHandle;
@@ -42,6 +41,7 @@ use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
+use crate::net::listener::{Bound, Detached};
 use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
@@ -87,9 +87,9 @@ pub struct Wiring<P> {
     /// Orders.
     pub orders: channel::Receiver<Order>,
     /// Connections accepted by other shards.
-    pub handed: channel::Receiver<OwnedFd>,
+    pub handed: channel::Receiver<Detached>,
     /// To hand connections to each shard.
-    pub hand_to: Vec<RemoteSender<OwnedFd>>,
+    pub hand_to: Vec<RemoteSender<Detached>>,
     /// Connections of all shards.
     pub loads: Loads,
     /// Asks where domains go.
@@ -127,14 +127,14 @@ pub struct Shard<S: Storage> {
     parts: Vec<Part<S>>,
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
-    path_errors: RefCell<HashMap<PathId, Reply, RandomState>>,
+    path_errors: RefCell<HashMap<PathId, Reply, HashState>>,
     /// Outcomes that found the disk full; their legs are in flight until they are written.
     unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
     stopping: Cell<bool>,
     bounces: Cell<usize>,
     accepting: Cell<usize>,
-    listeners: RefCell<Vec<OwnedFd>>,
+    listeners: RefCell<Vec<Bound>>,
 }
 
 impl<S: Storage> Shard<S> {
@@ -269,7 +269,7 @@ impl<S: Storage> Shard<S> {
     fn stop(&self, inbound: &Inbound<S>) {
         self.stopping.set(true);
         for listener in self.listeners.borrow().iter() {
-            net::listener::shut(listener);
+            listener.shut();
         }
         inbound.sessions.stop();
     }

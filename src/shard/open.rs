@@ -35,7 +35,7 @@ pub async fn open_parts<S: Storage>(
     let mut parts = Vec::new();
     for plan in plans {
         let mut apply = |recovered: Recovered<'_>| apply(queue, recovered);
-        let mut salt = random;
+        let mut salt = net::random;
         let (log, report) = Log::open(
             disk.clone(),
             plan.id,
@@ -82,15 +82,6 @@ fn tell(report: &RecoveryReport, plan: &PartPlan, events: &EventSender) {
     }
 }
 
-/// Random bits for segment salts, so that bytes in a mail cannot pass for records.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| {
-        // No entropy source: the clock differs from segment to segment, which is what stale blocks must not share.
-        let now = net::now();
-        (now.wall.0 << 20) ^ now.mono.0
-    })
-}
-
 /// What the log's ring asks the queue.
 struct QueueLiveness<S: Storage>(Rc<Shard<S>>);
 
@@ -131,7 +122,7 @@ impl<S: Storage> Shard<S> {
             }));
             net::spawn_vital(part.log.clone().run_committer());
             net::spawn_vital(part.log.clone().run_clock());
-            net::spawn_vital(part.log.clone().run_upkeep(QueueLiveness(self.clone()), random));
+            net::spawn_vital(part.log.clone().run_upkeep(QueueLiveness(self.clone()), net::random));
         }
     }
 

@@ -157,7 +157,7 @@ struct Replay<S: Storage> {
     report: RecoveryReport,
     next_message: u64,
     oldest: u32,
-    chunks: HashMap<MessageId, Vec<Location>, foldhash::fast::RandomState>,
+    chunks: HashMap<MessageId, Vec<Location>, crate::hash::HashState>,
     live: BTreeMap<u32, u64>,
 }
 
