@@ -68,7 +68,7 @@ pub struct Wiring<S: Storage> {
 pub struct Pool<S: Storage> {
     wiring: Wiring<S>,
     paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
-    /// Paths to be looked after because a message did not fit into a channel.
+    /// Paths to be looked after: a message did not fit into a channel, or a connection ended.
     unsaid: RefCell<HashSet<PathId, HashState>>,
     stopping: Cell<bool>,
     connections: Cell<u32>,
@@ -447,8 +447,11 @@ impl<S: Storage> Pool<S> {
             self.connections.set(self.connections.get() + 1);
             let ended = EndOfConnection { worker: self.clone(), path: path.clone() };
             net::spawn(async move {
-                connection::run(&ended.worker, &ended.path).await;
+                let (worker, path) = (ended.worker.clone(), ended.path.clone());
+                connection::run(&worker, &path).await;
                 drop(ended);
+                let id = path.lane.borrow().spec().id;
+                worker.upkeep(id);
             });
         }
     }
@@ -532,9 +535,10 @@ impl<S: Storage> Pool<S> {
             bytes: job.bytes,
             end,
         };
-        if self.to_shard(job.shard).send(ToShard::Report(report)).is_err() {
-            panic!("a report found no room: the channel must hold a shard's whole window");
-        }
+        let shard = self.to_shard(job.shard);
+        // A shard that has ended needs none; this worker is about to be gone as well.
+        let said = shard.send(ToShard::Report(report)).is_ok() || shard.room() > 0;
+        assert!(said, "a report found no room: the channel must hold a shard's whole window");
     }
 
     /// Keeps a handle to shut a connection with; give it back with [`Self::forget_handle`].
@@ -566,7 +570,8 @@ struct Held {
     open: Rc<Cell<bool>>,
 }
 
-/// Counts a connection off when its task ends, however it ends.
+/// Counts a connection off when its task ends, however it ends. What follows from that the worker's task does: nothing is
+/// begun by a destructor.
 struct EndOfConnection<S: Storage> {
     worker: Rc<Pool<S>>,
     path: Rc<PathState<S>>,
@@ -577,7 +582,7 @@ impl<S: Storage> Drop for EndOfConnection<S> {
         self.worker.connections.set(self.worker.connections.get() - 1);
         self.path.lane.borrow_mut().close_connection();
         let id = self.path.lane.borrow().spec().id;
-        self.worker.upkeep(id);
+        self.worker.unsaid.borrow_mut().insert(id);
         self.worker.wiring.inbox.event().notify();
     }
 }

@@ -208,8 +208,10 @@ impl World {
                 tasks.iter().filter(|(_, task)| task.host == host).map(|(id, _)| *id).collect();
             ids.into_iter().filter_map(|id| tasks.remove(&id)).collect()
         };
-        // Outside the borrow: destructors wake others.
+        // Outside the borrow: destructors wake others. None may begin anything.
+        self.0.host.set(host);
         drop(dead);
+        assert_eq!(self.tasks_of(host), 0, "a destructor has started a task");
         self.wake_network();
     }
 

@@ -52,8 +52,8 @@ pub async fn open_parts<S: Storage>(
     Ok(parts)
 }
 
-/// One record of the last run. Returns the place of a copy that is dead now.
-fn apply(queue: &mut Queue, recovered: Recovered<'_>) -> Option<Location> {
+/// Folds one record of an earlier run into `queue`. Returns the place of a copy that is dead now.
+pub fn apply(queue: &mut Queue, recovered: Recovered<'_>) -> Option<Location> {
     let now = net::now();
     let change = match &recovered {
         Recovered::Accepted { id, location, envelope, legs } => Change::Accepted {
