@@ -52,14 +52,18 @@ pub async fn run(
     while mails.peek().is_some() {
         // The relay may be down: try again later, as clients do.
         if let Ok(mut wire) = open(relay).await {
+            let mut ended = Ok(());
             for _ in 0..habits.messages {
-                let Some(mail) = mails.next() else { break };
-                if send(&world, &mut wire, habits, &mail, &ledger).await.is_err() {
+                if ended.is_err() {
                     break;
                 }
+                let Some(mail) = mails.next() else { break };
+                ended = send(&world, &mut wire, habits, &mail, &ledger).await;
                 pause(&world, habits.pause).await;
             }
-            let _ = wire.send(b"QUIT\r\n").await;
+            if ended.is_ok() {
+                let _ = wire.send(b"QUIT\r\n").await;
+            }
         }
         pause(&world, habits.pause + Duration::from_secs(1)).await;
     }

@@ -25,7 +25,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(40 * 3600);
 /// Time within which a relay must have recovered from a spool of some megabytes.
 const RECOVERY_MAX: Duration = Duration::from_secs(3600);
 /// Looks at what a crash would leave, during the troubled part of a run.
-const LOOKS: u32 = 12;
+const LOOKS: u32 = 8;
 
 /// How to break the relay on purpose: each must be found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -372,7 +372,7 @@ impl Run {
             if self.since_start() < next_look {
                 continue;
             }
-            next_look = self.since_start() + Duration::from_secs(300);
+            next_look = self.since_start() + Duration::from_secs(600);
             if !matches!(self.state, State::Up(_)) || self.world.tasks_of(self.clients) > 0 {
                 continue;
             }
