@@ -17,8 +17,6 @@ use ringpost::spool::storage::{Storage, StorageFile};
 pub struct Manner {
     /// Longest time of a call.
     pub slowest: Cell<Duration>,
-    /// Says that a write is durable when it has only begun. No disk should: a run with it must fail.
-    pub lies: Cell<bool>,
 }
 
 /// A disk in a world; clones share it.
@@ -43,14 +41,14 @@ impl SimulatedDisk {
     }
 
     fn file(&self, file: MemoryFile) -> SimulatedFile {
-        SimulatedFile { disk: self.clone(), file: Rc::new(file) }
+        SimulatedFile { disk: self.clone(), file }
     }
 }
 
 /// A file on a [`SimulatedDisk`].
 pub struct SimulatedFile {
     disk: SimulatedDisk,
-    file: Rc<MemoryFile>,
+    file: MemoryFile,
 }
 
 impl StorageFile for SimulatedFile {
@@ -59,24 +57,12 @@ impl StorageFile for SimulatedFile {
     type Pin = <MemoryDisk as Storage>::Pin;
 
     async fn write_at(&self, buffer: MemoryBuffer, offset: u64) -> io::Result<()> {
-        let (disk, file) = (self.disk.clone(), self.file.clone());
-        if self.disk.manner.lies.get() {
-            let whole = async move {
-                let mut write = pin!(file.write_at(buffer, offset));
-                if poll_once(write.as_mut()).await.is_none() {
-                    disk.work().await;
-                    let _ = write.await;
-                }
-            };
-            ringpost::net::spawn(whole);
-            return Ok(());
-        }
-        let mut write = pin!(file.write_at(buffer, offset));
+        let mut write = pin!(self.file.write_at(buffer, offset));
         // Begun at once: from here on any of its sectors may be on disk.
         match poll_once(write.as_mut()).await {
             Some(done) => done,
             None => {
-                disk.work().await;
+                self.disk.work().await;
                 write.await
             }
         }

@@ -13,6 +13,7 @@ use ringpost::spool::storage::memory::MemoryDisk;
 use ringpost::spool::{Fence, Log, LogOptions, Recovered};
 
 use crate::mail::{Recipient, failed_recipients, recipient_of};
+use crate::relay::DISK_BYTES;
 
 /// What is on a disk.
 #[derive(Debug, Default)]
@@ -23,11 +24,13 @@ pub struct Found {
     pub messages: usize,
 }
 
-/// Recovers every part of `disk`, which is changed by it.
+/// Recovers every part of `disk`, which is changed by it and given room: how a restart copes with a full disk the run itself
+/// shows.
 ///
 /// # Errors
 /// When a part cannot be recovered, or is damaged other than by a torn tail.
 pub fn look(disk: &MemoryDisk, parts: &[PartId]) -> Result<Found, String> {
+    disk.set_free(DISK_BYTES);
     let mut queue = Queue::new(QueueOptions::default(), 1);
     let mut envelopes: BTreeMap<MessageId, Envelope> = BTreeMap::new();
     let mut logs = BTreeMap::new();

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ringpost::net::simulated::{Death, Weather};
+use ringpost::spool::storage::memory::{FaultPlan, Nature};
 
-use crate::relay::Shape;
+use crate::relay::{DISK_BYTES, Shape};
 use crate::remote::Mood;
 
 /// Something that happens to the relay or around it.
@@ -14,15 +15,8 @@ pub enum Incident {
     Death(Death, Duration, Shape),
     /// It is stopped cleanly and started again.
     Restart(Duration, Shape),
-    /// Calls of the disk fail from the nth one on: EIO or ENOSPC, once or for good.
-    DiskFails {
-        /// Calls until then.
-        calls: u64,
-        /// Error number.
-        errno: i32,
-        /// Whether all later ones fail too.
-        sticky: bool,
-    },
+    /// Calls of the disk go wrong.
+    Disk(FaultPlan),
     /// The disk has so many bytes left.
     DiskFree(u64),
     /// A call of the disk takes up to this long.
@@ -85,13 +79,9 @@ fn incident(random: &mut fastrand::Rng) -> Incident {
         0..=3 => Incident::Death(Death::PowerCut, pause, shape(random)),
         4..=5 => Incident::Death(Death::Killed, pause, shape(random)),
         6..=8 => Incident::Restart(pause, shape(random)),
-        9..=10 => Incident::DiskFails {
-            calls: random.u64(..40),
-            errno: if random.bool() { 5 } else { 28 },
-            sticky: random.bool(),
-        },
+        9..=10 => Incident::Disk(FaultPlan::random(random.u64(..), &[Nature::Fails], 40)),
         11 => Incident::DiskFree(random.u64(..3 << 20)),
-        12 => Incident::DiskFree(1 << 30),
+        12 => Incident::DiskFree(DISK_BYTES),
         13 => Incident::DiskPace(Duration::from_millis(random.u64(..60))),
         14 => Incident::DiskPace(Duration::from_secs(random.u64(1..50))),
         15 => Incident::Clock(random.i64(-86_400_000..86_400_000)),

@@ -31,6 +31,8 @@ use crate::mail::{DEAD, NULL};
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25);
 /// Small segments, so that the ring turns often; still larger than the longest record.
 const SEGMENT_BYTES: u64 = 512 * 1024;
+/// Room on the disk.
+pub const DISK_BYTES: u64 = 1 << 30;
 
 /// Where mail for a domain goes: `d0.test` and `d3.test` share a remote, and so on.
 pub fn remote_of(domain: &str) -> SocketAddr {
@@ -68,8 +70,13 @@ pub struct Spool {
 impl Spool {
     /// An empty one.
     pub fn new() -> Self {
-        let manner = Manner { slowest: Cell::new(Duration::from_millis(2)), lies: Cell::new(false) };
-        Self { disk: MemoryDisk::new(1 << 30), manner: Rc::new(manner), parts: Vec::new(), next_part: 0 }
+        let manner = Manner { slowest: Cell::new(Duration::from_millis(2)) };
+        Self {
+            disk: MemoryDisk::without_history(DISK_BYTES),
+            manner: Rc::new(manner),
+            parts: Vec::new(),
+            next_part: 0,
+        }
     }
 
     fn parts_for(&mut self, shards: u16) -> Vec<PartId> {
@@ -78,17 +85,6 @@ impl Spool {
             self.next_part += 1;
         }
         self.parts.clone()
-    }
-
-    /// What is on the disk when the power goes off now, or the process is killed; `coin` spares what is under way.
-    pub fn after(&self, coin: &mut dyn FnMut() -> bool) -> MemoryDisk {
-        let image = self.disk.cut(self.disk.event_count(), coin);
-        // With a history of its own, so that it can be cut again.
-        let disk = MemoryDisk::new(1 << 30);
-        for path in image.paths() {
-            disk.put_durably(&path, image.contents(&path).unwrap_or_default());
-        }
-        disk
     }
 }
 
@@ -188,12 +184,9 @@ impl Relay {
         for part in self.drained.try_iter() {
             spool.parts.retain(|other| *other != part);
             let within = format!("{}/", part_dir(part));
-            let rest = spool.disk.paths().into_iter().filter(|path| !path.starts_with(&within));
-            let disk = MemoryDisk::new(1 << 30);
-            for path in rest {
-                disk.put_durably(&path, spool.disk.contents(&path).unwrap_or_default());
+            for path in spool.disk.paths().iter().filter(|path| path.starts_with(&within)) {
+                spool.disk = spool.disk.without(path);
             }
-            spool.disk = disk;
         }
         world.kill(self.host, Death::Killed);
     }

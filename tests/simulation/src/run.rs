@@ -9,14 +9,14 @@ use ringpost::clock::Moment;
 use ringpost::event::Event;
 use ringpost::net::simulated::{Death, Host, Weather, World};
 use ringpost::relay::{HURRY_LIMIT, STOP_LIMIT};
-use ringpost::spool::storage::memory::Fault;
+use ringpost::spool::storage::memory::{Call, Fault, FaultPlan, Rule};
 
 use crate::client::{self, Habits};
 use crate::inspect;
 use crate::ledger::{Ledger, Totals, Violation};
 use crate::mail::{DEAD, DOMAINS, Mail, NULL, Recipient, SENDERS, is_unknown};
 use crate::plan::{Incident, Plan};
-use crate::relay::{self, Relay, Shape, Spool, remote_of};
+use crate::relay::{self, DISK_BYTES, Relay, Shape, Spool, remote_of};
 use crate::remote::{Mood, Remote};
 
 /// Time from healing until everything must have been delivered or bounced: mail for a dead domain lives for two hours, and
@@ -75,6 +75,7 @@ struct Run {
     plan: Plan,
     began: Moment,
     spool: Spool,
+    sabotage: Sabotage,
     state: State,
     shape: Shape,
     mood: Rc<Cell<Mood>>,
@@ -96,12 +97,11 @@ impl Run {
     fn new(world: &World, seed: u64, sabotage: Sabotage) -> Self {
         let plan = Plan::new(seed);
         let began = world.now().mono;
-        let spool = Spool::new();
-        spool.manner.lies.set(sabotage.disk_lies);
         let mut run = Self {
             world: world.clone(),
             began,
-            spool,
+            spool: Spool::new(),
+            sabotage,
             state: State::Down(began, plan.shape),
             shape: plan.shape,
             mood: Rc::new(Cell::new(Mood::CALM)),
@@ -122,6 +122,7 @@ impl Run {
                 clock.sleep(Duration::from_secs(1)).await;
             }
         });
+        run.set_faults(FaultPlan::default());
         run.start_remotes();
         run.start_clients();
         run
@@ -198,10 +199,7 @@ impl Run {
         match incident {
             Incident::Death(death, pause, shape) => self.die(death, pause, shape),
             Incident::Restart(pause, shape) => self.stop(pause, shape),
-            Incident::DiskFails { calls, errno, sticky } => {
-                let call = self.spool.disk.call_count() + calls;
-                self.spool.disk.set_fault(Some(Fault { call, errno, sticky }));
-            }
+            Incident::Disk(faults) => self.set_faults(faults),
             Incident::DiskFree(bytes) => self.spool.disk.set_free(bytes),
             Incident::DiskPace(slowest) => self.spool.manner.slowest.set(slowest),
             Incident::Clock(milliseconds) => self.world.shift_wall(milliseconds),
@@ -211,10 +209,16 @@ impl Run {
         }
     }
 
+    /// The disk goes wrong by `faults` from now on, and by what the run is sabotaged with.
+    fn set_faults(&self, faults: FaultPlan) {
+        let lie = Rule::new(Fault::Cached).on(Call::Write).sticky();
+        self.spool.disk.set_faults(if self.sabotage.disk_lies { faults.with(lie) } else { faults });
+    }
+
     fn heal(&mut self) {
         self.healed = true;
-        self.spool.disk.set_fault(None);
-        self.spool.disk.set_free(1 << 30);
+        self.set_faults(FaultPlan::default());
+        self.spool.disk.set_free(DISK_BYTES);
         self.spool.manner.slowest.set(Duration::from_millis(2));
         self.world.set_weather(Weather::FAIR);
         self.mood.set(Mood::CALM);
@@ -233,9 +237,10 @@ impl Run {
         let world = self.world.clone();
         // A killed process leaves what the kernel has begun, which it ends; a power cut leaves any of it.
         let mut coin = || death == Death::Killed || world.random(fastrand::Rng::bool);
-        let disk = self.spool.after(&mut coin);
+        let disk = self.spool.disk.cut_now(&mut coin);
         relay.kill(&self.world, death);
         self.spool.disk = disk;
+        self.set_faults(FaultPlan::default());
     }
 
     fn stop(&mut self, pause: Duration, shape: Shape) {
@@ -270,7 +275,6 @@ impl Run {
                 if relay.fence.reason().is_some() {
                     // The operator has seen the alarm, and restarts when the disk is well again.
                     self.state = State::Up(relay);
-                    self.spool.disk.set_fault(None);
                     self.die(Death::Killed, Duration::from_secs(30), self.shape);
                     return Ok(());
                 }
@@ -291,7 +295,6 @@ impl Run {
             return wrong(format!("recovery failed: {error}"));
         }
         self.state = State::Up(relay);
-        self.spool.disk.set_fault(None);
         self.die(Death::Killed, Duration::from_secs(30), self.shape);
         Ok(())
     }
@@ -309,10 +312,10 @@ impl Run {
             if relay.fence.reason().is_none() {
                 self.stops += 1;
             } else {
-                self.spool.disk.set_fault(None);
                 self.ledger.borrow_mut().crashed();
             }
             relay.bury(&self.world, &mut self.spool);
+            self.set_faults(FaultPlan::default());
             self.state = State::Down(now + pause, shape);
             return Ok(());
         }
@@ -352,7 +355,7 @@ impl Run {
     /// The law, for a power cut at this instant.
     fn check_law(&self) -> Result<(), Violation> {
         let world = &self.world;
-        let disk = self.spool.after(&mut || world.random(fastrand::Rng::bool));
+        let disk = self.spool.disk.cut_now(&mut || world.random(fastrand::Rng::bool));
         let found = match inspect::look(&disk, &self.spool.parts) {
             Ok(found) => found,
             Err(error) => return wrong(format!("a crash here could not be recovered from: {error}")),
@@ -388,7 +391,7 @@ impl Run {
     }
 
     fn look(&self) -> Result<inspect::Found, Violation> {
-        let disk = self.spool.after(&mut || true);
+        let disk = self.spool.disk.cut_now(&mut || true);
         inspect::look(&disk, &self.spool.parts).or_else(wrong)
     }
 
