@@ -57,6 +57,8 @@ fn a_seed_goes_the_same_way_twice_and_another_one_another_way() {
 #[test]
 fn a_disk_that_says_durable_too_early_is_found_out() {
     let sabotage = Sabotage { disk_lies: true };
-    let caught = (0..40).find_map(|seed| run(seed, sabotage).err());
-    assert!(caught.is_some_and(|violation| violation.0.contains("loses")), "no power cut has shown the lie");
+    let found: Vec<_> = (0..20).filter_map(|seed| run(seed, sabotage).err()).collect();
+    // Loss or rot, whichever the next look sees first.
+    let shown = found.iter().filter(|violation| violation.0.contains("loses") || violation.0.contains("rot")).count();
+    assert!(shown > 0, "no power cut has shown the lie: {found:?}");
 }
