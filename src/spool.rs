@@ -15,6 +15,7 @@ pub mod reclaim;
 pub mod record;
 pub mod recovery;
 pub mod replay;
+pub mod restart;
 mod ring;
 pub mod segment;
 mod state;
