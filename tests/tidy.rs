@@ -12,7 +12,7 @@ const BASE: &[&str] =
 /// Everything that is not base. A name with `::` allows that item alone.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &["limits", "routing"]),
-    ("cli", &["config", "routing"]),
+    ("cli", &["config", "id", "routing"]),
     ("protocol", &["limits", "clock", "id", "outcome", "envelope"]),
     ("net", &["clock"]),
     ("spool", &["limits", "clock", "id", "outcome", "envelope", "message"]),
@@ -50,7 +50,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "delivery", "control", "shard", "worker",
         ],
     ),
-    ("main", &["BASE", "cli", "config", "control", "relay"]),
+    // The relay's own fold, so that what is shown is what a restart would do.
+    ("inspect", &["BASE", "net", "spool", "queue", "shard::open", "control::log"]),
+    ("main", &["BASE", "cli", "config", "control", "inspect", "relay"]),
 ];
 
 const FILE_LINES_MAX: usize = 600;

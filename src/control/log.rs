@@ -270,7 +270,7 @@ impl fmt::Display for Dotted {
 }
 
 /// Text of a peer with control characters escaped, and so those that turn the direction of writing, and cut short.
-fn shown(text: &str) -> Cow<'_, str> {
+pub fn shown(text: &str) -> Cow<'_, str> {
     let odd = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let text = match text.char_indices().nth(TEXT_CHARS_MAX) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),

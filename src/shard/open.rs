@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::{Log, Part, Shard};
+use crate::clock::Now;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId, PartId};
 use crate::net;
@@ -34,7 +35,7 @@ pub async fn open_parts(
 ) -> Result<Vec<Part>, SpoolError> {
     let mut parts = Vec::new();
     for plan in plans {
-        let mut apply = |recovered: Recovered<'_>| apply(queue, recovered);
+        let mut apply = |recovered: Recovered<'_>| apply(queue, recovered, net::now());
         let mut salt = random;
         let (log, report) = Log::open(
             disk.clone(),
@@ -53,8 +54,7 @@ pub async fn open_parts(
 }
 
 /// One record of the last run. Returns the place of a copy that is dead now.
-fn apply(queue: &mut Queue, recovered: Recovered<'_>) -> Option<Location> {
-    let now = net::now();
+pub fn apply(queue: &mut Queue, recovered: Recovered<'_>, now: Now) -> Option<Location> {
     let change = match &recovered {
         Recovered::Accepted { id, location, envelope, legs } => Change::Accepted {
             id: *id,

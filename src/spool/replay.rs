@@ -54,10 +54,14 @@ pub struct RecoveryReport {
     pub damage: Vec<(u32, Damage)>,
     /// Segments of which one of two header copies is damaged.
     pub headers_damaged: Vec<u32>,
+    /// Sealed segments whose footer is damaged: their batches were read instead.
+    pub footers_damaged: Vec<u32>,
     /// Segments whose header is lost, and with it everything in them; the files are kept.
     pub unreadable: Vec<u32>,
     /// Segments that should be there and are not.
     pub missing: Vec<u32>,
+    /// Bytes that were set aside: copied to `damaged/`.
+    pub bytes_set_aside: u64,
     /// Copies of damaged bytes that could not be written to `damaged/`.
     pub copies_failed: u32,
 }
@@ -65,8 +69,7 @@ pub struct RecoveryReport {
 impl RecoveryReport {
     /// Whether acknowledged bytes were damaged or lost.
     pub fn has_rot(&self) -> bool {
-        let rot = self.damage.iter().any(|(_, damage)| !damage.torn);
-        rot || !(self.headers_damaged.is_empty() && self.unreadable.is_empty() && self.missing.is_empty())
+        self.findings(PartId(0)).iter().any(|finding| finding.flaw.is_damage())
     }
 }
 
@@ -80,13 +83,23 @@ pub(super) struct Found<S: Storage> {
     pub file: S::File,
     pub size: u32,
     pub header: Option<Header>,
-    trailer: Option<(Header, Footer)>,
+    pub trailer: Option<(Header, Footer)>,
 }
 
 impl<S: Storage> Found<S> {
     pub fn salt(&self) -> Option<Salt> {
         self.header.or(self.trailer.map(|(header, _)| header)).map(|header| header.salt)
     }
+}
+
+/// The files of a part.
+pub(super) struct Survey<S: Storage> {
+    /// Segments with batches, in order of their numbers.
+    pub opened: Vec<Found<S>>,
+    /// Segments that were made for later.
+    pub prepared: Vec<Found<S>>,
+    /// Names of files that were to become segments.
+    pub spares: Vec<String>,
 }
 
 /// A part being read, and what is known of it so far.
@@ -133,8 +146,8 @@ impl<S: Storage> Replay<S> {
         move |source| SpoolError::Disk { doing, path, source }
     }
 
-    /// All segment files in order of their numbers, with header and trailer; and the names of spares.
-    pub async fn survey(&mut self) -> Result<(Vec<Found<S>>, Vec<String>), SpoolError> {
+    /// All files of the part, with headers and trailers.
+    pub async fn survey(&mut self) -> Result<Survey<S>, SpoolError> {
         let names = self.storage.list(&self.dir).await.map_err(self.disk("list", &self.dir))?;
         let mut numbers = Vec::new();
         let mut spares = Vec::new();
@@ -155,7 +168,9 @@ impl<S: Storage> Replay<S> {
             }
             all.push(found);
         }
-        Ok((all, spares))
+        let (opened, prepared) =
+            all.into_iter().partition(|found| found.header.is_none_or(|header| !header.prepared));
+        Ok(Survey { opened, prepared, spares })
     }
 
     async fn look(&mut self, number: u32) -> Result<Found<S>, SpoolError> {
@@ -210,8 +225,7 @@ impl<S: Storage> Replay<S> {
             let before = found.header.map(|header| header.tail.map_or(0, |tail| tail.segment + 1));
             self.report.missing.extend(expected..before.unwrap_or(found.number).min(found.number));
             expected = found.number + 1;
-            let end = opened.get(index + 1).and_then(|next| next.header?.tail);
-            let end = end.filter(|end| end.segment == found.number);
+            let end = end_by_next(opened, index);
             if let Some(end) = self.read_segment(found, end, apply).await? {
                 tail = Some(end);
             }
@@ -231,7 +245,7 @@ impl<S: Storage> Replay<S> {
         Ok(())
     }
 
-    fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
+    pub fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
         let first_batch = found.header.map(|header| header.tail.map_or(1, |tail| tail.batch + 1));
         let end = end.or(found.trailer.and_then(|(trailer, _)| trailer.tail));
         Some(Frame { segment: found.number, salt: found.salt()?, first_batch, end })
@@ -251,15 +265,16 @@ impl<S: Storage> Replay<S> {
         if found.header.is_none() {
             self.report.headers_damaged.push(found.number);
         }
-        if let Some((trailer, footer)) = found.trailer
-            && let Some(footer) = self.read_footer(found, &trailer, footer).await?
-        {
-            let applied =
-                read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
-                    self.apply_record(header, meta, at, apply)
-                });
-            applied.map_err(|refusal| unreadable(&found.path, &refusal))?;
-            return Ok(trailer.tail);
+        if let Some((trailer, footer)) = found.trailer {
+            if let Some(footer) = self.read_footer(found, &trailer, footer).await? {
+                let applied =
+                    read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
+                        self.apply_record(header, meta, at, apply)
+                    });
+                applied.map_err(|refusal| unreadable(&found.path, &refusal))?;
+                return Ok(trailer.tail);
+            }
+            self.report.footers_damaged.push(found.number);
         }
         self.report.scanned += 1;
         let mut sink =
@@ -272,7 +287,8 @@ impl<S: Storage> Replay<S> {
         Ok(Some(scan.tail))
     }
 
-    async fn read_footer(
+    /// The footer, if it is intact.
+    pub async fn read_footer(
         &self,
         found: &Found<S>,
         trailer: &Header,
@@ -346,11 +362,17 @@ impl<S: Storage> Replay<S> {
     }
 }
 
-fn unreadable(path: &str, refusal: &Refusal) -> SpoolError {
+/// Where the segment at `index` ends, as the header behind it says.
+pub(super) fn end_by_next<S: Storage>(opened: &[Found<S>], index: usize) -> Option<Tail> {
+    let end = opened.get(index + 1).and_then(|next| next.header?.tail);
+    end.filter(|end| end.segment == opened[index].number)
+}
+
+pub(super) fn unreadable(path: &str, refusal: &Refusal) -> SpoolError {
     SpoolError::Unreadable { path: path.to_owned(), reason: refusal.to_string() }
 }
 
-fn halted(path: &str, halt: Halt<io::Error, Refusal>) -> SpoolError {
+pub(super) fn halted(path: &str, halt: Halt<io::Error, Refusal>) -> SpoolError {
     match halt {
         Halt::Source(source) => SpoolError::Disk { doing: "read", path: path.to_owned(), source },
         Halt::Sink(refusal) => unreadable(path, &refusal),

@@ -16,7 +16,10 @@ use super::committer::write_header;
 use super::error::{Fence, SpoolError};
 use super::record::Salt;
 use super::recovery::{Damage, Source};
-use super::replay::{Apply, Found, RecoveryReport, Replay, SEGMENT_BYTES_MAX, segment_path, spare_path};
+use super::replay::{
+    Apply, Found, RecoveryReport, Replay, SEGMENT_BYTES_MAX, Survey, segment_path, spare_path,
+};
+use super::report::{self, Finding};
 use super::ring::{Ring, Segment, Spare};
 use super::segment::{BATCHES_OFFSET, FooterBuilder, Header, Tail};
 use super::state::{Head, State};
@@ -48,15 +51,13 @@ impl<S: Storage> Log<S> {
             return Err(SpoolError::SegmentSize { given, least, most });
         }
         let mut replay = Replay::new(storage, part, dir);
-        let (found, spare_names) = replay.survey().await?;
-        let (opened, prepared): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|found| found.header.is_none_or(|header| !header.prepared));
+        let Survey { opened, prepared, spares } = replay.survey().await?;
         let tail = replay.read_all(&opened, apply).await?;
         replay.set_damage_aside(&opened).await;
         let numbers = opened.iter().map(|found| found.number);
         let number = numbers.chain(prepared.iter().map(|found| found.number)).max().unwrap_or(0) + 1;
         // What was prepared for the last run becomes raw material for this one.
-        let mut names = spare_names;
+        let mut names = spares;
         let reusable = prepared.iter().find(|found| found.size == given).map(|found| found.path.clone());
         names.extend(
             prepared.into_iter().map(|found| found.path).filter(|path| Some(path) != reusable.as_ref()),
@@ -77,36 +78,62 @@ impl<S: Storage> Replay<S> {
     }
 
     async fn set_aside(&mut self, found: &Found<S>, damage: &Damage) {
-        let what = if damage.torn { "torn" } else { "rot" };
-        let (part, start) = (self.part.0, damage.range.start);
-        let path = format!("damaged/part-{part:05}-segment-{:010}-at-{start}.{what}", found.number);
-        if self.copy_out(found, &damage.range, &path).await.is_err() {
-            self.report.copies_failed += 1;
+        let finding = Finding::of_damage(self.part, found.number, damage);
+        let path = format!("damaged/{}", finding.file_name());
+        let copied = async {
+            self.copy_out(found, &damage.range, &path).await?;
+            let mut window = Window::new(&found.file, found.size);
+            let salt = found.salt().unwrap_or(Salt::new(0));
+            let traces = report::traces(&mut window, salt, damage.range.clone()).await?;
+            let text = report::text(&finding, &found.path, &traces);
+            self.write_text(&format!("{path}.txt"), &text).await?;
+            self.storage.sync_dir("damaged").await
+        };
+        match copied.await {
+            Ok(()) => self.report.bytes_set_aside += damage.range.len() as u64,
+            Err(_) => self.report.copies_failed += 1,
+        }
+    }
+
+    /// A new file for `bytes` bytes; `None` if an earlier start has written it whole.
+    async fn create_aside(&self, path: &str, bytes: usize) -> io::Result<Option<S::File>> {
+        match self.storage.create(path).await {
+            // Set aside by an earlier start, which may have ended on the way.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let file = self.storage.open(path).await?;
+                Ok(if file.size().await? >= bytes as u64 { None } else { Some(file) })
+            }
+            created => created.map(Some),
         }
     }
 
     async fn copy_out(&self, found: &Found<S>, range: &Range<u32>, path: &str) -> io::Result<()> {
-        let file = match self.storage.create(path).await {
-            // Set aside by an earlier start, which may have ended on the way.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = self.storage.open(path).await?;
-                if file.size().await? >= range.len() as u64 {
-                    return Ok(());
-                }
-                file
-            }
-            created => created?,
-        };
+        let Some(file) = self.create_aside(path, range.len()).await? else { return Ok(()) };
         let mut window = Window::new(&found.file, found.size);
         for at in range.clone().step_by(BATCH_BYTES_MAX) {
             let bytes = window.read(at..range.end.min(at + BATCH_BYTES_MAX as u32)).await?;
-            let mut buffer = self.storage.buffer(bytes.len().next_multiple_of(BLOCK_BYTES));
-            let (copy, padding) = buffer.as_bytes_mut().split_at_mut(bytes.len());
-            copy.copy_from_slice(bytes);
-            padding.fill(0);
+            let buffer = self.filled(bytes, 0);
             file.write_at(buffer, u64::from(at - range.start)).await?;
         }
-        self.storage.sync_dir("damaged").await
+        Ok(())
+    }
+
+    async fn write_text(&self, path: &str, text: &str) -> io::Result<()> {
+        let Some(file) = self.create_aside(path, text.len()).await? else { return Ok(()) };
+        for (nth, bytes) in text.as_bytes().chunks(BATCH_BYTES_MAX).enumerate() {
+            // The disk takes whole blocks; empty lines are what a reader minds least.
+            file.write_at(self.filled(bytes, b'\n'), (nth * BATCH_BYTES_MAX) as u64).await?;
+        }
+        Ok(())
+    }
+
+    /// A buffer of whole blocks with `bytes`, and `padding` behind them.
+    fn filled(&self, bytes: &[u8], padding: u8) -> S::Buffer {
+        let mut buffer = self.storage.buffer(bytes.len().next_multiple_of(BLOCK_BYTES));
+        let (copy, rest) = buffer.as_bytes_mut().split_at_mut(bytes.len());
+        copy.copy_from_slice(bytes);
+        rest.fill(padding);
+        buffer
     }
 
     async fn discard(&self, paths: &[String]) -> Result<(), SpoolError> {
