@@ -217,6 +217,7 @@ fn line(event: &Event) {
         | Event::Bounced { at, .. }
         | Event::Rejected { at, .. }
         | Event::SessionError { at, .. }
+        | Event::Notice { at, .. }
         | Event::Trouble { at, .. } => *at,
     };
     LINE_TIME.set(Some(at));
@@ -252,6 +253,9 @@ fn emit(event: &Event) {
         }
         Event::SessionError { peer, what, .. } => {
             tracing::debug!(target: "mail", %peer, what = &*shown(what), "session ended early");
+        }
+        Event::Notice { part, what, .. } => {
+            tracing::warn!(target: "mail", part, what = &*shown(what), "notice");
         }
         Event::Trouble { part, what, .. } => {
             tracing::error!(target: "mail", part, what = &*shown(what), "trouble");
