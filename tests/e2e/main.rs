@@ -12,6 +12,7 @@
 //! | `policy` | who may send what, and how much |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
+//! | `format` | the spool on disk, read by a program that knows the documented format alone |
 //! | `seeing` | metrics, health, and that idleness costs nothing |
 //!
 //! Where the host denies io_uring each test says SKIP on standard error and passes.
@@ -22,6 +23,7 @@
 mod harness;
 
 mod exchanges;
+mod format;
 mod host;
 mod kills;
 mod load;
