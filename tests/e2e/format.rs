@@ -73,7 +73,7 @@ fn as_listed(read: &Value) -> Value {
 }
 
 /// What the reader says, an object for each message.
-fn read_by_python(lab: &Lab) -> Vec<Value> {
+pub fn read_by_python(lab: &Lab) -> Vec<Value> {
     let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spool_reader.py");
     let lines = fs::read_to_string(&reader).expect("the reader").lines().count();
     assert!(lines <= 100, "{lines} lines: the format should not need more");
