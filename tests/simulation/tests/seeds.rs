@@ -59,6 +59,7 @@ fn a_disk_that_says_durable_too_early_is_found_out() {
     let sabotage = Sabotage { disk_lies: true };
     let found: Vec<_> = (0..20).filter_map(|seed| run(seed, sabotage).err()).collect();
     // Loss or rot, whichever the next look sees first.
-    let shown = found.iter().filter(|violation| violation.0.contains("loses") || violation.0.contains("rot")).count();
+    let shown =
+        found.iter().filter(|violation| violation.0.contains("loses") || violation.0.contains("rot")).count();
     assert!(shown > 0, "no power cut has shown the lie: {found:?}");
 }
