@@ -60,6 +60,15 @@ pub struct Reads {
     pub all: usize,
 }
 
+/// What was written to files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// Durable writes: on a real disk each is a sync.
+    pub calls: u64,
+    /// Bytes, all calls together.
+    pub bytes: u64,
+}
+
 #[derive(Default)]
 struct Disk {
     names: BTreeMap<String, usize>,
@@ -74,6 +83,17 @@ struct Disk {
     sleepers: Vec<(Moment, Waker)>,
     free: u64,
     reads: Reads,
+    written: Writes,
+    /// Whether operations are not remembered.
+    forgets: bool,
+}
+
+impl Disk {
+    fn remember(&mut self, event: Event) {
+        if !self.forgets {
+            self.events.push(event);
+        }
+    }
 }
 
 /// A disk; clones share it.
@@ -112,6 +132,12 @@ impl MemoryDisk {
         Self { disk: Rc::new(RefCell::new(disk)) }
     }
 
+    /// The same without a history: its power cannot be cut, and what it holds does not grow with what was written.
+    pub fn without_history(free: u64) -> Self {
+        let disk = Disk { free, forgets: true, ..Disk::default() };
+        Self { disk: Rc::new(RefCell::new(disk)) }
+    }
+
     /// Events so far: places where the power can be cut.
     pub fn event_count(&self) -> usize {
         self.disk.borrow().events.len()
@@ -125,6 +151,11 @@ impl MemoryDisk {
     /// What was read so far.
     pub fn reads(&self) -> Reads {
         self.disk.borrow().reads
+    }
+
+    /// What was written so far.
+    pub fn written(&self) -> Writes {
+        self.disk.borrow().written
     }
 
     /// Lets calls fail.
@@ -355,7 +386,9 @@ impl StorageFile for MemoryFile {
             let mut disk = self.disk.disk.borrow_mut();
             let write = disk.writes;
             disk.writes += 1;
-            disk.events.push(Event::Write { file: self.file, offset, bytes: bytes.clone(), write });
+            disk.written.calls += 1;
+            disk.written.bytes += bytes.len() as u64;
+            disk.remember(Event::Write { file: self.file, offset, bytes: bytes.clone(), write });
             write
         };
         let mut polled = false;
@@ -370,7 +403,7 @@ impl StorageFile for MemoryFile {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            disk.events.push(Event::Done { write });
+            disk.remember(Event::Done { write });
             store(&mut lock(&disk.files[self.file]), offset, &bytes);
             Poll::Ready(Ok(()))
         })
@@ -417,7 +450,7 @@ impl Storage for MemoryDisk {
         }
         self.put(path, Vec::new());
         let file = self.lookup(path)?;
-        self.disk.borrow_mut().events.push(Event::Create { path: path.to_owned(), file });
+        self.disk.borrow_mut().remember(Event::Create { path: path.to_owned(), file });
         Ok(MemoryFile { disk: self.clone(), file })
     }
 
@@ -432,7 +465,7 @@ impl Storage for MemoryDisk {
         let event = Event::Rename { from: from.to_owned(), to: to.to_owned() };
         let mut disk = self.disk.borrow_mut();
         change(&mut disk.names, &event);
-        disk.events.push(event);
+        disk.remember(event);
         Ok(())
     }
 
@@ -442,7 +475,7 @@ impl Storage for MemoryDisk {
         let event = Event::Remove { path: path.to_owned() };
         let mut disk = self.disk.borrow_mut();
         change(&mut disk.names, &event);
-        disk.events.push(event);
+        disk.remember(event);
         Ok(())
     }
 
@@ -455,7 +488,7 @@ impl Storage for MemoryDisk {
 
     async fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.call()?;
-        self.disk.borrow_mut().events.push(Event::SyncDir { dir: dir.to_owned() });
+        self.disk.borrow_mut().remember(Event::SyncDir { dir: dir.to_owned() });
         Ok(())
     }
 
