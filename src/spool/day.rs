@@ -294,7 +294,9 @@ fn a_segment_without_a_footer_is_emptied_without_being_held_in_memory_whole() {
     send(first, false);
     // As much as keeps the segment where it is until its footer is damaged.
     let others: Vec<_> = (0..100).map(|_| log.next_id()).collect();
-    others.iter().for_each(|id| drop(send(*id, false)));
+    for id in &others {
+        send(*id, false);
+    }
     while send(log.next_id(), true) < 3 {}
     // The trailer is what says where the footer is.
     disk.flip(&segment_path(DIR, 1), (LARGE - TRAILER_BYTES) as usize, 1);
