@@ -122,6 +122,20 @@ impl<S: Storage> Log<S> {
         }
     }
 
+    /// The log is closed and will not write to its head again: all batches are durable, unless the fence says otherwise.
+    pub(super) async fn seal_head(&self) {
+        if self.0.fence.reason().is_some() {
+            return;
+        }
+        {
+            let mut state = self.0.state.borrow_mut();
+            let footer = std::mem::take(&mut state.head.footer);
+            let (number, end, batch) = (state.head.number, state.head.cursor, state.durable);
+            state.leaving.push(Leaving { number, footer, end, batch });
+        }
+        self.write_footers().await;
+    }
+
     async fn write_footer(&self, leaving: Leaving) -> io::Result<()> {
         let (header, footer) = {
             let mut state = self.0.state.borrow_mut();

@@ -515,6 +515,25 @@ fn a_restart_reads_a_large_segment_in_pieces_and_once() {
 }
 
 #[test]
+fn a_start_after_a_clean_stop_reads_footers_alone() {
+    const LARGE: u32 = 4 << 20;
+    let (disk, executor, log, model, journal) = fresh(LARGE);
+    let (handle, on, queue, notes) = (log.clone(), disk.clone(), model.clone(), journal.clone());
+    let filled = executor.run(async move {
+        for _ in 0..150 {
+            accept(&handle, &on, &queue, &notes, 60_000).await.unwrap();
+        }
+        handle.close().await;
+    });
+    filled.expect("it closes");
+    let after = disk.copy();
+    let (_, report, recovered) = open(&Executor::new(&after), &after, LARGE, 9).unwrap();
+    assert!(report.segments > 2 && report.scanned == 0 && report.damage.is_empty(), "{report:?}");
+    assert_eq!(*recovered.0.borrow(), *model.0.borrow());
+    assert!(after.reads().all < 1 << 20, "{:?}", after.reads());
+}
+
+#[test]
 fn records_of_a_damaged_range_longer_than_a_piece_are_salvaged_across_its_ends() {
     const LARGE: u32 = 8 << 20;
     let path = "part-00001/segment-0000000001";
