@@ -212,9 +212,9 @@ pub struct SourceOptions {
     /// The relay
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2525")]
     pub target: String,
-    /// Connections kept busy
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub connections: usize,
+    /// Connections. Without --rate each is kept busy: closed loop [default: 32]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<usize>,
     /// Messages in all
     #[arg(long, value_name = "N")]
     pub messages: Option<u64>,
@@ -225,7 +225,7 @@ pub struct SourceOptions {
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub warmup: u64,
     /// Open loop, whatever the relay does: messages per second as RATE, poisson:RATE, FROM..TO (a ramp) or
-    /// burst:RATExSIZE; else closed loop
+    /// burst:RATExSIZE [default: 100 if --connections is not given either]
     #[arg(long, value_name = "PATTERN")]
     pub rate: Option<String>,
     /// Bytes of a message, header included: BYTES, a list as in 1k=80,50k=18,1m=2, lognormal:MEDIAN,SIGMA or uniform:A..B

@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::bounds::Bound;
 use crate::clock;
 use crate::limits::{
-    CONNECTIONS_MAX, DURATION_SECONDS_DEFAULT, DURATION_SECONDS_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX,
-    RECIPIENTS_MAX, TEMPLATES,
+    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, DURATION_SECONDS_DEFAULT, DURATION_SECONDS_MAX, MESSAGE_BYTES_MAX,
+    MESSAGES_MAX, RATE_DEFAULT, RECIPIENTS_MAX, TEMPLATES,
 };
 use crate::options::{RunCommand, SinkOptions, SourceOptions, TlsMode, values};
 use crate::sink::profile::{self, Profile};
@@ -45,7 +45,8 @@ impl SourceOptions {
         ensure(is_loopback(target.ip()) || self.i_own_this_host, || {
             format!("--target {} is not this machine: add --i-own-this-host if you may load it", self.target)
         })?;
-        ensure((1..=CONNECTIONS_MAX).contains(&self.connections), || {
+        let connections = self.connections.unwrap_or(CONNECTIONS_DEFAULT);
+        ensure((1..=CONNECTIONS_MAX).contains(&connections), || {
             format!("--connections takes 1 to {CONNECTIONS_MAX}")
         })?;
         let client = || tls::client(!self.no_resume).map_err(|error| OptionError(format!("TLS: {error}")));
@@ -59,7 +60,7 @@ impl SourceOptions {
             security,
             server_name: given(server_name, || format!("--server-name {}: no name", self.server_name))?,
             target,
-            connections: self.connections,
+            connections,
             threads: self.threads,
             timeout: self.timeout.saturating_mul(1_000_000),
             reconnect: self.reconnect,
@@ -188,6 +189,11 @@ impl SourceOptions {
         Ok(made)
     }
 
+    /// The pattern of an open loop, which is the default; `None` if only the connections say how much is sent.
+    pub fn open_loop(&self) -> Option<&str> {
+        self.rate.as_deref().or(self.connections.is_none().then_some(RATE_DEFAULT))
+    }
+
     /// When it is sent, from `start` on.
     pub fn pace(&self, start: clock::Micros) -> Result<Pace, OptionError> {
         let default = self.messages.is_none().then_some(DURATION_SECONDS_DEFAULT);
@@ -199,7 +205,7 @@ impl SourceOptions {
             format!("--messages takes at most {MESSAGES_MAX}")
         })?;
         let duration = seconds.map(|seconds| seconds * 1_000_000);
-        let pattern = self.rate.as_deref().map(str::parse::<Pattern>).transpose();
+        let pattern = self.open_loop().map(str::parse::<Pattern>).transpose();
         let pattern = pattern.map_err(|error| OptionError(error.to_string()))?;
         let pattern = pattern.map(|pattern| pattern.complete(self.seed, duration, self.messages));
         ensure(self.warmup <= DURATION_SECONDS_MAX, || {
@@ -339,10 +345,19 @@ mod tests {
     fn defaults_are_bounded_and_pipelined() -> Result<(), OptionError> {
         let (plan, settings, pace) = source(&[])?;
         assert_eq!((plan.pipelining, settings.connections, plan.recipients(3)), (true, 32, 1));
-        assert_eq!(pace, Pace::new(0, None, Some(MESSAGES_MAX), Some(10_000_000)));
         assert_eq!(plan.template(0).bytes(), 4096);
-        assert_eq!(source(&["--messages", "5"])?.2, Pace::new(0, None, Some(5), None));
+        assert_eq!(pace.intended_count(), Some(1000), "100 a second for 10 s");
+        assert_eq!(source(&["--messages", "5"])?.2.intended_count(), Some(5));
         assert!(!source(&["--no-pipelining"])?.0.pipelining);
+        Ok(())
+    }
+
+    #[test]
+    fn the_loop_is_open_unless_only_the_connections_are_given() -> Result<(), OptionError> {
+        let closed = Pace::new(0, None, Some(MESSAGES_MAX), Some(10_000_000));
+        assert_eq!(source(&["--connections", "4"])?.2, closed);
+        let open = source(&["--connections", "4", "--rate", "7"])?;
+        assert_eq!((open.1.connections, open.2.intended_count()), (4, Some(70)));
         Ok(())
     }
 

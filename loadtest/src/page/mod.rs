@@ -187,7 +187,7 @@ mod tests {
             board.timeline.at(message * 10_000).record(200 + message);
             board.timeline.at(message * 10_000).accepted += 1;
         }
-        let mut source = SourceReport::of(&board, true);
+        let mut source = SourceReport::of(&board, Some("1000"));
         source.replies = vec![ReplyCount {
             stage: "RCPT".into(),
             code: 550,

@@ -129,6 +129,8 @@ pub struct PhaseReport {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SourceReport {
+    /// Open loop only: its pattern.
+    pub rate: Option<String>,
     /// Messages answered 2xx.
     pub accepted: u64,
     /// Messages answered 4xx or 5xx.
@@ -202,8 +204,9 @@ pub struct RelayReport {
 }
 
 impl SourceReport {
-    /// From the board; `open_loop` adds what only exists then.
-    pub fn of(board: &Board, open_loop: bool) -> Self {
+    /// From the board; an open loop's `rate` adds what only exists then.
+    pub fn of(board: &Board, rate: Option<&str>) -> Self {
+        let open_loop = rate.is_some();
         let tally = &board.source;
         let seconds = seconds(tally.first_and_last);
         let replies = tally.replies.iter().map(|((stage, code), (count, text))| ReplyCount {
@@ -213,6 +216,7 @@ impl SourceReport {
             text: text.clone(),
         });
         Self {
+            rate: rate.map(str::to_owned),
             accepted: tally.accepted,
             refused: tally.refused,
             unknown: tally.unknown,
@@ -317,7 +321,7 @@ mod tests {
     fn an_empty_report_prints_and_divides_by_nothing() {
         let board = Board::default();
         let report = Report {
-            source: Some(SourceReport::of(&board, true)),
+            source: Some(SourceReport::of(&board, Some("100"))),
             sink: Some(SinkReport::of(&board)),
             ledger: Some(Verdict::default()),
             relay: Some(RelayReport::of(&Usage::default(), &Usage::default(), 0)),

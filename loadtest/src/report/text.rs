@@ -61,9 +61,9 @@ impl Report {
         let generator = &self.generator;
         writeln!(
             f,
-            "generator  source {:.2} s CPU, sink {:.2} s CPU, busiest thread {:.0} %",
-            generator.source_cpu_seconds,
-            generator.sink_cpu_seconds,
+            "generator  source {}, sink {}, busiest thread {:.0} %",
+            cpu(generator.source_cpu_seconds, self.source.as_ref().map_or(0, |source| source.accepted)),
+            cpu(generator.sink_cpu_seconds, self.sink.map_or(0, |sink| sink.counts.messages)),
             generator.busiest_thread * 100.0
         )?;
         if generator.was_the_limit {
@@ -101,6 +101,16 @@ impl Report {
             None => Ok(()),
         }
     }
+}
+
+/// CPU time, and the share of each message.
+fn cpu(seconds: f64, messages: u64) -> String {
+    let share = if messages > 0 {
+        format!(" ({:.1} µs a message)", seconds * 1e6 / messages as f64)
+    } else {
+        String::new()
+    };
+    format!("{seconds:.2} s CPU{share}")
 }
 
 fn heading(f: &mut fmt::Formatter<'_>, title: &str, open_loop: bool) -> fmt::Result {
@@ -145,8 +155,11 @@ impl SourceReport {
         )?;
         writeln!(
             f,
-            "           {} connections, {} lost, {} connects failed",
-            self.connections, self.connections_lost, self.connects_failed
+            "           {}; {} connections, {} lost, {} connects failed",
+            self.rate.as_ref().map_or("closed loop".into(), |rate| format!("open loop, {rate} messages/s")),
+            self.connections,
+            self.connections_lost,
+            self.connects_failed
         )?;
         if self.handshakes_full + self.handshakes_resumed > 0 {
             let (full, resumed) = (self.handshakes_full, self.handshakes_resumed);

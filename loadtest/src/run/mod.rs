@@ -85,7 +85,7 @@ fn source(command: &SourceCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure
     let board = board.lock();
     let mut report = Report {
         run: Some(format!("{:08x}", run.0)),
-        source: Some(SourceReport::of(&board, command.source.rate.is_some())),
+        source: Some(SourceReport::of(&board, command.source.open_loop())),
         generator: GeneratorReport::of(&threads, &[], busy_between(ticks, cpu_ticks()), &board),
         ..Report::default()
     };

@@ -169,7 +169,7 @@ fn judge(
     let bounced = !command.expect_bounces || verdict.bounces_missing == 0;
     Report {
         run: Some(format!("{:08x}", run.0)),
-        source: Some(SourceReport::of(board, command.source.rate.is_some())),
+        source: Some(SourceReport::of(board, command.source.open_loop())),
         sink: Some(SinkReport::of(board)),
         holds: Some(verdict.holds(command.repeats_allowed) && bounced && verdict.accepted > 0),
         notes: if verdict.accepted > 0 {
