@@ -2,6 +2,7 @@
 //! [`profile`]), the threads ([`worker`]), and a way for tests to ask ([`control`]).
 
 pub mod control;
+pub mod meter;
 pub mod profile;
 pub mod script;
 pub mod session;

@@ -14,6 +14,7 @@
 //! domain = "*.slow.invalid"       # and `local`; whole, `x*` or `*x`
 //! share = 0.05                    # of those it fits
 //! first = 1                       # times for each recipient
+//! above = 20                      # a second: so many are let through first
 //! during = "10s..40s"             # since the sink's start, again each `every`
 //! every = "60s"
 //! reply = ["450 4.2.0 try later"] # one of these; or `drop = true`
@@ -97,6 +98,7 @@ struct WrittenRule {
     domain: Option<String>,
     share: Option<f64>,
     first: Option<u32>,
+    above: Option<u32>,
     during: Option<String>,
     every: Option<String>,
     reply: Option<OneOrMore>,
@@ -171,6 +173,7 @@ fn read_rule(rule: WrittenRule) -> Result<Rule, String> {
         action,
         delays,
         first: rule.first,
+        above: rule.above,
         share,
         window,
     })
@@ -215,9 +218,24 @@ mod tests {
         let Ok(profile) = read(text) else { panic!("not read") };
         let hit = |seconds: u64| {
             let moment = Moment { chance: 1, elapsed: seconds * 1_000_000 };
-            profile.script.matching(Stage::Rcpt, b"a@b", moment).is_some()
+            let decision = profile.script.decide(Stage::Rcpt, b"a@b", moment);
+            profile.script.action(decision).is_some()
         };
         assert_eq!([0, 10, 19, 20, 70, 80].map(hit), [false, true, true, false, true, false]);
+    }
+
+    #[test]
+    fn a_rate_refuses_what_exceeds_it_and_a_delay_with_first_delays_once() {
+        let text = "[[rule]]\nstage='rcpt'\nabove=3\nreply='450 slow down'\n[[rule]]\nstage='rcpt'\nfirst=1\ndelay='9s'";
+        let Ok(profile) = read(text) else { panic!("not read") };
+        let decide = |n: u64| {
+            let moment = Moment { chance: n, elapsed: n / 10 * 1_000_000 };
+            profile.script.decide(Stage::Rcpt, b"a@b", moment)
+        };
+        let decisions: Vec<_> = (0..20).map(decide).collect();
+        let refused = decisions.iter().filter(|decision| profile.script.action(**decision).is_some());
+        assert_eq!(refused.count(), 14, "three of ten pass in each of two seconds");
+        assert_eq!(decisions.iter().filter_map(|decision| decision.delay).collect::<Vec<_>>(), [9_000_000]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::clock::{self, Micros};
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN_MAX, REPLIES_BYTES_MAX};
 use crate::measure::phase::record;
 use crate::sink::Settings;
+use crate::sink::meter::Meter;
 use crate::sink::script::Moment;
 use crate::sink::session::{Counted, Delivery, Fixed, Flow, Host, Session};
 use crate::stream::Stream;
@@ -44,25 +45,15 @@ pub struct Door {
 pub struct Shared {
     started: Micros,
     open: AtomicUsize,
-    /// A second since the start, and messages begun in it: 32 bits each.
-    second: AtomicU64,
+    /// Messages begun.
+    begun: Meter,
 }
 
 impl Shared {
     /// Nothing has happened yet.
     #[allow(clippy::new_without_default, reason = "it reads the clock")]
     pub fn new() -> Self {
-        Self { started: clock::now(), open: AtomicUsize::new(0), second: AtomicU64::new(0) }
-    }
-
-    /// One more message may begin in this second.
-    fn admit(&self, most: u32, now: Micros) -> bool {
-        let second = now.saturating_sub(self.started) / 1_000_000;
-        let step = |value: u64| {
-            let count = if value >> 32 == second { value & 0xffff_ffff } else { 0 };
-            (count < u64::from(most)).then_some(second << 32 | (count + 1))
-        };
-        self.second.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
+        Self { started: clock::now(), open: AtomicUsize::new(0), begun: Meter::default() }
     }
 }
 
@@ -208,7 +199,8 @@ impl Host for Tray {
     }
 
     fn admit(&mut self) -> bool {
-        self.per_second.is_none_or(|most| self.shared.admit(most, self.now))
+        let elapsed = self.now.saturating_sub(self.started);
+        self.per_second.is_none_or(|most| self.shared.begun.admit(most, elapsed))
     }
 }
 

@@ -6,8 +6,8 @@ mod replies;
 mod tests;
 
 use crate::clock::Micros;
-use crate::sink::script::{Action, Moment, Pending, Script, Stage};
-use crate::sink::session::replies::{answer, refuse, scripted, slow, slow_later};
+use crate::sink::script::{Action, Decision, Moment, Script, Stage};
+use crate::sink::session::replies::{answer, refuse, scripted, slow};
 use crate::wire::content::{Content, DotFinder};
 use crate::wire::mark::{Id, Local, parse_digits};
 use crate::wire::receipt::Receipt;
@@ -145,12 +145,9 @@ struct Envelope {
     from: Option<Option<Id>>,
     null_sender: bool,
     recipients: Vec<Local>,
-    /// The first rules for later stages that concern a recipient.
-    at_data: Option<Pending>,
-    at_dot: Option<Pending>,
-    /// The same for delays.
-    slow_data: Option<Pending>,
-    slow_dot: Option<Pending>,
+    /// What the script has for later stages, of the first recipient for which it has anything.
+    at_data: Decision,
+    at_dot: Decision,
     /// BDAT has begun.
     chunking: bool,
     receipt: Receipt,
@@ -162,8 +159,7 @@ impl Envelope {
         self.from = None;
         self.null_sender = false;
         self.recipients.clear();
-        (self.at_data, self.at_dot) = (None, None);
-        (self.slow_data, self.slow_dot) = (None, None);
+        (self.at_data, self.at_dot) = (Decision::default(), Decision::default());
         self.chunking = false;
         self.receipt.reset();
         self.content.clear();
@@ -381,20 +377,19 @@ impl Session {
         let recipient = Local::parse(local(address));
         if !fixed.script.is_empty() {
             let moment = host.moment();
-            slow(fixed, fixed.script.slowing(Stage::Rcpt, address, moment), out, moment, host);
-            let matching = |stage, salt| fixed.script.matching(stage, address, moment.salted(salt));
-            if let Some(action) = matching(Stage::Rcpt, 0).and_then(|pending| fixed.script.apply(pending)) {
+            let decide = |stage, salt| fixed.script.decide(stage, address, moment.salted(salt));
+            let decision = decide(Stage::Rcpt, 0);
+            slow(decision, out, host);
+            if let Some(action) = fixed.script.action(decision) {
                 if action.is_permanent() {
                     failed(from, recipient, host);
                 }
                 return refuse(action, moment, out, host);
             }
-            let envelope = &mut self.envelope;
-            let slowing = |stage, salt| fixed.script.slowing(stage, address, moment.salted(salt));
-            envelope.at_data = envelope.at_data.or_else(|| matching(Stage::Data, 1));
-            envelope.at_dot = envelope.at_dot.or_else(|| matching(Stage::Dot, 2));
-            envelope.slow_data = envelope.slow_data.or_else(|| slowing(Stage::Data, 3));
-            envelope.slow_dot = envelope.slow_dot.or_else(|| slowing(Stage::Dot, 4));
+            let Envelope { at_data, at_dot, .. } = &mut self.envelope;
+            // A refusal there is of all recipients, so it counts for each of them.
+            *at_data = at_data.or(decide(Stage::Data, 1));
+            *at_dot = at_dot.or(decide(Stage::Dot, 2));
         }
         self.envelope.recipients.push(recipient);
         out.extend_from_slice(b"250 2.1.5 Ok\r\n");
@@ -406,8 +401,8 @@ impl Session {
             self.out_of_order(out, host);
             return Flow::Continue;
         }
-        slow_later(fixed, self.envelope.slow_data, out, host);
-        if let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending)) {
+        slow(self.envelope.at_data, out, host);
+        if let Some(action) = fixed.script.action(self.envelope.at_data) {
             return self.refuse_all(action, 1, out, host);
         }
         out.extend_from_slice(b"354 End data with <CR><LF>.<CR><LF>\r\n");
@@ -444,11 +439,12 @@ impl Session {
         let mut wanted = !self.envelope.recipients.is_empty();
         if !wanted {
             self.out_of_order(out, host);
-        } else if !self.envelope.chunking
-            && let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending))
-        {
-            wanted = false;
-            flow = self.refuse_all(action, 1, out, host);
+        } else if !self.envelope.chunking {
+            slow(self.envelope.at_data, out, host);
+            if let Some(action) = fixed.script.action(self.envelope.at_data) {
+                wanted = false;
+                flow = self.refuse_all(action, 1, out, host);
+            }
         }
         self.envelope.chunking = wanted;
         self.state = if wanted { State::Chunk { left, last } } else { State::Discard { left } };
@@ -495,8 +491,8 @@ impl Session {
     fn finish(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         self.state = State::Command;
         let replies = if fixed.manners.lmtp { self.envelope.recipients.len() } else { 1 };
-        slow_later(fixed, self.envelope.slow_dot, out, host);
-        if let Some(action) = self.envelope.at_dot.and_then(|pending| fixed.script.apply(pending)) {
+        slow(self.envelope.at_dot, out, host);
+        if let Some(action) = fixed.script.action(self.envelope.at_dot) {
             return self.refuse_all(action, replies, out, host);
         }
         let Envelope { receipt, recipients, null_sender, content, .. } = &self.envelope;

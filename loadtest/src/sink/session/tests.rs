@@ -191,4 +191,11 @@ fn delays_hold_the_reply_and_a_421_closes() {
     let (replies, flow, seen) = play(&Manners::default(), &profile.script, ENVELOPE.as_bytes(), 1000);
     assert_eq!((codes(&replies).as_str(), flow), ("250 421", Flow::Close));
     assert_eq!(seen.held, [(0, 50_000), (replies.find("421").unwrap_or(0), 1_000_000)]);
+    let profile = crate::sink::profile::read("[[rule]]\nstage='data'\ndelay='30ms'").unwrap_or_default();
+    for command in ["DATA\r\n", "BDAT 1 LAST\r\n."] {
+        let bytes = [ENVELOPE, command].concat();
+        let (replies, _, seen) = play(&Manners::default(), &profile.script, bytes.as_bytes(), 1000);
+        let before = replies.rfind("250 2.1.5 Ok\r\n").map_or(0, |at| at + "250 2.1.5 Ok\r\n".len());
+        assert_eq!(seen.held, [(before, 30_000)], "{command}");
+    }
 }
