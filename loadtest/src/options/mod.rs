@@ -6,6 +6,7 @@ pub mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -53,9 +54,9 @@ pub struct SourceCommand {
 /// `sink`.
 #[derive(Debug, Args)]
 pub struct SinkCommand {
-    /// Where to listen; may be given again
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2526")]
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen, with a profile of its own instead of --profile; may be given again
+    #[arg(long, value_name = "ADDR:PORT[=PROFILE]", default_value = "127.0.0.1:2526")]
+    pub listen: Vec<Listen>,
     /// How it behaves.
     #[command(flatten)]
     pub sink: SinkOptions,
@@ -140,9 +141,9 @@ pub struct RunCommand {
     /// What must hold for success, such as 'p99<=50ms' or 'errors<=0.1%'; may be given again
     #[arg(long, value_name = "BOUND")]
     pub bound: Vec<String>,
-    /// Where the sink listens; the relay must deliver there. May be given again
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2526")]
-    pub sink: Vec<SocketAddr>,
+    /// Where the sink listens, with a profile of its own instead of --profile; the relay must deliver there. May be given again
+    #[arg(long, value_name = "ADDR:PORT[=PROFILE]", default_value = "127.0.0.1:2526")]
+    pub sink: Vec<Listen>,
     /// What is sent.
     #[command(flatten)]
     pub source: SourceOptions,
@@ -193,6 +194,31 @@ pub struct OutputOptions {
     /// Write a line of counts and latencies for each second
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+}
+
+/// Where a sink listens, and how it behaves there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Name or file of its profile; `None` for the sink's.
+    pub profile: Option<String>,
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, profile: None }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let (address, profile) = text.split_once('=').map_or((text, None), |(a, p)| (a, Some(p.to_owned())));
+        let wrong = |_| OptionError(format!("`{address}` is not ADDR:PORT, such as 127.0.0.1:2526"));
+        Ok(Self { address: address.parse().map_err(wrong)?, profile })
+    }
 }
 
 /// When a connection is secured.
@@ -316,7 +342,7 @@ pub struct SinkOptions {
     /// Do not offer CHUNKING
     #[arg(long)]
     pub no_chunking: bool,
-    /// A profile of behaviour: clean, provider-mix, deferral-storm, slow, flaky, or a TOML file
+    /// A profile of behaviour: clean, provider-mix, deferral-storm, slow, flaky, or a TOML file. Each listener counts for itself
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
     /// Offer STARTTLS, or expect TLS from the start

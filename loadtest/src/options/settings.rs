@@ -1,7 +1,7 @@
 //! The command line's translation into settings. It reads the files named there. What could hurt somebody is
 //! refused here.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 
 use crate::bounds::Bound;
@@ -10,7 +10,8 @@ use crate::limits::{
     CONNECTIONS_DEFAULT, CONNECTIONS_MAX, DURATION_SECONDS_DEFAULT, DURATION_SECONDS_MAX, MESSAGE_BYTES_MAX,
     MESSAGES_MAX, RATE_DEFAULT, RECIPIENTS_MAX, TEMPLATES,
 };
-use crate::options::{RunCommand, SinkOptions, SourceOptions, TlsMode, values};
+use crate::options::{Listen, RunCommand, SinkOptions, SourceOptions, TlsMode, values};
+use crate::sink::Listener;
 use crate::sink::profile::{self, Profile};
 use crate::sink::script::Script;
 use crate::sink::session::Manners;
@@ -225,21 +226,34 @@ impl RunCommand {
 }
 
 impl SinkOptions {
-    /// How the sink behaves, on these addresses.
-    pub fn settings(&self, listen: &[SocketAddr]) -> Result<sink::Settings, OptionError> {
+    /// How the sink behaves, at these addresses.
+    pub fn settings(&self, listen: &[Listen]) -> Result<sink::Settings, OptionError> {
         if let Some(directory) = &self.keep {
             std::fs::create_dir_all(directory)
                 .map_err(|error| OptionError(format!("--keep {}: {error}", directory.display())))?;
         }
-        let rules = Script::parse(&self.refuse).map_err(|error| OptionError(format!("--refuse {error}")))?;
-        let profile = self.profile()?;
         let files = self.sink_cert.as_deref().zip(self.sink_key.as_deref());
         let tls = (self.sink_tls != TlsMode::Off).then(|| tls::server(files)).transpose();
-        let manners = profile.manners;
+        let listener = |listen: &Listen| {
+            let name = listen.profile.as_ref().or(self.profile.as_ref());
+            Ok(Listener { address: listen.address, name: name.cloned(), profile: self.behaviour(name)? })
+        };
         Ok(sink::Settings {
-            listen: listen.to_vec(),
+            listeners: listen.iter().map(listener).collect::<Result<_, _>>()?,
             threads: self.sink_threads,
-            script: rules.before(profile.script),
+            tls: tls.map_err(|error| OptionError(format!("--sink-tls: {error}")))?,
+            implicit: self.sink_tls == TlsMode::Implicit,
+            keep: self.keep.clone(),
+        })
+    }
+
+    /// A profile, with what the command line says besides.
+    fn behaviour(&self, name: Option<&String>) -> Result<Profile, OptionError> {
+        let rules = Script::parse(&self.refuse).map_err(|error| OptionError(format!("--refuse {error}")))?;
+        let written = name.map_or_else(|| Ok(Profile::default()), |name| profile(name))?;
+        let manners = written.manners;
+        Ok(Profile {
+            script: rules.before(written.script),
             manners: Manners {
                 pipelining: manners.pipelining && !self.sink_no_pipelining,
                 chunking: manners.chunking && !self.no_chunking,
@@ -248,26 +262,21 @@ impl SinkOptions {
                 lmtp: self.sink_lmtp,
                 ..manners
             },
-            connections_max: profile.connections_max,
-            messages_per_second: profile.messages_per_second,
-            tls: tls.map_err(|error| OptionError(format!("--sink-tls: {error}")))?,
-            implicit: self.sink_tls == TlsMode::Implicit,
-            keep: self.keep.clone(),
+            ..written
         })
     }
+}
 
-    fn profile(&self) -> Result<Profile, OptionError> {
-        let Some(name) = &self.profile else { return Ok(Profile::default()) };
-        let known = profile::BUILT_IN.iter().find(|(known, _)| known == name);
-        let text = match known {
-            Some((_, text)) => (*text).to_owned(),
-            None => std::fs::read_to_string(name).map_err(|error| {
-                let known: Vec<&str> = profile::BUILT_IN.iter().map(|(known, _)| *known).collect();
-                OptionError(format!("--profile {name}: {error}; built in are {}", known.join(", ")))
-            })?,
-        };
-        profile::read(&text).map_err(|error| OptionError(format!("--profile {name}: {error}")))
-    }
+fn profile(name: &str) -> Result<Profile, OptionError> {
+    let known = profile::BUILT_IN.iter().find(|(known, _)| *known == name);
+    let text = match known {
+        Some((_, text)) => (*text).to_owned(),
+        None => std::fs::read_to_string(name).map_err(|error| {
+            let known: Vec<&str> = profile::BUILT_IN.iter().map(|(known, _)| *known).collect();
+            OptionError(format!("profile {name}: {error}; built in are {}", known.join(", ")))
+        })?,
+    };
+    profile::read(&text).map_err(|error| OptionError(format!("profile {name}: {error}")))
 }
 
 /// The argument of AUTH PLAIN for `USER:PASSWORD` (RFC 4616).

@@ -72,7 +72,7 @@ fn phases(source: &SourceReport, report: &Report, page: &mut String) {
             row(name, &late, None);
         }
     }
-    if let Some(sink) = report.sink.filter(|sink| sink.transit.count > 0) {
+    if let Some(sink) = report.sink.as_ref().filter(|sink| sink.transit.count > 0) {
         row("sent → at the sink", &sink.transit, None);
     }
     *page += "</table></section>\n";

@@ -174,11 +174,13 @@ pub struct SourceReport {
 }
 
 /// What the sink saw.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SinkReport {
     /// Counts.
     pub counts: SinkCounts,
+    /// The same for each listener, by address and profile.
+    pub listeners: Vec<(String, SinkCounts)>,
     /// From the first to the last message, in seconds.
     pub seconds: f64,
     /// Messages per second of that time.
@@ -248,6 +250,7 @@ impl SinkReport {
         let seconds = seconds(tally.first_and_last);
         Self {
             counts: tally.counts,
+            listeners: tally.listeners.clone(),
             seconds,
             messages_per_second: per_second(tally.counts.messages, seconds),
             transit: Percentiles::of(&tally.transit),

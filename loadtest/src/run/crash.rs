@@ -83,7 +83,7 @@ impl Ordeal for Kills {
 /// Runs the campaign.
 pub fn crash(command: &CrashCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
     let mut run = command.run.clone();
-    let sink = run.sink.first().copied().filter(|sink| sink.port() != 0);
+    let sink = run.sink.first().map(|sink| sink.address).filter(|sink| sink.port() != 0);
     let sink = sink.ok_or("crash needs --sink with a port: the relay must find it again")?;
     let recipe = recipe(&run, run.source.settings()?.target, sink);
     let recipe = recipe.ok_or("crash needs --relay COMMAND: it kills only what it has started")?;
