@@ -360,7 +360,7 @@ pub struct SinkOptions {
     /// Speak LMTP
     #[arg(long)]
     pub sink_lmtp: bool,
-    /// Write each message to a file in this directory
-    #[arg(long, value_name = "DIR")]
+    /// Keep whole messages: in a Maildir, or in one file if it ends in .mbox
+    #[arg(long, value_name = "DIR|FILE.mbox")]
     pub keep: Option<PathBuf>,
 }

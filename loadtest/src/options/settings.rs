@@ -2,7 +2,8 @@
 //! refused here.
 
 use std::net::{IpAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::bounds::Bound;
 use crate::clock;
@@ -12,6 +13,7 @@ use crate::limits::{
 };
 use crate::options::{Listen, RunCommand, SinkOptions, SourceOptions, TlsMode, values};
 use crate::sink::Listener;
+use crate::sink::keep::Keeper;
 use crate::sink::profile::{self, Profile};
 use crate::sink::script::Script;
 use crate::sink::session::Manners;
@@ -228,10 +230,10 @@ impl RunCommand {
 impl SinkOptions {
     /// How the sink behaves, at these addresses.
     pub fn settings(&self, listen: &[Listen]) -> Result<sink::Settings, OptionError> {
-        if let Some(directory) = &self.keep {
-            std::fs::create_dir_all(directory)
-                .map_err(|error| OptionError(format!("--keep {}: {error}", directory.display())))?;
-        }
+        let keep = |path: &PathBuf| match Keeper::open(path) {
+            Ok(keeper) => Ok(Arc::new(keeper)),
+            Err(error) => Err(OptionError(format!("--keep {}: {error}", path.display()))),
+        };
         let files = self.sink_cert.as_deref().zip(self.sink_key.as_deref());
         let tls = (self.sink_tls != TlsMode::Off).then(|| tls::server(files)).transpose();
         let listener = |listen: &Listen| {
@@ -243,7 +245,7 @@ impl SinkOptions {
             threads: self.sink_threads,
             tls: tls.map_err(|error| OptionError(format!("--sink-tls: {error}")))?,
             implicit: self.sink_tls == TlsMode::Implicit,
-            keep: self.keep.clone(),
+            keep: self.keep.as_ref().map(keep).transpose()?,
         })
     }
 

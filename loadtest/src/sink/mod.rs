@@ -2,6 +2,7 @@
 //! [`profile`]), the threads ([`worker`]), and a way for tests to ask ([`control`]).
 
 pub mod control;
+pub mod keep;
 pub mod meter;
 pub mod profile;
 pub mod script;
@@ -10,12 +11,12 @@ pub mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crate::board::{SharedBoard, SinkCounts, ThreadUse};
+use crate::sink::keep::Keeper;
 use crate::sink::profile::Profile;
 
 /// Where a sink listens, and how it behaves there. Its limits and rules are counted for this listener alone.
@@ -40,8 +41,8 @@ pub struct Settings {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// TLS from the start.
     pub implicit: bool,
-    /// Directory for whole messages.
-    pub keep: Option<PathBuf>,
+    /// Where whole messages are kept.
+    pub keep: Option<Arc<Keeper>>,
 }
 
 /// A running sink.

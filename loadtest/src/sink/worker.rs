@@ -2,9 +2,7 @@
 //! round: with few of them, SO_REUSEPORT would leave threads idle.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs;
 use std::io::{self, ErrorKind, IoSlice};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,6 +17,7 @@ use crate::clock::{self, Micros};
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN_MAX, REPLIES_BYTES_MAX};
 use crate::measure::phase::record;
 use crate::sink::Settings;
+use crate::sink::keep::Keeper;
 use crate::sink::meter::Meter;
 use crate::sink::profile::Profile;
 use crate::sink::script::Moment;
@@ -95,9 +94,7 @@ struct Tray {
     /// Delays asked for in this turn of a session.
     holds: Vec<(usize, Micros)>,
     chance: u64,
-    keep: Option<PathBuf>,
-    kept: u64,
-    thread: usize,
+    keep: Option<Arc<Keeper>>,
     shared: Arc<Shared>,
 }
 
@@ -149,21 +146,17 @@ impl Tray {
     fn counts(&mut self) -> &mut SinkCounts {
         &mut self.counts[self.listener]
     }
-
-    fn keep(&mut self, content: &[u8]) -> io::Result<()> {
-        let Some(directory) = &self.keep else { return Ok(()) };
-        self.kept += 1;
-        fs::write(directory.join(format!("{:02}-{:09}.eml", self.thread, self.kept)), content)
-    }
 }
 
 impl Host for Tray {
     fn delivered(&mut self, delivery: &Delivery<'_>) {
-        let Delivery { receipt, recipients, null_sender, content } = delivery;
+        let Delivery { receipt, recipients, null_sender, envelope, content } = delivery;
         self.counts().messages += 1;
         self.counts().recipients += recipients.len() as u64;
         self.counts().bytes += receipt.bytes();
-        if let Err(error) = self.keep(content) {
+        if let Some(keeper) = &self.keep
+            && let Err(error) = keeper.keep(envelope, content, clock::wall())
+        {
             eprintln!("ringpost-load: cannot keep a message: {error}; no further one is kept");
             self.keep = None;
         }
@@ -272,8 +265,6 @@ impl Worker {
             bounced: Vec::new(),
             chance: mix(thread as u64) >> 8,
             keep: settings.keep.clone(),
-            kept: 0,
-            thread,
             holds: Vec::new(),
             shared: shared.clone(),
         };

@@ -77,7 +77,9 @@ pub struct Delivery<'a> {
     pub recipients: &'a [Local],
     /// From the null sender.
     pub null_sender: bool,
-    /// The whole content if the host keeps it, else empty.
+    /// The envelope as header lines, if the host keeps messages, else empty.
+    pub envelope: &'a [u8],
+    /// The whole content if the host keeps messages, else empty.
     pub content: &'a [u8],
 }
 
@@ -151,6 +153,8 @@ struct Envelope {
     /// BDAT has begun.
     chunking: bool,
     receipt: Receipt,
+    /// Both filled only for a host that keeps messages.
+    header_lines: Vec<u8>,
     content: Vec<u8>,
 }
 
@@ -162,7 +166,17 @@ impl Envelope {
         (self.at_data, self.at_dot) = (Decision::default(), Decision::default());
         self.chunking = false;
         self.receipt.reset();
+        self.header_lines.clear();
         self.content.clear();
+    }
+
+    /// Notes an address of the envelope as a header line.
+    fn note(&mut self, keep: bool, [before, address, behind]: [&[u8]; 3]) {
+        if keep {
+            for part in [before, address, behind] {
+                self.header_lines.extend_from_slice(part);
+            }
+        }
     }
 
     fn take(&mut self, keep: bool, piece: &[u8]) {
@@ -353,6 +367,7 @@ impl Session {
             return Flow::Continue;
         }
         self.messages += 1;
+        self.envelope.note(fixed.keep, [b"Return-Path: <", address, b">\r\n"]);
         self.envelope.null_sender = address.is_empty();
         self.envelope.from = Some(match Local::parse(local(address)) {
             Local::Sender(id) => Some(id),
@@ -391,6 +406,7 @@ impl Session {
             *at_data = at_data.or(decide(Stage::Data, 1));
             *at_dot = at_dot.or(decide(Stage::Dot, 2));
         }
+        self.envelope.note(fixed.keep, [b"Delivered-To: ", address, b"\r\n"]);
         self.envelope.recipients.push(recipient);
         out.extend_from_slice(b"250 2.1.5 Ok\r\n");
         Flow::Continue
@@ -495,8 +511,9 @@ impl Session {
         if let Some(action) = fixed.script.action(self.envelope.at_dot) {
             return self.refuse_all(action, replies, out, host);
         }
-        let Envelope { receipt, recipients, null_sender, content, .. } = &self.envelope;
-        host.delivered(&Delivery { receipt, recipients, null_sender: *null_sender, content });
+        let Envelope { receipt, recipients, null_sender, header_lines: envelope, content, .. } =
+            &self.envelope;
+        host.delivered(&Delivery { receipt, recipients, null_sender: *null_sender, envelope, content });
         (0..replies).for_each(|_| out.extend_from_slice(b"250 2.0.0 Ok\r\n"));
         self.envelope.reset();
         Flow::Continue

@@ -14,7 +14,10 @@ struct Seen {
 
 impl Host for Seen {
     fn delivered(&mut self, delivery: &Delivery<'_>) {
-        let Delivery { receipt, recipients, content, .. } = delivery;
+        let Delivery { receipt, recipients, content, envelope, .. } = delivery;
+        assert!(
+            envelope.starts_with(b"Return-Path: <b-000000ab-000000000005@s.invalid>\r\nDelivered-To: load")
+        );
         assert_eq!(content.len() as u64, receipt.bytes(), "kept whole");
         self.delivered.push((receipt.id(), receipt.intact(), recipients.to_vec(), receipt.bytes()));
     }
