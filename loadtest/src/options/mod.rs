@@ -1,5 +1,6 @@
 //! The command line. Its translation into settings is in [`settings`], the values' forms in [`values`].
 
+pub mod place;
 pub mod scenario;
 pub mod settings;
 pub mod values;
@@ -38,6 +39,18 @@ pub enum Command {
     Compare(CompareCommand),
     /// Draw the page of a report written with --json
     Page(PageCommand),
+}
+
+impl Command {
+    /// The run that it is or is made of.
+    pub fn run(&self) -> Option<&RunCommand> {
+        match self {
+            Self::Run(command) => Some(command),
+            Self::Search(command) => Some(&command.run),
+            Self::Crash(command) => Some(&command.run),
+            _ => None,
+        }
+    }
 }
 
 /// `source`.

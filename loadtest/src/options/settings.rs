@@ -9,7 +9,7 @@ use crate::bounds::Bound;
 use crate::clock;
 use crate::limits::{
     CONNECTIONS_DEFAULT, CONNECTIONS_MAX, DURATION_SECONDS_DEFAULT, DURATION_SECONDS_MAX, MESSAGE_BYTES_MAX,
-    MESSAGES_MAX, RATE_DEFAULT, RECIPIENTS_MAX, TEMPLATES,
+    MESSAGES_MAX, RATE_DEFAULT, RECIPIENTS_MAX, TEMPLATES, THREADS_MAX,
 };
 use crate::options::{Listen, RunCommand, SinkOptions, SourceOptions, TlsMode, values};
 use crate::sink::Listener;
@@ -52,6 +52,7 @@ impl SourceOptions {
         ensure((1..=CONNECTIONS_MAX).contains(&connections), || {
             format!("--connections takes 1 to {CONNECTIONS_MAX}")
         })?;
+        ensure((1..=THREADS_MAX).contains(&self.threads), || format!("--threads takes 1 to {THREADS_MAX}"))?;
         let client = || tls::client(!self.no_resume).map_err(|error| OptionError(format!("TLS: {error}")));
         let security = match self.tls {
             TlsMode::Off => Security::None,
@@ -220,6 +221,18 @@ impl SourceOptions {
 }
 
 impl RunCommand {
+    /// Reads every value once, so that what is wrong is said before anything starts.
+    pub fn check(&self) -> Result<(), OptionError> {
+        self.bounds()?;
+        self.source.settings()?;
+        self.source.plan()?;
+        self.source.pace(0)?;
+        self.sink.iter().try_for_each(|listen| {
+            let name = listen.profile.as_ref().or(self.sink_options.profile.as_ref());
+            self.sink_options.behaviour(name).map(drop)
+        })
+    }
+
     /// What must hold.
     pub fn bounds(&self) -> Result<Vec<Bound>, OptionError> {
         let read = |text: &String| text.parse().map_err(|error| OptionError(format!("--bound {error}")));
@@ -236,6 +249,9 @@ impl SinkOptions {
         };
         let files = self.sink_cert.as_deref().zip(self.sink_key.as_deref());
         let tls = (self.sink_tls != TlsMode::Off).then(|| tls::server(files)).transpose();
+        ensure((1..=THREADS_MAX).contains(&self.sink_threads), || {
+            format!("--sink-threads takes 1 to {THREADS_MAX}")
+        })?;
         let listener = |listen: &Listen| {
             let name = listen.profile.as_ref().or(self.profile.as_ref());
             Ok(Listener { address: listen.address, name: name.cloned(), profile: self.behaviour(name)? })
@@ -383,8 +399,40 @@ mod tests {
             ["--local", "a=0"],
             ["--domain", "a b.invalid"],
             ["--target", "nowhere"],
+            ["--threads", "0"],
+            ["--threads", "1025"],
+            ["--duration", "99999999999"],
+            ["--warmup", "99999999999"],
+            ["--messages", "99999999999"],
         ] {
             assert!(source(&arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    proptest::proptest! {
+        // Each case makes the messages of a plan for each option.
+        #![proptest_config(proptest::test_runner::Config::with_cases(48))]
+        #[test]
+        fn no_value_of_any_option_makes_it_panic(
+            value in proptest::prop_oneof![
+                "\\PC{0,16}",
+                "[-0-9.eExskmg:=,@*/]{0,16}",
+                "(lognormal|uniform|exponential|zipf|poisson|burst):[0-9.,x]{0,12}",
+                "(p99|p99.9|errors|mail.p50|achieved|rate|cpu|memory|lost)(<=|>=)[0-9.msuµ%k]{0,8}",
+                "[a-z*@]{0,6}=(450 x|550|drop|[0-9]{3}-.{0,5})@(rcpt|dot|mail|data)(:(first|p)=.{0,5})?",
+            ]
+        ) {
+            // Not those that name files or hosts: nothing is to be opened or looked up here.
+            for option in [
+                "rate", "size", "recipients", "domains", "domain", "local", "sender-domain", "tenants", "auth", "bound",
+                "refuse", "sink-auth", "server-name", "sink", "connections", "duration", "messages", "warmup", "seed",
+            ] {
+                let words = ["ringpost-load".to_owned(), "run".into(), format!("--{option}={value}")];
+                if let Ok(Options { command: Command::Run(command) }) = Options::try_parse_from(words) {
+                    let profiles = command.sink.iter().all(|listen| listen.profile.is_none());
+                    let _ = profiles.then(|| command.check());
+                }
+            }
         }
     }
 

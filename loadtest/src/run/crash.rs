@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::board::SharedBoard;
 use crate::clock;
+use crate::limits::DURATION_SECONDS_MAX;
 use crate::options::CrashCommand;
 use crate::run::relay::{Recipe, Relay};
 use crate::run::trial::{Ordeal, recipe, trial};
@@ -90,7 +91,8 @@ pub fn crash(command: &CrashCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failu
     run.source.reconnect = true;
     run.repeats_allowed = true;
     // The kills decide when it is over; this only bounds it.
-    let bound = (u64::from(command.kills) + 1) * (command.life_max / 1000 + run.relay_wait + 1);
+    let life = (command.life_max / 1000).saturating_add(run.relay_wait).saturating_add(1);
+    let bound = (u64::from(command.kills) + 1).saturating_mul(life).min(DURATION_SECONDS_MAX);
     run.source.duration = Some(run.source.duration.unwrap_or(bound).max(1));
     let board = SharedBoard::default();
     let mut kills = Kills {
