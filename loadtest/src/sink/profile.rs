@@ -29,7 +29,7 @@ use toml::Spanned;
 
 use crate::clock::Micros;
 use crate::options::{place, values};
-use crate::sink::script::{Action, Name, Rule, Script, Window, reply, stage};
+use crate::sink::script::{Action, Name, Rule, Script, Stage, Window, reply, stage};
 use crate::sink::session::Manners;
 
 /// Profiles that are always there.
@@ -154,7 +154,9 @@ fn profile(written: Written) -> Result<Profile, Wrong> {
 fn read_rule(rule: Spanned<WrittenRule>) -> Result<Rule, Wrong> {
     let here = rule.span();
     let rule = rule.into_inner();
-    let action = action(&rule, &here)?;
+    let stage = stage(rule.stage.as_ref())
+        .ok_or_else(|| Wrong::at(&rule.stage, "stage takes connect, ehlo, mail, rcpt, data or dot"))?;
+    let action = action(&rule, stage, &here)?;
     let delays = rule.delay.as_ref().map_or(Ok(Vec::new()), delays)?;
     if action.is_none() && delays.is_empty() {
         return Err(Wrong(here, "a rule needs `reply`, `drop` or `delay`".into()));
@@ -163,8 +165,6 @@ fn read_rule(rule: Spanned<WrittenRule>) -> Result<Rule, Wrong> {
     if let Some(place) = rule.share.as_ref().filter(|_| !(0.0..=1.0).contains(&share)) {
         return Err(Wrong::at(place, "share takes 0 to 1"));
     }
-    let stage = stage(rule.stage.as_ref())
-        .ok_or_else(|| Wrong::at(&rule.stage, "stage takes connect, ehlo, mail, rcpt, data or dot"))?;
     Ok(Rule {
         stage,
         local: Name::parse(rule.local.as_deref().unwrap_or("*")),
@@ -178,7 +178,7 @@ fn read_rule(rule: Spanned<WrittenRule>) -> Result<Rule, Wrong> {
     })
 }
 
-fn action(rule: &WrittenRule, here: &Range<usize>) -> Result<Option<Action>, Wrong> {
+fn action(rule: &WrittenRule, stage: Stage, here: &Range<usize>) -> Result<Option<Action>, Wrong> {
     let tarpit = rule.tarpit.as_ref().map(time).transpose()?.unwrap_or(0);
     let Some(place) = &rule.reply else {
         if let Some(place) = &rule.tarpit {
@@ -190,7 +190,7 @@ fn action(rule: &WrittenRule, here: &Range<usize>) -> Result<Option<Action>, Wro
         OneOrMore::One(text) => std::slice::from_ref(text),
         OneOrMore::More(texts) => texts,
     };
-    let texts = written.iter().map(|text| reply(text)).collect::<Result<Vec<_>, _>>();
+    let texts = written.iter().map(|text| reply(text, stage)).collect::<Result<Vec<_>, _>>();
     let texts = texts.map_err(|what| Wrong::at(place, what))?;
     // A rule is either for now or for good: what is owed to the sender depends on it.
     if texts.windows(2).any(|pair| pair[0].as_bytes()[0] != pair[1].as_bytes()[0]) {
@@ -237,7 +237,7 @@ fn window(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::script::{Moment, Stage};
+    use crate::sink::script::Moment;
 
     #[test]
     fn every_built_in_profile_can_be_read_and_says_what_it_is() {
@@ -281,6 +281,7 @@ mod tests {
             ("[[rule]]\nstage='rcpt'\nreply=['450 a',\n'550 b']", "line 3: a rule's replies"),
             ("[[rule]]\nstage='rcpt'\n\nreply='450-a'", "line 4: a reply is such as"),
             ("[[rule]]\nstage='rcpt'\nreply=[]", "line 3: reply takes"),
+            ("[[rule]]\nstage='rcpt'\nreply='552 full'", "line 3: 552 at RCPT"),
             ("[[rule]]\nstage='rcpt'\nreply='450 a'\ndrop=true", "line 1: `drop` and `reply`"),
             ("[[rule]]\nstage='rcpt'\ndelay='soon'", "line 3: a delay is such as"),
             ("[[rule]]\nstage='rcpt'\ndrop=true\ntarpit='1s'", "line 4: tarpit slows"),

@@ -302,7 +302,7 @@ fn parse(rule: &str) -> Result<Rule, &'static str> {
     let (local, domain) = pattern.rsplit_once('@').unwrap_or((pattern, "*"));
     let action = match action {
         "drop" => Action::Drop,
-        text => Action::Replies { texts: vec![reply(text)?], tarpit: 0 },
+        text => Action::Replies { texts: vec![reply(text, stage)?], tarpit: 0 },
     };
     Ok(Rule {
         stage,
@@ -318,7 +318,7 @@ fn parse(rule: &str) -> Result<Rule, &'static str> {
 }
 
 /// Reads a reply of one or more lines, each with the same code, and gives it CRLF line ends.
-pub fn reply(text: &str) -> Result<Box<str>, &'static str> {
+pub fn reply(text: &str, stage: Stage) -> Result<Box<str>, &'static str> {
     const WRONG: &str =
         "a reply is such as `450 4.2.0 try later`, or lines such as `421-4.7.0 a` and `421 4.7.0 b`";
     let lines: Vec<&str> = text.trim_end().lines().collect();
@@ -326,6 +326,12 @@ pub fn reply(text: &str) -> Result<Box<str>, &'static str> {
     let digits = code.bytes().all(|byte| byte.is_ascii_digit());
     if !digits || !code.starts_with(['4', '5']) {
         return Err(WRONG);
+    }
+    if code == "552" && stage == Stage::Rcpt {
+        // Neither a bounce nor a retry would be wrong, so nothing could be said about the relay.
+        return Err(
+            "552 at RCPT is for now with some relays and for good with others (RFC 5321 §4.5.3.1.10): use 452 or 554",
+        );
     }
     for (index, line) in lines.iter().enumerate() {
         let last = index + 1 == lines.len();
@@ -405,6 +411,7 @@ mod tests {
             "a=drop@data:p=2",
             "a=drop@data:often",
             "a=450 x\r\ny@rcpt",
+            "a=552 full@rcpt",
         ] {
             assert!(Script::parse([bad]).is_err(), "{bad:?}");
         }

@@ -145,6 +145,8 @@ enum State {
 struct Envelope {
     /// MAIL was taken; the sender's id if it is one of a source's.
     from: Option<Option<Id>>,
+    /// MAIL was refused, so what a pipelining client has sent behind it is no mistake of its (RFC 2920 §3.1).
+    turned_away: bool,
     null_sender: bool,
     recipients: Vec<Local>,
     /// What the script has for later stages, of the first recipient for which it has anything.
@@ -161,6 +163,7 @@ struct Envelope {
 impl Envelope {
     fn reset(&mut self) {
         self.from = None;
+        self.turned_away = false;
         self.null_sender = false;
         self.recipients.clear();
         (self.at_data, self.at_dot) = (Decision::default(), Decision::default());
@@ -358,6 +361,7 @@ impl Session {
             out.extend_from_slice(b"421 4.7.0 Too many messages on this connection\r\n");
             return Flow::Close;
         }
+        self.envelope.turned_away = true;
         if let Some(flow) = scripted(fixed, Stage::Mail, address, out, host) {
             return flow;
         }
@@ -366,6 +370,7 @@ impl Session {
             out.extend_from_slice(b"450 4.7.1 Too many messages, slow down\r\n");
             return Flow::Continue;
         }
+        self.envelope.turned_away = false;
         self.messages += 1;
         self.envelope.note(fixed.keep, [b"Return-Path: <", address, b">\r\n"]);
         self.envelope.null_sender = address.is_empty();
@@ -380,7 +385,9 @@ impl Session {
     fn rcpt(&mut self, fixed: &Fixed<'_>, argument: &[u8], out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         let address = path(argument, b"TO:").filter(|address| !address.is_empty());
         let (Some(from), Some(address)) = (self.envelope.from, address) else {
-            host.count(Counted::Error);
+            if !self.envelope.turned_away || address.is_none() {
+                host.count(Counted::Error);
+            }
             out.extend_from_slice(if address.is_some() { SEQUENCE } else { SYNTAX });
             return Flow::Continue;
         };
@@ -432,7 +439,9 @@ impl Session {
         if self.envelope.from.is_some() && !self.envelope.chunking {
             out.extend_from_slice(b"554 5.5.1 No valid recipients\r\n");
         } else {
-            host.count(Counted::Error);
+            if !self.envelope.turned_away {
+                host.count(Counted::Error);
+            }
             out.extend_from_slice(SEQUENCE);
         }
     }

@@ -138,6 +138,13 @@ fn refusals_at_each_stage_fail_the_right_recipients() {
 }
 
 #[test]
+fn what_a_pipelining_client_sent_behind_a_refused_mail_is_no_mistake_of_its() {
+    let bytes = [ENVELOPE.as_bytes(), b"DATA\r\nMAIL FROM:<>\r\nRSET\r\nRCPT TO:<a@b>\r\n"].concat();
+    let seen = check(&["b-*=451 4.7.0 busy@mail"], &bytes, "451 503 503 503 250 250 503", Flow::Continue);
+    assert_eq!(seen.counted, [Counted::Deferred, Counted::Error]);
+}
+
+#[test]
 fn commands_out_of_order_and_unknown_ones_are_refused() {
     check(&[], b"RCPT TO:<a@b>\r\nDATA\r\n", "503 503", Flow::Continue);
     check(
