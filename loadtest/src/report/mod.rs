@@ -49,6 +49,16 @@ pub struct Report {
     pub bounds: Vec<BoundReport>,
     /// Whether anything was accepted, the ledger holds and the bounds do; only after a whole run.
     pub holds: Option<bool>,
+    /// Why it does not.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    /// It does not hold, and why.
+    pub fn fail(&mut self, why: impl Into<String>) {
+        self.holds = Some(false);
+        self.failures.push(why.into());
+    }
 }
 
 /// A latency distribution in microseconds.

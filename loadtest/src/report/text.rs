@@ -51,7 +51,7 @@ impl fmt::Display for Report {
         }
         match self.holds {
             Some(true) => writeln!(f, "PASS       every accepted recipient is accounted for"),
-            Some(false) => writeln!(f, "FAIL       see the lines above"),
+            Some(false) => writeln!(f, "FAIL       {}", self.failures.join("; ")),
             None => Ok(()),
         }
     }

@@ -109,8 +109,7 @@ pub fn crash(command: &CrashCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failu
     };
     let mut report = trial(&run, stop, &board, &mut kills)?;
     if kills.done < command.kills {
-        report.notes.push(format!("only {} of {} kills were done", kills.done, command.kills));
-        report.holds = Some(false);
+        report.fail(format!("only {} of {} kills were done", kills.done, command.kills));
     }
     publish(&report, &board.lock(), &run.output)?;
     Ok(u8::from(report.holds != Some(true)))
