@@ -148,7 +148,7 @@ pub struct RunCommand {
     /// Append the output of --relay to this file
     #[arg(long, value_name = "FILE")]
     pub relay_log: Option<PathBuf>,
-    /// Longest wait for the relay to listen
+    /// Longest wait for the relay to be ready: to greet
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub relay_wait: u64,
     /// What must hold for success, such as 'p99<=50ms' or 'errors<=0.1%'; may be given again

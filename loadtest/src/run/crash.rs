@@ -67,7 +67,7 @@ impl Ordeal for Kills {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![format!(
-            "killed {} times with SIGKILL; it listened again within {:.2} s at the slowest",
+            "killed {} times with SIGKILL; it was ready again within {:.2} s at the slowest",
             self.done,
             self.slowest_start.as_secs_f64()
         )];

@@ -9,7 +9,7 @@ use crate::board::{SharedBoard, ThreadUse};
 use crate::bounds::Bound;
 use crate::clock::{self, Micros};
 use crate::environment::{busy_between, cpu_ticks};
-use crate::options::RunCommand;
+use crate::options::{RunCommand, TlsMode};
 use crate::process::{self, Usage};
 use crate::report::generator::GeneratorReport;
 use crate::report::{RelayReport, Report, SinkReport, SourceReport, faults};
@@ -107,7 +107,8 @@ pub fn trial(
 pub fn recipe(command: &RunCommand, target: SocketAddr, sink: SocketAddr) -> Option<Recipe> {
     let wait = Duration::from_secs(command.relay_wait);
     let log = command.relay_log.clone();
-    command.relay.clone().map(|command| Recipe { command, target, sink, wait, log })
+    let greets = command.source.tls != TlsMode::Implicit;
+    command.relay.clone().map(|command| Recipe { command, target, sink, wait, greets, log })
 }
 
 fn relay_report(report: &mut Report, before: Option<Usage>, after: Option<Usage>) {
