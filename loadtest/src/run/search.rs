@@ -150,7 +150,8 @@ fn line(rate: f64, held: bool, report: &Report) -> String {
         .collect();
     let p99 = report.source.as_ref().and_then(|source| source.from_intended).map_or(0, |part| part.p99);
     let word = if held { "holds" } else { "fails" };
-    format!("{rate:>10.0}/s  {word}  p99 {}  {}", duration(p99), missed.join(", "))
+    let missed = if missed.is_empty() { String::new() } else { format!("  {}", missed.join(", ")) };
+    format!("{rate:>10.0}/s  {word}  p99 {}{missed}", duration(p99))
 }
 
 #[cfg(test)]
