@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use settings::{OptionError, is_loopback};
+pub use settings::{OptionError, is_loopback, listens_here};
 
 /// SMTP load generator and sink with a ledger, for any relay.
 #[derive(Debug, Parser)]
@@ -68,11 +68,19 @@ pub struct SourceCommand {
 #[derive(Debug, Args)]
 pub struct SinkCommand {
     /// Where to listen, with a profile of its own instead of --profile; may be given again
-    #[arg(long, value_name = "ADDR:PORT[=PROFILE]", default_value = "127.0.0.1:2526")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT[=PROFILE]",
+        default_value = "127.0.0.1:2526",
+        help_heading = "The sink"
+    )]
     pub listen: Vec<Listen>,
     /// How it behaves.
     #[command(flatten)]
     pub sink: SinkOptions,
+    /// Allow addresses that are not loopback: whatever is delivered there is gone
+    #[arg(long)]
+    pub i_own_this_host: bool,
     /// Answer `stats`, `ids` and `quit` on this loopback address
     #[arg(long, value_name = "ADDR:PORT")]
     pub control: Option<SocketAddr>,
@@ -143,19 +151,24 @@ pub struct RunCommand {
     /// A scenario: smoke, steady, mixed, bursts, storm, soak, or a TOML file whose keys are options' names
     pub scenario: Option<String>,
     /// Start the relay with this command, and stop it afterwards; {target} and {sink} stand for the addresses
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", help_heading = "The relay")]
     pub relay: Option<String>,
     /// Append the output of --relay to this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "The relay")]
     pub relay_log: Option<PathBuf>,
     /// Longest wait for the relay to be ready: to greet
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "The relay")]
     pub relay_wait: u64,
     /// What must hold for success, such as 'p99<=50ms' or 'errors<=0.1%'; may be given again
-    #[arg(long, value_name = "BOUND")]
+    #[arg(long, value_name = "BOUND", help_heading = "The verdict")]
     pub bound: Vec<String>,
     /// Where the sink listens, with a profile of its own instead of --profile; the relay must deliver there. May be given again
-    #[arg(long, value_name = "ADDR:PORT[=PROFILE]", default_value = "127.0.0.1:2526")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT[=PROFILE]",
+        default_value = "127.0.0.1:2526",
+        help_heading = "The sink"
+    )]
     pub sink: Vec<Listen>,
     /// What is sent.
     #[command(flatten)]
@@ -164,19 +177,19 @@ pub struct RunCommand {
     #[command(flatten)]
     pub sink_options: SinkOptions,
     /// Longest wait for accepted messages to arrive after the last was sent
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "The verdict")]
     pub drain_timeout: u64,
     /// Watch this long for repeats after everything arrived
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 500)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 500, help_heading = "The verdict")]
     pub linger: u64,
     /// Read CPU time and memory of this process and its descendants
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", help_heading = "The relay")]
     pub pid: Option<u32>,
     /// Report repeats but do not fail for them: after kill -9, "at least once" is what can be promised
-    #[arg(long)]
+    #[arg(long, help_heading = "The verdict")]
     pub repeats_allowed: bool,
     /// Wait for a bounce of each message that the sink refused for good, and fail if one is missing
-    #[arg(long)]
+    #[arg(long, help_heading = "The verdict")]
     pub expect_bounces: bool,
     /// How it is reported.
     #[command(flatten)]
@@ -185,6 +198,7 @@ pub struct RunCommand {
 
 /// How results are shown.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Results")]
 pub struct OutputOptions {
     /// Also write the report as JSON
     #[arg(long, value_name = "FILE")]
@@ -247,6 +261,7 @@ pub enum TlsMode {
 
 /// What a source sends.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "What is sent")]
 pub struct SourceOptions {
     /// The relay
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2525")]
@@ -292,31 +307,31 @@ pub struct SourceOptions {
     #[arg(long, value_name = "N")]
     pub tenants: Option<String>,
     /// Messages on a connection before QUIT; 0 keeps it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "The dialogue")]
     pub reuse: u64,
     /// An envelope in one write and the next one behind the final dot, if the relay offers PIPELINING (the default)
-    #[arg(long, overrides_with = "no_pipelining")]
+    #[arg(long, overrides_with = "no_pipelining", help_heading = "The dialogue")]
     pub pipelining: bool,
     /// Wait for each reply
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub no_pipelining: bool,
     /// Send content with BDAT, in one chunk (RFC 3030)
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub bdat: bool,
     /// Speak LMTP (RFC 2033)
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub lmtp: bool,
     /// Secure connections: after STARTTLS or from the start. Any certificate is taken
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = TlsMode::Off)]
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = TlsMode::Off, help_heading = "The dialogue")]
     pub tls: TlsMode,
     /// A full TLS handshake for each connection
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub no_resume: bool,
     /// The name asked for with TLS
-    #[arg(long, value_name = "NAME", default_value = "relay.load.invalid")]
+    #[arg(long, value_name = "NAME", default_value = "relay.load.invalid", help_heading = "The dialogue")]
     pub server_name: String,
     /// Authenticate with AUTH PLAIN
-    #[arg(long, value_name = "USER:PASSWORD")]
+    #[arg(long, value_name = "USER:PASSWORD", help_heading = "The dialogue")]
     pub auth: Option<String>,
     /// Source threads
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -330,13 +345,14 @@ pub struct SourceOptions {
     /// Open lost connections again, for as long as the run lasts: for relays that are killed and restarted
     #[arg(long)]
     pub reconnect: bool,
-    /// Allow targets that are not loopback, and recipient domains that might exist
+    /// Allow targets and sinks that are not loopback, and domains that might exist
     #[arg(long)]
     pub i_own_this_host: bool,
 }
 
 /// How a sink behaves.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The sink")]
 pub struct SinkOptions {
     /// Sink threads
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -227,6 +227,7 @@ impl RunCommand {
         self.source.settings()?;
         self.source.plan()?;
         self.source.pace(0)?;
+        listens_here(&self.sink, self.source.i_own_this_host)?;
         self.sink.iter().try_for_each(|listen| {
             let name = listen.profile.as_ref().or(self.sink_options.profile.as_ref());
             self.sink_options.behaviour(name).map(drop)
@@ -302,6 +303,17 @@ fn plain(option: &str, text: &str) -> Result<String, OptionError> {
     let pair = text.split_once(':').filter(|(user, _)| !user.is_empty());
     let (user, password) = given(pair, || format!("{option} takes USER:PASSWORD"))?;
     Ok(base64::encode(format!("\0{user}\0{password}").as_bytes()))
+}
+
+/// A sink that others can reach takes their mail and drops it.
+pub fn listens_here(listen: &[Listen], owned: bool) -> Result<(), OptionError> {
+    let open = listen.iter().find(|listen| !is_loopback(listen.address.ip()));
+    open.filter(|_| !owned).map_or(Ok(()), |listen| {
+        Err(OptionError(format!(
+            "the sink at {} could be reached by others, whose mail it would drop: add --i-own-this-host if that is wanted",
+            listen.address
+        )))
+    })
 }
 
 /// Nobody else's machine.

@@ -9,7 +9,7 @@ use crate::board::{SharedBoard, ThreadUse};
 use crate::bounds::Bound;
 use crate::clock::{self, Micros};
 use crate::environment::{busy_between, cpu_ticks};
-use crate::options::{RunCommand, TlsMode};
+use crate::options::{RunCommand, TlsMode, listens_here};
 use crate::process::{self, Usage};
 use crate::report::generator::GeneratorReport;
 use crate::report::{RelayReport, Report, SinkReport, SourceReport, faults};
@@ -54,6 +54,7 @@ pub fn trial(
     let plan = command.source.plan()?;
     let run = plan.run;
     let settings = command.source.settings()?;
+    listens_here(&command.sink, command.source.i_own_this_host)?;
     let sink = Sink::start(command.sink_options.settings(&command.sink)?, board)?;
     let first = sink.addresses().first().copied().ok_or("--sink is empty")?;
     let recipe = recipe(command, settings.target, first);
