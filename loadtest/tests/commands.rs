@@ -107,6 +107,8 @@ fn what_cannot_be_done_is_said_with_code_2() -> Result<(), Failure> {
         &["run", "no-such-scenario"][..],
         &["run", "--bound", "p98<=1s"],
         &["source", "--target", "192.0.2.1:25"],
+        &["sink", "--listen", "0.0.0.0:0"],
+        &["run", "--sink", "0.0.0.0:0", "--messages", "1"],
         &["crash", "--kills", "1"],
         &["sink", "--profile", "no-such-profile"],
         &["compare", "/nowhere/a.json", "/nowhere/b.json"],

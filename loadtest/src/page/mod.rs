@@ -55,16 +55,23 @@ fn head(report: &Report, page: &mut String) {
         escaped(&report.environment.generator),
         escaped(&report.command)
     );
+    if !report.failures.is_empty() {
+        list(page, "failure", "It failed:", &report.failures);
+    }
     let generator = &report.generator;
     if !generator.warnings.is_empty() {
         let word =
             if generator.was_the_limit { "The generator was the limit." } else { "Mind when reading:" };
-        let _ = write!(page, "<div class=\"warning\"><b>{word}</b><ul>");
-        for warning in &generator.warnings {
-            let _ = write!(page, "<li>{}</li>", escaped(warning));
-        }
-        *page += "</ul></div>\n";
+        list(page, "warning", word, &generator.warnings);
     }
+}
+
+fn list(page: &mut String, class: &str, word: &str, lines: &[String]) {
+    let _ = write!(page, "<div class=\"{class}\"><b>{word}</b><ul>");
+    for line in lines {
+        let _ = write!(page, "<li>{}</li>", escaped(line));
+    }
+    *page += "</ul></div>\n";
 }
 
 fn tiles(report: &Report, page: &mut String) {
@@ -96,7 +103,7 @@ fn tile_list(report: &Report, tile: &mut dyn FnMut(String, &str, bool)) {
         tile(grouped(ledger.repeated), "repeated", ledger.repeated > 0);
     }
     if let Some(relay) = &report.relay {
-        tile(format!("{:.1} µs", relay.cpu_micros_per_message), "relay's CPU per message", false);
+        tile(duration(relay.cpu_micros_per_message as u64), "relay's CPU per message", false);
     }
 }
 
@@ -187,7 +194,7 @@ mod tests {
             board.timeline.at(message * 10_000).record(200 + message);
             board.timeline.at(message * 10_000).accepted += 1;
         }
-        let mut source = SourceReport::of(&board, true);
+        let mut source = SourceReport::of(&board, Some("1000"));
         source.replies = vec![ReplyCount {
             stage: "RCPT".into(),
             code: 550,
