@@ -1,9 +1,11 @@
 //! The `ringpost-tune` command: looks at the host with the relay's eyes. It changes nothing unless told to.
 
+mod apply;
 mod check;
 mod disk;
 mod host;
 mod plot;
+mod sweep;
 mod units;
 
 use std::error::Error;
@@ -63,6 +65,29 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
+    /// Run the relay under load with many layouts of its threads, and find the best with few runs.
+    ///
+    /// Writes recommended.toml, runs.csv and report.html. When it is stopped, the same command goes on. The generator
+    /// runs on this host too: where it shares the CPUs, messages/s are those of both together.
+    Sweep(Box<sweep::Options>),
+    /// Show the files that would change this host, each line with its reason; with --write, write them
+    Apply {
+        /// The relay's configuration (TOML); without it, its embedded defaults
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Only show; this is the default
+        #[arg(long, conflicts_with_all = ["write", "undo"])]
+        dry_run: bool,
+        /// Write the files, and say which commands make them count
+        #[arg(long)]
+        write: bool,
+        /// Take back what --write has done
+        #[arg(long, conflicts_with = "write")]
+        undo: bool,
+        /// Write below this directory instead of /
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+    },
 }
 
 /// A number of seconds above 0.
@@ -83,6 +108,11 @@ fn main() -> ExitCode {
         Command::Disk { directory, seconds, profile, html } => {
             measure_disk(&directory, seconds, &profile, html.as_deref())
         }
+        Command::Sweep(options) => run_sweep(&options),
+        Command::Apply { undo: true, root, .. } => {
+            apply::undo(&root).map(|text| done(&text)).map_err(Into::into)
+        }
+        Command::Apply { config, write, root, .. } => apply_host(config.as_deref(), write, &root),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("ringpost-tune: {error}");
@@ -119,6 +149,34 @@ fn measure_disk(directory: &Path, seconds: f64, file: &Path, html: Option<&Path>
         write(html, &disk::page(&profile, &measured))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_sweep(options: &sweep::Options) -> Outcome {
+    let disk = options.profile.as_deref().map(read_profile).transpose()?;
+    match sweep::run(options, disk)? {
+        sweep::End::Found(text) => {
+            print(&text);
+            Ok(ExitCode::SUCCESS)
+        }
+        sweep::End::Stopped => {
+            eprintln!("ringpost-tune: stopped; the same command goes on where it was");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn apply_host(config: Option<&Path>, write: bool, root: &Path) -> Outcome {
+    let config = Config::load(config, &Overrides::default())?;
+    let (host, wanted) = (host::look(&config.spool.directory), check::Wanted::of(&config));
+    Ok(done(&match write {
+        true => apply::write(&host, &wanted, root)?,
+        false => apply::dry_run(&host, &wanted, root),
+    }))
+}
+
+fn done(text: &str) -> ExitCode {
+    print(text);
+    ExitCode::SUCCESS
 }
 
 /// Writes a result, and says where it is.

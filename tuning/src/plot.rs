@@ -32,6 +32,18 @@ pub fn section(heading: &str, hint: &str, content: &str) -> String {
     )
 }
 
+/// A table; the first column is text.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |kind: &str, cells: &mut dyn Iterator<Item = &str>| {
+        cells.map(|cell| format!("<{kind}>{}</{kind}>", escaped(cell))).collect::<String>()
+    };
+    let mut text = format!("<table><tr>{}</tr>\n", cells("th", &mut head.iter().copied()));
+    for row in rows {
+        let _ = writeln!(text, "<tr>{}</tr>", cells("td", &mut row.iter().map(String::as_str)));
+    }
+    text + "</table>\n"
+}
+
 /// A line: its name, a colour of the style sheet, and its points.
 pub struct Line<'a> {
     /// For the legend.
@@ -113,6 +125,91 @@ fn mark(svg: &mut String, line: &Line<'_>, place: &dyn Fn((f64, f64)) -> (f64, f
     }
 }
 
+/// A field of a [`grid`].
+#[derive(Clone, Debug, Default)]
+pub struct Field {
+    /// What it holds.
+    pub value: f64,
+    /// Whether it was measured, or only estimated from its neighbours.
+    pub is_measured: bool,
+    /// Whether it is the one to take.
+    pub is_best: bool,
+    /// For the pointer.
+    pub title: String,
+}
+
+/// A surface: rows by columns, darker is more; `None` is not allowed there.
+pub fn grid(
+    rows: &[String],
+    columns: &[String],
+    beside: &str,
+    below: &str,
+    fields: &[Vec<Option<Field>>],
+) -> String {
+    let all = || fields.iter().flatten().flatten().map(|field| field.value);
+    let (low, high) =
+        all().fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
+    let (width, height) = ((WIDTH - LEFT - RIGHT - 60.0) / columns.len().max(1) as f64, 30.0);
+    let left = LEFT + 60.0;
+    let bottom = TOP + height * rows.len() as f64;
+    let mut svg =
+        format!("<svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"surface\">\n", bottom + BOTTOM);
+    for (row, (name, line)) in rows.iter().zip(fields).enumerate() {
+        let y = TOP + row as f64 * height;
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} {}</text>",
+            left - 8.0,
+            y + height / 2.0 + 4.0,
+            escaped(name),
+            escaped(beside)
+        );
+        for (column, field) in
+            line.iter().enumerate().filter_map(|(column, field)| Some((column, field.as_ref()?)))
+        {
+            let shade = if high > low { (field.value - low) / (high - low) } else { 1.0 };
+            let x = left + column as f64 * width;
+            let stroke = if field.is_best {
+                "stroke=\"var(--bad)\" stroke-width=\"3\""
+            } else {
+                "stroke=\"var(--card)\""
+            };
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"3\" fill=\"var(--hot)\" fill-opacity=\"{:.2}\" {stroke}><title>{}</title></rect>\
+                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" style=\"fill:var(--ink)\">{}{}</text>",
+                x + 1.0,
+                y + 1.0,
+                width - 2.0,
+                height - 2.0,
+                0.08 + 0.6 * shade,
+                escaped(&field.title),
+                x + width / 2.0,
+                y + height / 2.0 + 4.0,
+                axis(field.value),
+                if field.is_measured { " ●" } else { "" }
+            );
+        }
+    }
+    for (column, name) in columns.iter().enumerate() {
+        let x = left + (column as f64 + 0.5) * width;
+        let _ = writeln!(
+            svg,
+            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            bottom + 16.0,
+            escaped(name)
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+        (left + WIDTH) / 2.0,
+        bottom + 34.0,
+        escaped(below)
+    );
+    svg + "</svg>\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,9 +217,15 @@ mod tests {
     #[test]
     fn plots_of_nothing_and_of_one_value_hold_only_numbers() {
         let line = |points| Line { name: "a<b", colour: "a", points, dots: false };
-        for svg in
-            [doubling(&[], "x"), doubling(&[line(vec![])], "x"), doubling(&[line(vec![(1.0, 0.0)])], "x")]
-        {
+        let field = Field { value: 3.0, ..Field::default() };
+        for svg in [
+            doubling(&[], "x"),
+            doubling(&[line(vec![])], "x"),
+            doubling(&[line(vec![(1.0, 0.0)])], "x"),
+            grid(&[], &[], "", "", &[]),
+            grid(&["1".into()], &["2".into()], "r", "c", &[vec![Some(field)]]),
+            grid(&["1".into()], &["2".into()], "r", "c", &[vec![None]]),
+        ] {
             assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             assert!(!svg.contains("a<b"), "{svg}");
         }

@@ -1,5 +1,6 @@
 //! What the spool gets from a disk: measured, kept as a profile, shown as a table and as a page.
 
+mod estimate;
 pub mod measure;
 pub mod profile;
 
