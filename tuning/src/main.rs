@@ -4,6 +4,7 @@ mod apply;
 mod check;
 mod disk;
 mod host;
+mod model;
 mod plot;
 mod sweep;
 mod units;
@@ -70,6 +71,8 @@ enum Command {
     /// Writes recommended.toml, runs.csv and report.html. When it is stopped, the same command goes on. The generator
     /// runs on this host too: where it shares the CPUs, messages/s are those of both together.
     Sweep(Box<sweep::Options>),
+    /// Predict what the relay would do on more cores and another disk, from a sweep; with the error against that sweep
+    Model(Predict),
     /// Show the files that would change this host, each line with its reason; with --write, write them
     Apply {
         /// The relay's configuration (TOML); without it, its embedded defaults
@@ -88,6 +91,32 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/")]
         root: PathBuf,
     },
+}
+
+/// What `model` is asked.
+#[derive(clap::Args, Debug)]
+struct Predict {
+    /// The state of a sweep that has ended
+    #[arg(long, value_name = "FILE", default_value = "ringpost-sweep/state.json")]
+    sweep: PathBuf,
+    /// What `disk` has measured
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Cores, up to which it is told
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    cores: u16,
+    /// Clients for each core
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    connections: u16,
+    /// Bytes of a message; those of the sweep if not given
+    #[arg(long, value_name = "BYTES")]
+    size: Option<u64>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Draw a page with the plot
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// A number of seconds above 0.
@@ -109,6 +138,7 @@ fn main() -> ExitCode {
             measure_disk(&directory, seconds, &profile, html.as_deref())
         }
         Command::Sweep(options) => run_sweep(&options),
+        Command::Model(ask) => predict(&ask),
         Command::Apply { undo: true, root, .. } => {
             apply::undo(&root).map(|text| done(&text)).map_err(Into::into)
         }
@@ -163,6 +193,25 @@ fn run_sweep(options: &sweep::Options) -> Outcome {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn predict(ask: &Predict) -> Outcome {
+    let disk = ask.profile.as_deref().map(read_profile).transpose()?;
+    let state = sweep::state::State::load(&ask.sweep)?;
+    let state = state
+        .ok_or_else(|| format!("{}: not there; run `ringpost-tune sweep` first", ask.sweep.display()))?;
+    let question = model::Question {
+        cores: ask.cores.into(),
+        connections: ask.connections.into(),
+        size: ask.size.unwrap_or(state.settings.size),
+        disk: disk.as_ref(),
+    };
+    let answer = model::answer(&state, &question)?;
+    print(&if ask.json { serde_json::to_string_pretty(&answer)? + "\n" } else { answer.text() });
+    if let Some(html) = &ask.html {
+        write(html, &answer.page())?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn apply_host(config: Option<&Path>, write: bool, root: &Path) -> Outcome {

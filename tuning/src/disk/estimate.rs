@@ -42,9 +42,13 @@ impl Profile {
         before.1
     }
 
-    /// Records per second that `logs` logs make durable when each commit of each has `records`.
-    pub fn durable_rate(&self, logs: f64, records: f64) -> f64 {
-        self.speed_up(logs) * records * 1e6 / self.commit_micros(records).max(1.0)
+    /// Records per second that `logs` logs make durable for so many clients each, who wait for their commit before they send again.
+    ///
+    /// A commit begins with the first record that has come and does not wait for company, so after each one the clients' next
+    /// records take two: the first of them alone, then all others.
+    pub fn durable_rate(&self, logs: f64, clients: f64) -> f64 {
+        let rest = if clients > 1.0 { self.commit_micros(clients - 1.0) } else { 0.0 };
+        self.speed_up(logs).min(logs) * clients * 1e6 / (self.commit_micros(1.0) + rest).max(1.0)
     }
 }
 
@@ -62,5 +66,12 @@ mod tests {
         for (logs, want) in [(1.0, 1.0), (3.0, 3.0), (4.0, 4.0), (8.0, 4.0), (64.0, 4.0)] {
             assert!((profile.speed_up(logs) - want).abs() < 1e-9, "{logs}");
         }
+    }
+
+    #[test]
+    fn clients_share_commits_but_for_the_first_of_them() {
+        let profile = profile();
+        assert!((profile.durable_rate(1.0, 1.0) - 1e6 / 110.0).abs() < 1e-6);
+        assert!((profile.durable_rate(2.0, 9.0) - 2.0 * 9.0 * 1e6 / (110.0 + 180.0)).abs() < 1e-6);
     }
 }
