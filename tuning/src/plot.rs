@@ -32,6 +32,11 @@ pub fn section(heading: &str, hint: &str, content: &str) -> String {
     )
 }
 
+/// Lines of text, aligned as they are.
+pub fn lines_of_text(text: &str) -> String {
+    format!("<pre class=\"mono\">{}</pre>", escaped(text))
+}
+
 /// A table; the first column is text.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let cells = |kind: &str, cells: &mut dyn Iterator<Item = &str>| {
@@ -130,6 +135,8 @@ fn mark(svg: &mut String, line: &Line<'_>, place: &dyn Fn((f64, f64)) -> (f64, f
 pub struct Field {
     /// What it holds.
     pub value: f64,
+    /// How dark it is, 0 to 1.
+    pub shade: f64,
     /// Whether it was measured, or only estimated from its neighbours.
     pub is_measured: bool,
     /// Whether it is the one to take.
@@ -138,7 +145,7 @@ pub struct Field {
     pub title: String,
 }
 
-/// A surface: rows by columns, darker is more; `None` is not allowed there.
+/// A surface: rows by columns; `None` is not allowed there.
 pub fn grid(
     rows: &[String],
     columns: &[String],
@@ -146,9 +153,6 @@ pub fn grid(
     below: &str,
     fields: &[Vec<Option<Field>>],
 ) -> String {
-    let all = || fields.iter().flatten().flatten().map(|field| field.value);
-    let (low, high) =
-        all().fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
     let (width, height) = ((WIDTH - LEFT - RIGHT - 60.0) / columns.len().max(1) as f64, 30.0);
     let left = LEFT + 60.0;
     let bottom = TOP + height * rows.len() as f64;
@@ -167,7 +171,6 @@ pub fn grid(
         for (column, field) in
             line.iter().enumerate().filter_map(|(column, field)| Some((column, field.as_ref()?)))
         {
-            let shade = if high > low { (field.value - low) / (high - low) } else { 1.0 };
             let x = left + column as f64 * width;
             let stroke = if field.is_best {
                 "stroke=\"var(--bad)\" stroke-width=\"3\""
@@ -182,7 +185,7 @@ pub fn grid(
                 y + 1.0,
                 width - 2.0,
                 height - 2.0,
-                0.08 + 0.6 * shade,
+                0.08 + 0.6 * field.shade,
                 escaped(&field.title),
                 x + width / 2.0,
                 y + height / 2.0 + 4.0,

@@ -26,7 +26,8 @@ fn detect_shows_this_host_as_text_and_as_json() {
     let here = directory();
     let text = said(here.path(), &["detect"], 0);
     assert!(text.contains("io_uring") && text.contains("disk under"), "{text}");
-    let json: serde_json::Value = serde_json::from_str(&said(here.path(), &["detect", "--json"], 0)).expect("JSON");
+    let json: serde_json::Value =
+        serde_json::from_str(&said(here.path(), &["detect", "--json"], 0)).expect("JSON");
     assert!(json["kernel"]["release"].is_string(), "{json}");
 }
 
@@ -39,12 +40,17 @@ fn check_tells_a_wrong_configuration_from_a_host_that_will_not_do() {
     assert_eq!(output.status.code(), Some(2));
     assert!(errors.contains("wrong.toml") && errors.contains("shrads"), "{errors}");
     // More executors than any host has memory to lock for, or a spool in a directory that cannot be written.
-    std::fs::write(here.path().join("memory.toml"), "[spool]\ndirectory = '/proc/ringpost'\n").expect("written");
+    std::fs::write(here.path().join("memory.toml"), "[spool]\ndirectory = '/proc/ringpost'\n")
+        .expect("written");
     let text = said(here.path(), &["check", "--config", "memory.toml"], 1);
     assert!(text.contains("red "), "{text}");
     let json: serde_json::Value =
-        serde_json::from_str(&said(here.path(), &["check", "--config", "memory.toml", "--json"], 1)).expect("JSON");
-    assert!(json.as_array().is_some_and(|findings| findings.iter().any(|one| one["state"] == "red")), "{json}");
+        serde_json::from_str(&said(here.path(), &["check", "--config", "memory.toml", "--json"], 1))
+            .expect("JSON");
+    assert!(
+        json.as_array().is_some_and(|findings| findings.iter().any(|one| one["state"] == "red")),
+        "{json}"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ringpost::net::listener::BACKLOG;
 
 use super::{Finding, State, Wanted, verdict};
-use crate::disk::profile::Profile;
+use crate::disk::profile::{CPU_WAIT_WORTH_TELLING, Profile};
 use crate::host::disk::{Device, Kind};
 use crate::host::network::Interface;
 use crate::host::{Host, Limit, Seen};
@@ -180,7 +180,12 @@ pub fn measured_disk(profile: &Profile) -> Finding {
     let alone = if sync.p50_micros > 0.0 { 1e6 / sync.p50_micros } else { 0.0 };
     Finding {
         what: "disk, measured",
-        now: format!("commit p50 {}, p99 {}", micros(sync.p50_micros), micros(sync.p99_micros)),
+        now: format!(
+            "commit p50 {}, p99 {}{}",
+            micros(sync.p50_micros),
+            micros(sync.p99_micros),
+            if profile.cpu_wait_share > CPU_WAIT_WORTH_TELLING { ", on a busy host" } else { "" }
+        ),
         wanted: format!("p99 below {}", micros(SYNC_P99_MICROS)),
         why: format!(
             "a 250 waits for one: a client that sends message after message gets at most {alone:.0} a second, whatever the CPUs do"

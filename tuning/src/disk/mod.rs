@@ -13,7 +13,7 @@ use crate::host::{Host, Seen};
 use crate::plot::{self, Line};
 use crate::units;
 use measure::Measured;
-use profile::{BATCHES, Cell, Latency, Profile, VERSION, Way};
+use profile::{BATCHES, CPU_WAIT_WORTH_TELLING, Cell, Latency, Profile, VERSION, Way};
 
 /// Colours of the ways, in their order.
 const COLOURS: [&str; 4] = ["a", "b", "c", "d"];
@@ -37,7 +37,7 @@ pub fn run(directory: &Path, seconds: f64, host: &Host) -> Result<(Profile, Meas
         bar.set_position((share * 1000.0) as u64);
         bar.set_message(what.to_owned());
     };
-    let begin = std::time::Instant::now();
+    let (begin, waited) = (std::time::Instant::now(), waited_for_cpu());
     let measured = measure::measure(directory, seconds, &mut tell).map_err(|error| {
         format!(
             "{}: {error}; it must be a directory that you may write, on a file system with O_DIRECT and O_TMPFILE (ext4, XFS)",
@@ -58,12 +58,19 @@ pub fn run(directory: &Path, seconds: f64, host: &Host) -> Result<(Profile, Meas
         file_system: host.disk.file_system.show(String::clone),
         kernel: host.kernel.release.show(String::clone),
         seconds: begin.elapsed().as_secs_f64().round(),
+        cpu_wait_share: (waited_for_cpu() - waited) / begin.elapsed().as_secs_f64(),
         relay_commit: one(Way::DirectZeroed).unwrap_or_default(),
         fdatasync: one(Way::BufferedZeroed).unwrap_or_default(),
         cells: measured.cells.clone(),
         parallel: measured.parallel.clone(),
     };
     Ok((profile, measured))
+}
+
+/// Seconds in which this thread was ready to run and had no CPU.
+fn waited_for_cpu() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
 /// The profile as tables for people.
@@ -98,6 +105,13 @@ pub fn text(profile: &Profile) -> String {
             text,
             "  {:2} logs {:>9.0} records/s, p99 of a batch {p99}",
             row.logs, row.records_per_second
+        );
+    }
+    if profile.cpu_wait_share > CPU_WAIT_WORTH_TELLING {
+        let share = 100.0 * profile.cpu_wait_share;
+        let _ = writeln!(
+            text,
+            "\nmind: the measuring thread had no CPU for {share:.0} % of the time, and latencies include that wait: measure again on a quiet host"
         );
     }
     text

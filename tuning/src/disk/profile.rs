@@ -5,6 +5,7 @@
 //! | `version` | [`VERSION`] |
 //! | `directory`, `device`, `file_system`, `kernel` | where and with what |
 //! | `seconds` | how long it took |
+//! | `cpu_wait_share` | share of that time in which the measuring thread was ready to run and had no CPU: from 0.1 on latencies tell of the neighbours, not of the disk |
 //! | `relay_commit` | one 4 KiB commit as the relay makes it: `O_DIRECT` and `O_DSYNC` into zeroed space |
 //! | `fdatasync` | a buffered 4 KiB write and `fdatasync`, in zeroed space: what other programs do |
 //! | `[[cells]]` | for each way of writing and each batch: records per second and latency of a batch |
@@ -14,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the format.
 pub const VERSION: u32 = 1;
+/// From this share of waiting for a CPU on, latencies tell of the neighbours.
+pub const CPU_WAIT_WORTH_TELLING: f64 = 0.1;
 /// Bytes of a record: what a short message takes.
 pub const RECORD_BYTES: usize = 4096;
 /// Batches that are tried, records.
@@ -39,6 +42,8 @@ pub struct Profile {
     pub kernel: String,
     /// How long it took.
     pub seconds: f64,
+    /// Share of the time in which the measuring thread was ready and had no CPU.
+    pub cpu_wait_share: f64,
     /// The relay's commit of one record.
     pub relay_commit: Latency,
     /// A buffered write and `fdatasync` of one record.
@@ -193,6 +198,7 @@ pub mod tests {
             file_system: "ext4".into(),
             kernel: "6.1".into(),
             seconds: 30.0,
+            cpu_wait_share: 0.0,
             relay_commit: latency(110.0),
             fdatasync: latency(300.0),
             cells,

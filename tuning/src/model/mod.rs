@@ -194,16 +194,12 @@ impl Answer {
             line("simulated", "b", |row| row.simulated),
             line("growth, a lower bound", "c", |row| row.growth),
         ];
-        let words: String = self
-            .text()
-            .lines()
-            .take(4)
-            .map(|line| format!("{}<br>", ringpost_load::page::escaped(line)))
-            .collect();
+        let text = self.text();
+        let words = text.split("\n\n").next().unwrap_or_default();
         let rows: Vec<Vec<String>> = self.errors.iter().map(error_row).collect();
         let head = ["layout", "CPU measured", "predicted", "messages/s measured", "predicted", "runs"];
         let sections = [
-            plot::section("What a message costs", "", &format!("<p class=\"mono\">{words}</p>")),
+            plot::section("What a message costs", "", &plot::lines_of_text(words)),
             plot::section(
                 "Messages per second by cores",
                 "Predicted, not measured.",

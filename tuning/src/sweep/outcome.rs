@@ -191,9 +191,7 @@ impl Outcome<'_> {
     /// The page: the surface of each wiring, and all runs.
     pub fn page(&self) -> String {
         let mut sections = String::new();
-        let words: String =
-            self.text().lines().map(|line| format!("{}<br>", ringpost_load::page::escaped(line))).collect();
-        sections += &plot::section("Result", "", &format!("<p class=\"mono\">{words}</p>"));
+        sections += &plot::section("Result", "", &plot::lines_of_text(&self.text()));
         for wiring in [Wiring::Shared, Wiring::Split] {
             let hint = format!(
                 "{}, {} at {} connections. ● was run, the rest is the surface through the runs; the red frame is the best.",
@@ -214,11 +212,19 @@ impl Outcome<'_> {
     fn surface(&self, wiring: Wiring) -> String {
         let counts = self.state.settings.space.counts();
         let best = self.best.point;
+        // Both wirings by one scale.
+        let shown = self
+            .known
+            .iter()
+            .filter(|known| known.point.pin == best.pin && known.point.connections == best.connections);
+        let (low, high) = shown
+            .fold((f64::MAX, f64::MIN), |(low, high), known| (low.min(known.score), high.max(known.score)));
         let field = |shards, workers| {
             let point = Point { wiring, shards, workers, ..best };
             let known = self.known.iter().find(|known| known.point == point)?;
             Some(Field {
                 value: known.score,
+                shade: (known.score - low) / (high - low).max(1e-9),
                 is_measured: known.runs > 0,
                 is_best: point == best,
                 title: format!(
