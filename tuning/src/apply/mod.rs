@@ -96,7 +96,7 @@ pub fn write(host: &Host, wanted: &Wanted, root: &Path) -> Result<String, String
     Ok(text)
 }
 
-/// Takes back what [`write`] did.
+/// Takes back what [`write()`] did.
 ///
 /// # Errors
 /// When a file has been changed since, or cannot be written: the record stays, with what is not taken back yet.
