@@ -249,8 +249,9 @@ mod tests {
 
     #[test]
     fn each_way_and_each_batch_is_measured_and_nothing_is_left_behind() {
-        // Beside the sources: /tmp may be memory, which has no direct I/O on some kernels.
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory");
+        // Beside this test: /tmp may be memory, which has no direct I/O on some kernels.
+        let program = std::env::current_exe().expect("a program");
+        let directory = tempfile::tempdir_in(program.parent().expect("a folder")).expect("a directory");
         let mut told = Vec::new();
         let measured = match measure(directory.path(), 0.1, &mut |share, _| told.push(share)) {
             Ok(measured) => measured,
