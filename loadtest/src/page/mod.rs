@@ -11,7 +11,8 @@ use crate::page::chart::{Series, grouped};
 use crate::report::text::duration;
 use crate::report::{Report, SourceReport};
 
-const STYLE: &str = include_str!("style.css");
+/// The style sheet: colours for a light and a dark screen, tables and plots.
+pub const STYLE: &str = include_str!("style.css");
 /// Colours of the percentile curves, in their order.
 const COLOURS: [&str; 4] = ["a", "b", "c", "d"];
 
