@@ -20,6 +20,8 @@ use crate::id::PartId;
 
 /// Version of the directory's layout. A higher one is refused.
 pub const FORMAT: u32 = 1;
+/// The file that is locked while a relay runs.
+pub const LOCK: &str = "lock";
 const FIRST_LINE: &str = "ringpost spool";
 
 /// An open, locked spool directory.
@@ -141,7 +143,7 @@ fn read_format(root: &Path) -> Result<Option<u32>, String> {
             let entries = fs::read_dir(root).map_err(|error| error.to_string())?;
             for entry in entries {
                 let name = entry.map_err(|error| error.to_string())?.file_name();
-                if !["lost+found", "lock", "damaged", "format.new"].iter().any(|known| name == **known) {
+                if !["lost+found", LOCK, "damaged", "format.new"].iter().any(|known| name == **known) {
                     return Err(format!("is no spool, and not empty: there is {}", name.display()));
                 }
             }
@@ -166,8 +168,7 @@ fn read_format(root: &Path) -> Result<Option<u32>, String> {
 
 fn take_lock(root: &Path) -> Result<File, String> {
     let mut options = OpenOptions::new();
-    let file =
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(root.join("lock"));
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(root.join(LOCK));
     let file = file.map_err(|error| format!("lock: {error}"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
