@@ -467,7 +467,7 @@ fn nothing_is_left_for_later() {
 fn each_dependency_says_what_it_is_for() {
     let mut offenders = Vec::new();
     let mut manifests = Vec::new();
-    for folder in ["loadtest", "tuning", "fuzz"] {
+    for folder in ["loadtest", "tests", "tuning", "fuzz"] {
         files(&root().join(folder), "toml", &mut manifests);
     }
     manifests.push(root().join("Cargo.toml"));
