@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, FlockOperation, StatVfsMountFlags, access, flock, statvfs};
+use rustix::fs::{Access, FlockOperation, StatVfsMountFlags, access, flock, statvfs, syncfs};
 
 use super::error::SpoolError;
 use crate::id::PartId;
@@ -72,6 +72,7 @@ impl Layout {
         let made = (|| {
             layout.make_dir("damaged")?;
             if next_part.is_none() {
+                layout.sync_parent()?;
                 layout.write_format()?;
             }
             Ok::<(), io::Error>(())
@@ -132,6 +133,15 @@ impl Layout {
 
     fn sync_root(&self) -> io::Result<()> {
         File::open(&self.root)?.sync_all()
+    }
+
+    /// Makes the spool's own name durable: without it a power cut takes everything that is synced below.
+    fn sync_parent(&self) -> io::Result<()> {
+        match File::open(self.root.join("..")) {
+            Ok(parent) => parent.sync_all(),
+            // Not ours to look into; its file system, which is that of the name, can still be synced.
+            Err(_) => Ok(syncfs(File::open(&self.root)?)?),
+        }
     }
 }
 
