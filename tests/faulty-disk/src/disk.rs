@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
 
-use crate::faults::{Fate, Faults, Order};
+use crate::faults::{Fate, Faults, Kind, Order};
 use crate::journal::{Journal, SECTOR_BYTES, sectors};
 use crate::mercy::Mercy;
 use crate::names::{FileId, Names};
@@ -80,30 +80,33 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call: `work` changes something, `settle` makes it durable if the call does that, `answer` tells the caller. What
-    /// becomes of it is up to the faults.
+    /// A call: `work` changes something, `answer` tells the caller. What becomes of it is up to the faults.
     pub fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut State) -> Result<T, Errno>,
-        settle: impl FnOnce(&mut State) + Send + 'static,
         answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) {
-        self.call_that_spoils(work, |_, _| {}, settle, answer);
+        self.call_of(Kind::Other, work, |_, _| {}, |_| {}, answer);
     }
 
-    /// A call that is not without effect when it fails: that is what `spoil` does.
-    pub fn call_that_spoils<T: Send + 'static>(
+    /// A call of some kind. `settle` makes what it did durable when it is answered; when it fails it does what `spoil` does.
+    pub fn call_of<T: Send + 'static>(
         &self,
+        kind: Kind,
         work: impl FnOnce(&mut State) -> Result<T, Errno>,
         spoil: impl FnOnce(&mut State, Errno),
         settle: impl FnOnce(&mut State) + Send + 'static,
         answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) {
         let mut state = self.state();
-        let fate = state.faults.next();
-        if let Fate::Failed(errno) = fate {
-            spoil(&mut state, errno);
-            return answer(Err(errno));
+        let fate = state.faults.next(kind);
+        match fate {
+            Fate::Failed(errno) => {
+                spoil(&mut state, errno);
+                return answer(Err(errno));
+            }
+            Fate::Dark => return answer(Err(Errno::IO)),
+            _ => {}
         }
         let done = match work(&mut state) {
             Ok(done) => done,

@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno as Error;
 
 use crate::disk::{BLOCK_BYTES, Disk, State};
+use crate::faults::Kind;
 use crate::names::FileId;
 
 /// For how long the kernel may believe what it was told: after a power cut none of it holds.
@@ -120,8 +121,7 @@ impl Filesystem for Mounted {
             inode.owner = (user.unwrap_or(inode.owner.0), group.unwrap_or(inode.owner.1));
             attributes(state, file)
         };
-        let settle = |_: &mut State| {};
-        self.0.call(work, settle, move |result| match result {
+        self.0.call(work, move |result| match result {
             Ok(attributes) => reply.attr(&TTL, &attributes),
             Err(error) => reply.error(errno(error)),
         });
@@ -133,15 +133,14 @@ impl Filesystem for Mounted {
             let file = state.make(parent.0, name, false, mode, owner)?;
             attributes(state, file)
         };
-        let settle = |_: &mut State| {};
-        self.0.call(work, settle, move |result| match result {
+        self.0.call(work, move |result| match result {
             Ok(attributes) => reply.entry(&TTL, &attributes, GENERATION),
             Err(error) => reply.error(errno(error)),
         });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.call(|state| state.remove(parent.0, name), |_| {}, empty(reply));
+        self.0.call(|state| state.remove(parent.0, name), empty(reply));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -164,7 +163,7 @@ impl Filesystem for Mounted {
             }
             state.rename((parent.0, name), (to_parent.0, to_name))
         };
-        self.0.call(work, |_| {}, empty(reply));
+        self.0.call(work, empty(reply));
     }
 
     fn create(
@@ -183,8 +182,7 @@ impl Filesystem for Mounted {
             state.inode(file)?.opens += 1;
             attributes(state, file)
         };
-        let settle = |_: &mut State| {};
-        self.0.call(work, settle, move |result| match result {
+        self.0.call(work, move |result| match result {
             Ok(attributes) => {
                 reply.created(&TTL, &attributes, GENERATION, FileHandle(0), FopenFlags::empty());
             }
@@ -254,7 +252,8 @@ impl Filesystem for Mounted {
                 state.written_through(file, offset, bytes);
             }
         };
-        self.0.call_that_spoils(
+        self.0.call_of(
+            Kind::Other,
             |state| state.write(file, offset, data),
             |state, why| state.write_badly(file, offset, data, why),
             settle,
@@ -272,7 +271,8 @@ impl Filesystem for Mounted {
 
     fn fsync(&self, _: &Request, file: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let file = file.0;
-        self.0.call_that_spoils(
+        self.0.call_of(
+            Kind::Sync,
             |_| Ok(()),
             |state, _| state.sync_failed(file),
             move |state| state.synced(file),
@@ -282,7 +282,8 @@ impl Filesystem for Mounted {
 
     fn fsyncdir(&self, _: &Request, directory: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let directory = directory.0;
-        self.0.call(|_| Ok(()), move |state| state.sync_names(directory), empty(reply));
+        let settle = move |state: &mut State| state.sync_names(directory);
+        self.0.call_of(Kind::Sync, |_| Ok(()), |_, _| {}, settle, empty(reply));
     }
 
     fn readdir(

@@ -18,8 +18,11 @@ enum Mood {
 }
 
 impl Mercy {
-    /// As the seed has it.
+    /// As the seed has it; 0 spares nothing.
     pub fn of(seed: u64) -> Self {
+        if seed == 0 {
+            return Self { random: fastrand::Rng::with_seed(0), mood: Mood::Nothing };
+        }
         let mut random = fastrand::Rng::with_seed(seed);
         let first = Mood::First(1 << random.u8(1..8));
         let mood = [Mood::Nothing, Mood::Everything, first, Mood::Any][random.usize(0..4)];
@@ -29,12 +32,6 @@ impl Mercy {
     /// Half of the things, whatever else the seed would say.
     pub fn half(seed: u64) -> Self {
         Self { random: fastrand::Rng::with_seed(seed), mood: Mood::Any }
-    }
-
-    /// Nothing is spared.
-    #[cfg(test)]
-    pub fn none() -> Self {
-        Self { random: fastrand::Rng::with_seed(0), mood: Mood::Nothing }
     }
 
     /// Whether the next thing is there.

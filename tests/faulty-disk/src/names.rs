@@ -110,7 +110,7 @@ mod tests {
         disk.change(vec![(place(1, "not"), Some(8))]);
         disk.change(vec![(place(2, "elsewhere"), Some(9))]);
         disk.sync(2);
-        disk.cut(&mut Mercy::none());
+        disk.cut(&mut Mercy::of(0));
         assert_eq!(
             (names(&disk, 1), names(&disk, 2)),
             (vec![("synced".to_owned(), 7)], vec![("elsewhere".to_owned(), 9)])
@@ -140,7 +140,7 @@ mod tests {
         disk.sync(1);
         disk.change(vec![(place(1, "a"), None)]);
         assert_eq!(disk.mentions(7), (false, true));
-        disk.cut(&mut Mercy::none());
+        disk.cut(&mut Mercy::of(0));
         assert_eq!(names(&disk, 1), [("a".to_owned(), 7)]);
         disk.change(vec![(place(1, "a"), None)]);
         disk.sync(1);
