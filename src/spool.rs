@@ -7,6 +7,8 @@
 pub mod batch;
 pub mod commit;
 mod committer;
+#[cfg(test)]
+mod day;
 pub mod error;
 pub mod layout;
 mod lock;

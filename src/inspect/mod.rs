@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use futures_lite::future::block_on;
 
 use crate::id::MessageId;
+use crate::net;
 use crate::queue::{Queue, QueueOptions};
 use crate::shard::open;
 use crate::spool::layout::part_dir;
@@ -104,7 +105,7 @@ impl View {
     async fn read(directory: &Path) -> Result<Self, SpoolError> {
         let spool = StoppedSpool::open(directory)?;
         let disk = Offline::new(directory.to_owned());
-        let (mut parts, mut ids) = (Vec::new(), Vec::new());
+        let (mut parts, mut ids, now) = (Vec::new(), Vec::new(), net::now());
         // All replies are to be shown, however many there are.
         let mut queue =
             Queue::new(QueueOptions { reply_bytes_max: usize::MAX, ..QueueOptions::default() }, 0);
@@ -113,7 +114,7 @@ impl View {
                 if let Recovered::Accepted { id, .. } = recovered {
                     ids.push(id);
                 }
-                open::apply(&mut queue, recovered)
+                open::apply(&mut queue, recovered, now)
             };
             parts.push(StoppedPart::read(disk.clone(), *part, &part_dir(*part), &mut apply).await?);
         }

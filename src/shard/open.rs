@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::{Part, Shard};
+use crate::clock::Now;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId, PartId};
 use crate::metrics::{DamageKind, ShardMetrics};
@@ -39,7 +40,7 @@ pub async fn open_parts<S: Storage>(
 ) -> Result<Vec<Part<S>>, SpoolError> {
     let mut parts = Vec::new();
     for plan in plans {
-        let mut apply = |recovered: Recovered<'_>| apply(queue, recovered);
+        let mut apply = |recovered: Recovered<'_>| apply(queue, recovered, net::now());
         let mut salt = net::random;
         let (log, report) = Log::open(
             disk.clone(),
@@ -58,8 +59,7 @@ pub async fn open_parts<S: Storage>(
 }
 
 /// Folds one record of an earlier run into `queue`. Returns the place of a copy that is dead now.
-pub fn apply(queue: &mut Queue, recovered: Recovered<'_>) -> Option<Location> {
-    let now = net::now();
+pub fn apply(queue: &mut Queue, recovered: Recovered<'_>, now: Now) -> Option<Location> {
     let change = match &recovered {
         Recovered::Accepted { id, location, envelope, legs } => Change::Accepted {
             id: *id,

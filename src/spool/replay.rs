@@ -7,7 +7,7 @@ use std::io;
 use super::error::{Refusal, SpoolError};
 use super::meta;
 use super::record::{self, Kind, RecordError, Salt};
-use super::recovery::{self, Damage, Frame, Halt};
+use super::recovery::{self, Damage, Frame, Halt, Scan};
 use super::segment::{BATCHES_OFFSET, Footer, Header, HeaderError, TRAILER_BYTES, Tail, read_footer};
 use super::storage::{Storage, StorageFile, read_range};
 use super::window::Window;
@@ -100,6 +100,31 @@ pub(super) struct Survey<S: Storage> {
     pub prepared: Vec<Found<S>>,
     /// Names of files that were to become segments.
     pub spares: Vec<String>,
+}
+
+/// A segment that was read before its turn.
+struct Ahead {
+    number: u32,
+    records: Vec<(record::Header, Location)>,
+    /// Metas of the records, one behind the other.
+    metas: Vec<u8>,
+    scan: Scan,
+}
+
+impl Ahead {
+    /// Hands the records to `sink` and gives what reading them has shown.
+    fn apply<E>(
+        self,
+        mut sink: impl FnMut(&record::Header, &[u8], Location) -> Result<(), E>,
+    ) -> Result<Scan, Halt<io::Error, E>> {
+        let mut metas = self.metas.as_slice();
+        for (header, at) in &self.records {
+            let (meta, rest) = metas.split_at(header.meta_bytes as usize);
+            sink(header, meta, *at).map_err(Halt::Sink)?;
+            metas = rest;
+        }
+        Ok(self.scan)
+    }
 }
 
 /// A part being read, and what is known of it so far.
@@ -214,7 +239,7 @@ impl<S: Storage> Replay<S> {
         opened: &[Found<S>],
         apply: Apply<'_>,
     ) -> Result<Option<Tail>, SpoolError> {
-        self.learn_oldest(opened).await?;
+        let mut ahead = self.read_ahead(opened).await?;
         let mut tail = None;
         let mut expected = self.oldest;
         for (index, found) in opened.iter().enumerate() {
@@ -226,23 +251,32 @@ impl<S: Storage> Replay<S> {
             self.report.missing.extend(expected..before.unwrap_or(found.number).min(found.number));
             expected = found.number + 1;
             let end = end_by_next(opened, index);
-            if let Some(end) = self.read_segment(found, end, apply).await? {
+            let ahead = ahead.take_if(|ahead| ahead.number == found.number);
+            if let Some(end) = self.read_segment(found, end, ahead, apply).await? {
                 tail = Some(end);
             }
         }
         Ok(tail)
     }
 
-    /// Batches in the newest segment may say that segments below some number are not needed any more.
-    async fn learn_oldest(&mut self, opened: &[Found<S>]) -> Result<(), SpoolError> {
-        let Some(newest) = opened.iter().rev().find(|found| found.salt().is_some()) else { return Ok(()) };
-        let Some(frame) = self.frame(newest, None) else { return Ok(()) };
-        let mut sink = |_: &record::Record<'_>, _| Ok::<(), Refusal>(());
+    /// Reads the newest segment before the others, if it has no footer: its batches may say that segments below some
+    /// number are not needed any more. Its records wait in memory for their turn, as small as a footer would be.
+    async fn read_ahead(&mut self, opened: &[Found<S>]) -> Result<Option<Ahead>, SpoolError> {
+        let newest = opened.iter().rposition(|found| found.salt().is_some());
+        let Some(index) = newest.filter(|index| opened[*index].trailer.is_none()) else { return Ok(None) };
+        let newest = &opened[index];
+        let Some(frame) = self.frame(newest, end_by_next(opened, index)) else { return Ok(None) };
+        let (mut records, mut metas) = (Vec::new(), Vec::new());
+        let mut sink = |record: &record::Record<'_>, at| {
+            records.push((record.header, at));
+            metas.extend_from_slice(record.meta);
+            Ok::<(), Refusal>(())
+        };
         let mut window = Window::new(&newest.file, newest.size);
         let scan = recovery::scan_source(&mut window, &frame, &mut sink).await;
         let scan = scan.map_err(|halt| halted(&newest.path, halt))?;
         self.oldest = self.oldest.max(scan.oldest);
-        Ok(())
+        Ok(Some(Ahead { number: newest.number, records, metas, scan }))
     }
 
     pub fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
@@ -255,6 +289,7 @@ impl<S: Storage> Replay<S> {
         &mut self,
         found: &Found<S>,
         end: Option<Tail>,
+        ahead: Option<Ahead>,
         apply: Apply<'_>,
     ) -> Result<Option<Tail>, SpoolError> {
         let Some(frame) = self.frame(found, end) else {
@@ -277,10 +312,16 @@ impl<S: Storage> Replay<S> {
             self.report.footers_damaged.push(found.number);
         }
         self.report.scanned += 1;
-        let mut sink =
-            |record: &record::Record<'_>, at| self.apply_record(&record.header, record.meta, at, apply);
-        let mut window = Window::new(&found.file, found.size);
-        let scan = recovery::scan_source(&mut window, &frame, &mut sink).await;
+        let scan = match ahead {
+            Some(ahead) => ahead.apply(|header, meta, at| self.apply_record(header, meta, at, apply)),
+            None => {
+                let mut sink = |record: &record::Record<'_>, at| {
+                    self.apply_record(&record.header, record.meta, at, apply)
+                };
+                let mut window = Window::new(&found.file, found.size);
+                recovery::scan_source(&mut window, &frame, &mut sink).await
+            }
+        };
         let scan = scan.map_err(|halt| halted(&found.path, halt))?;
         self.next_message = self.next_message.max(scan.next_message);
         self.report.damage.extend(scan.damage.into_iter().map(|damage| (found.number, damage)));

@@ -497,7 +497,7 @@ fn long_log(segment_bytes: u32) -> (MemoryDisk, Model) {
 }
 
 #[test]
-fn a_restart_reads_a_large_segment_in_pieces_and_at_most_twice() {
+fn a_restart_reads_a_large_segment_in_pieces_and_once() {
     const LARGE: u32 = 24 << 20;
     let (disk, model) = long_log(LARGE);
     assert!(model.ids().len() > 250);
@@ -506,7 +506,26 @@ fn a_restart_reads_a_large_segment_in_pieces_and_at_most_twice() {
     assert_eq!(*recovered.0.borrow(), *model.0.borrow());
     let reads = disk.reads();
     assert!(reads.most <= BATCH_BYTES_MAX, "{reads:?}");
-    assert!(reads.all <= 2 * LARGE as usize + (1 << 20), "{reads:?}");
+    assert!(reads.all <= LARGE as usize + (1 << 20), "{reads:?}");
+}
+
+#[test]
+fn a_start_after_a_clean_stop_reads_footers_alone() {
+    const LARGE: u32 = 4 << 20;
+    let (disk, executor, log, model, journal) = fresh(LARGE);
+    let (handle, on, queue, notes) = (log.clone(), disk.clone(), model.clone(), journal.clone());
+    let filled = executor.run(async move {
+        for _ in 0..150 {
+            accept(&handle, &on, &queue, &notes, 60_000).await.unwrap();
+        }
+        handle.close().await;
+    });
+    filled.expect("it closes");
+    let after = disk.copy();
+    let (_, report, recovered) = open(&Executor::new(&after), &after, LARGE, 9).unwrap();
+    assert!(report.segments > 2 && report.scanned == 0 && report.damage.is_empty(), "{report:?}");
+    assert_eq!(*recovered.0.borrow(), *model.0.borrow());
+    assert!(after.reads().all < 1 << 20, "{:?}", after.reads());
 }
 
 #[test]

@@ -105,6 +105,15 @@ class Lab:
         """A running relay."""
         return Relay(self, **options)
 
+    def spool(self, name="relay", **options):
+        """A spool full of mail for the relay `name`, which must be started later; options are spool-maker's."""
+        program = self.bin / "spool-maker"
+        if not os.access(program, os.X_OK):
+            raise Skip(f"no {program}; build it: cargo build --release --workspace")
+        words = [word for option, value in options.items() for word in (f"--{option}", value)]
+        code = self.spawn([program, self.directory / f"{name}-spool", *words], "maker.log").wait()
+        check(code == 0, f"spool-maker: {self.text('maker.log')[-300:]}")
+
     def load(self, arguments, log="load.log"):
         """`ringpost-load`, started."""
         return self.spawn([self.bin / "ringpost-load", *arguments], log)
@@ -177,6 +186,21 @@ class Relay:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
+
+    def memory(self, field="VmHWM"):
+        """Resident bytes: the peak, or with VmRSS those of now."""
+        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+    def cpu(self):
+        """Seconds of CPU, user and system, of all threads so far."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def bytes_read(self):
+        """Bytes that it has had the disk read."""
+        lines = pathlib.Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
     def queued(self):
         """Messages that the relay holds, in any state."""

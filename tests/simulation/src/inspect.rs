@@ -39,7 +39,7 @@ pub fn look(disk: &MemoryDisk, parts: &[PartId]) -> Result<Found, String> {
             if let Recovered::Accepted { id, envelope, .. } = &recovered {
                 envelopes.insert(*id, envelope.clone());
             }
-            apply(&mut queue, recovered)
+            apply(&mut queue, recovered, net::now())
         };
         let options = LogOptions { segment_bytes: 512 * 1024, reserve_bytes: 0, ..LogOptions::default() };
         let mut salt = net::random;
