@@ -221,7 +221,7 @@ fn damage_is_found_told_counted_and_set_aside_and_all_other_mail_is_delivered() 
     let last = client.mail("a@client.test", &["last@a.test"], &content("n", "body of the last"));
     // The next one proves it acknowledged.
     ids.push(client.mail("a@client.test", &["more@a.test"], &content("n", "more")));
-    // A clean stop would seal the segment, and what is rotten in a sealed one shows when it is read.
+    // A clean stop would seal the last one, too.
     relay.kill();
     assert_eq!(spool(&["verify"], &lab.spool()).status.code(), Some(0));
     flip(&lab, "body number 003");
@@ -281,7 +281,7 @@ fn files_are_for_their_owner_alone_whatever_the_umask() {
         }
         relay.client().mail("a@client.test", &["x@a.test"], &content("n", "body of the last"));
         relay.client().mail("a@client.test", &["x@a.test"], &content("n", "more"));
-        // Not stopped: a segment that is sealed is read when its mail is due, not at the start.
+        // Not by a clean stop, which seals the last segment: its records would not be read at the next start.
         relay.kill();
         flip(&lab, "body of the last");
         // Sets bytes aside, reads a part that is not its own, drains it.
