@@ -189,6 +189,17 @@ fn refusals_are_told_apart_and_nothing_refused_arrives() -> Result<(), Failure> 
 }
 
 #[test]
+fn lmtp_refuses_some_recipients_after_the_dot_and_the_others_get_the_message() -> Result<(), Failure> {
+    let arguments = "--messages 200 --connections 4 --recipients 4 --lmtp --sink-lmtp --refuse *=452_4.2.2_full@dot:p=0.3";
+    play(arguments, None, |board, verdict| {
+        assert_eq!(verdict.accepted + verdict.refused, 800);
+        assert!((150..330).contains(&verdict.refused), "{verdict:?}");
+        assert_eq!((verdict.arrived, verdict.refused_but_delivered), (verdict.accepted, 0));
+        assert!(board.source.accepted > 150, "most messages reach somebody");
+    })
+}
+
+#[test]
 fn connections_that_drop_are_opened_again_and_what_was_in_flight_is_cut_off() -> Result<(), Failure> {
     let rules = "--reconnect --refuse load*=drop@data:p=0.01";
     play(&format!("--messages 400 --connections 4 {rules}"), None, |board, verdict| {

@@ -1,4 +1,5 @@
-//! The command line. Its translation into settings is in [`settings`], the values' forms in [`values`].
+//! The command line. Its translation into settings is in [`settings`], the values' forms in [`values`]; a command line
+//! written down is a [`scenario`], and what is wrong in a file is said with its [`place`].
 
 pub mod place;
 pub mod scenario;

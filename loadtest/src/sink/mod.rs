@@ -1,5 +1,5 @@
-//! The receiving side: the dialogue ([`session`]), what is refused and delayed ([`script`], written down as a
-//! [`profile`]), the threads ([`worker`]), and a way for tests to ask ([`control`]).
+//! The receiving side: the dialogue ([`session`]), what is refused and delayed ([`script`] with its [`meter`], written down
+//! as a [`profile`]), the threads ([`worker`]), whole messages on disk ([`keep`]), and a way for tests to ask ([`control`]).
 
 pub mod control;
 pub mod keep;

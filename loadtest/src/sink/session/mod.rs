@@ -1,12 +1,14 @@
 //! PURE. The server side of one connection. Fed received bytes, it appends replies and tells the [`Host`] of messages.
 //! It copies nothing but a command line that two reads share; content streams through as slices.
 
+mod envelope;
 mod replies;
 #[cfg(test)]
 mod tests;
 
 use crate::clock::Micros;
-use crate::sink::script::{Action, Decision, Moment, Script, Stage};
+use crate::sink::script::{Action, Moment, Script, Stage};
+use crate::sink::session::envelope::Envelope;
 use crate::sink::session::replies::{answer, refuse, scripted, slow};
 use crate::wire::content::{Content, DotFinder};
 use crate::wire::mark::{Id, Local, parse_digits};
@@ -138,56 +140,6 @@ enum State {
     Discard {
         left: u64,
     },
-}
-
-/// The envelope under way. Kept between transactions for its buffers.
-#[derive(Debug, Default)]
-struct Envelope {
-    /// MAIL was taken; the sender's id if it is one of a source's.
-    from: Option<Option<Id>>,
-    /// MAIL was refused, so what a pipelining client has sent behind it is no mistake of its (RFC 2920 §3.1).
-    turned_away: bool,
-    null_sender: bool,
-    recipients: Vec<Local>,
-    /// What the script has for later stages, of the first recipient for which it has anything.
-    at_data: Decision,
-    at_dot: Decision,
-    /// BDAT has begun.
-    chunking: bool,
-    receipt: Receipt,
-    /// Both filled only for a host that keeps messages.
-    header_lines: Vec<u8>,
-    content: Vec<u8>,
-}
-
-impl Envelope {
-    fn reset(&mut self) {
-        self.from = None;
-        self.turned_away = false;
-        self.null_sender = false;
-        self.recipients.clear();
-        (self.at_data, self.at_dot) = (Decision::default(), Decision::default());
-        self.chunking = false;
-        self.receipt.reset();
-        self.header_lines.clear();
-        self.content.clear();
-    }
-
-    /// Notes an address of the envelope as a header line.
-    fn note(&mut self, keep: bool, [before, address, behind]: [&[u8]; 3]) {
-        if keep {
-            for part in [before, address, behind] {
-                self.header_lines.extend_from_slice(part);
-            }
-        }
-    }
-
-    fn take(&mut self, keep: bool, piece: &[u8]) {
-        self.receipt.take(piece);
-        if keep {
-            self.content.extend_from_slice(piece);
-        }
-    }
 }
 
 /// One connection's session.
@@ -408,10 +360,14 @@ impl Session {
                 }
                 return refuse(action, moment, out, host);
             }
-            let Envelope { at_data, at_dot, .. } = &mut self.envelope;
-            // A refusal there is of all recipients, so it counts for each of them.
+            let Envelope { at_data, at_dot, each_at_dot, .. } = &mut self.envelope;
+            // A refusal there is of all recipients (but for LMTP's after the dot), so it counts for each of them.
             *at_data = at_data.or(decide(Stage::Data, 1));
-            *at_dot = at_dot.or(decide(Stage::Dot, 2));
+            let dot = decide(Stage::Dot, 2);
+            *at_dot = at_dot.or(dot);
+            if fixed.manners.lmtp {
+                each_at_dot.push(dot);
+            }
         }
         self.envelope.note(fixed.keep, [b"Delivered-To: ", address, b"\r\n"]);
         self.envelope.recipients.push(recipient);
@@ -426,7 +382,7 @@ impl Session {
         }
         slow(self.envelope.at_data, out, host);
         if let Some(action) = fixed.script.action(self.envelope.at_data) {
-            return self.refuse_all(action, 1, out, host);
+            return self.refuse_all(action, out, host);
         }
         out.extend_from_slice(b"354 End data with <CR><LF>.<CR><LF>\r\n");
         self.state = State::Data(Content::default());
@@ -468,7 +424,7 @@ impl Session {
             slow(self.envelope.at_data, out, host);
             if let Some(action) = fixed.script.action(self.envelope.at_data) {
                 wanted = false;
-                flow = self.refuse_all(action, 1, out, host);
+                flow = self.refuse_all(action, out, host);
             }
         }
         self.envelope.chunking = wanted;
@@ -515,27 +471,48 @@ impl Session {
     /// The whole message is here.
     fn finish(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         self.state = State::Command;
-        let replies = if fixed.manners.lmtp { self.envelope.recipients.len() } else { 1 };
         slow(self.envelope.at_dot, out, host);
-        if let Some(action) = fixed.script.action(self.envelope.at_dot) {
-            return self.refuse_all(action, replies, out, host);
+        if fixed.manners.lmtp {
+            return self.finish_each(fixed, out, host);
         }
-        let Envelope { receipt, recipients, null_sender, header_lines: envelope, content, .. } =
-            &self.envelope;
-        host.delivered(&Delivery { receipt, recipients, null_sender: *null_sender, envelope, content });
-        (0..replies).for_each(|_| out.extend_from_slice(b"250 2.0.0 Ok\r\n"));
+        if let Some(action) = fixed.script.action(self.envelope.at_dot) {
+            return self.refuse_all(action, out, host);
+        }
+        self.envelope.deliver(host);
+        out.extend_from_slice(b"250 2.0.0 Ok\r\n");
         self.envelope.reset();
         Flow::Continue
     }
 
-    /// Refuses the transaction for all its recipients, in this many replies, and forgets it.
-    fn refuse_all(
-        &mut self,
-        action: &Action,
-        replies: usize,
-        out: &mut Vec<u8>,
-        host: &mut impl Host,
-    ) -> Flow {
+    /// The same with LMTP: each recipient has a reply of its own (RFC 2033 §4.2).
+    fn finish_each(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
+        let moment = host.moment();
+        let mut flow = Flow::Continue;
+        let mut decisions = std::mem::take(&mut self.envelope.each_at_dot).into_iter();
+        let from = self.envelope.from.flatten();
+        self.envelope.recipients.retain(|recipient| {
+            let action = decisions.next().and_then(|decision| fixed.script.action(decision));
+            match action {
+                _ if flow != Flow::Continue => return false,
+                None => out.extend_from_slice(b"250 2.0.0 Ok\r\n"),
+                Some(action) => {
+                    if action.is_permanent() {
+                        failed(from, *recipient, host);
+                    }
+                    flow = refuse(action, moment, out, host);
+                }
+            }
+            action.is_none()
+        });
+        if !self.envelope.recipients.is_empty() {
+            self.envelope.deliver(host);
+        }
+        self.envelope.reset();
+        flow
+    }
+
+    /// Refuses the transaction for all its recipients, and forgets it.
+    fn refuse_all(&mut self, action: &Action, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         if let Some(from) = self.envelope.from
             && action.is_permanent()
         {
@@ -543,11 +520,7 @@ impl Session {
         }
         self.envelope.reset();
         let moment = host.moment();
-        let mut flow = Flow::Continue;
-        for _ in 0..replies {
-            flow = refuse(action, moment, out, host);
-        }
-        flow
+        refuse(action, moment, out, host)
     }
 }
 
