@@ -302,7 +302,7 @@ impl<S: Storage> Log<S> {
                 }
             }
             // What was copied before an error counts: it is not copied again in the next round.
-            let durable = self.ticket(last, false).await.map(|_| ());
+            let durable = self.ticket(last, None).await.map(|_| ());
             durable.map_err(|error| io::Error::other(error.to_string()))?;
             self.finish_moves(liveness, moves);
             result?;

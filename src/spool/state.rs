@@ -63,6 +63,8 @@ pub(super) struct State<S: Storage> {
     pub closed: bool,
     pub full: bool,
     pub stuck: bool,
+    /// Ticks of the log's clock so far.
+    pub ticks: u64,
     pub writing_since: Option<Moment>,
     pub idle_since: Moment,
     pub waiters: Vec<(u64, Waker)>,
@@ -102,6 +104,7 @@ impl<S: Storage> State<S> {
             closed: false,
             full: false,
             stuck: false,
+            ticks: 0,
             writing_since: None,
             idle_since: now,
             waiters: Vec::new(),
