@@ -129,10 +129,13 @@ class Lab:
 
 
 class Relay:
-    """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections."""
+    """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections.
 
-    def __init__(self, lab, routes, settings="", name="relay"):
-        self.lab, self.name = lab, name
+    Within `patience` seconds it must be ready: that is a limit for a busy machine, not a measurement.
+    """
+
+    def __init__(self, lab, routes, settings="", name="relay", patience=30):
+        self.lab, self.name, self.patience = lab, name, patience
         self.log = f"{name}.log"
         self.port, self.admin = lab.port(), lab.port()
         self.config = lab.directory / f"{name}.toml"
@@ -149,7 +152,7 @@ class Relay:
         arguments = [self.lab.bin / "ringpost", "serve", "--config", self.config]
         environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
         self.process = self.lab.spawn(arguments, self.log, env=environment, cwd=self.lab.directory)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.patience
         while True:
             if self.process.poll() is not None:
                 said = self.lab.text(self.log).strip().splitlines()[-3:]
@@ -162,7 +165,7 @@ class Relay:
                         return
             except OSError:
                 pass
-            check(time.monotonic() < deadline, "the relay was not ready within 30 s")
+            check(time.monotonic() < deadline, f"the relay was not ready within {self.patience} s")
             time.sleep(0.02)
 
     def kill(self):
