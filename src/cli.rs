@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Overrides, default_file};
+use crate::id::MessageId;
 use crate::routing::Target;
 
 /// A mail relay for bulk senders: it makes each message safe on disk before it says 250, and delivers at the pace each
@@ -42,6 +43,43 @@ pub enum Command {
         /// Print all settings with their defaults and comments, as a file to begin with
         #[arg(long, required = true)]
         default: bool,
+    },
+    /// Look into the spool of a stopped relay; changes nothing
+    #[command(subcommand, arg_required_else_help = true)]
+    Spool(Spool),
+}
+
+/// What `spool` can do.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+#[command(after_help = "They read a stopped relay's spool, or a copy of one, and change nothing in it.\n\
+    Exit code: 0 all is well, 1 something is damaged, 2 it could not be read or the command is wrong.")]
+pub enum Spool {
+    /// Read everything, bodies too, and say what is damaged
+    Verify {
+        /// The spool's directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// List the messages that are not settled: sender, size, age, and for each recipient due time, attempts and last reply
+    List {
+        /// The spool's directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// Only recipients in this domain
+        #[arg(long, value_name = "DOMAIN")]
+        domain: Option<String>,
+        /// An object a line, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a message to standard output, as it would be sent: ringpost spool export DIR ID > message.eml
+    Export {
+        /// The spool's directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// The message: 13 letters or digits, as in the 250 reply, the Received header and `list`
+        #[arg(value_name = "ID")]
+        id: MessageId,
     },
 }
 

@@ -93,6 +93,15 @@ pub enum Event {
         /// What happened.
         what: Box<str>,
     },
+    /// Something local that is worth a line and asks for nothing. Logged at level warn.
+    Notice {
+        /// When.
+        at: WallTime,
+        /// Which part of the relay.
+        part: &'static str,
+        /// What happened.
+        what: Box<str>,
+    },
     /// Something local went wrong: disk, memory, descriptors. Logged at level error.
     Trouble {
         /// When.

@@ -37,3 +37,5 @@ pub mod shard;
 pub mod worker;
 #[cfg(feature = "runtime")]
 pub mod relay;
+#[cfg(feature = "runtime")]
+pub mod inspect;

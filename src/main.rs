@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringpost::cli::{self, Command, Serve};
+use ringpost::cli::{self, Command, Serve, Spool};
 use ringpost::config::{Started, startup_text};
 use ringpost::control::admin::{AdminListener, Readiness, Unready};
 use ringpost::control::exposition::Exposition;
 use ringpost::control::log;
+use ringpost::inspect::{self, Inspection};
 use ringpost::relay::Relay;
 
 // Frees across threads are the rule here: a body is made on a shard and dropped on a worker.
@@ -30,6 +31,12 @@ fn main() -> ExitCode {
         },
         Command::Check { config } => cli::check(&config),
         Command::Config { .. } => cli::print_default(),
+        Command::Spool(Spool::Verify { directory }) => inspect::run(&directory, &Inspection::Verify),
+        Command::Spool(Spool::List { directory, domain, json }) => {
+            let domain = domain.map(|domain| domain.to_ascii_lowercase());
+            inspect::run(&directory, &Inspection::List { domain, json })
+        }
+        Command::Spool(Spool::Export { directory, id }) => inspect::run(&directory, &Inspection::Export(id)),
     }
 }
 

@@ -7,17 +7,23 @@
 pub mod batch;
 pub mod commit;
 mod committer;
+#[cfg(test)]
+mod day;
 pub mod error;
 pub mod layout;
+mod lock;
 pub mod meta;
 pub mod reader;
 pub mod reclaim;
 pub mod record;
 pub mod recovery;
 pub mod replay;
+pub mod report;
+pub mod restart;
 mod ring;
 pub mod segment;
 mod state;
+pub mod stopped;
 pub mod storage;
 #[cfg(test)]
 mod testing;
@@ -27,11 +33,13 @@ mod window;
 
 pub use commit::{Committed, Log, LogOptions, LogStats, Note, Ticket};
 pub use error::{AppendError, Fence, SpoolError};
-pub use layout::Layout;
+pub use layout::{Layout, StoppedSpool};
 pub use reader::Pinned;
 pub use reclaim::Liveness;
 pub use replay::{Recovered, RecoveryReport};
+pub use report::{Finding, Flaw};
 pub use ring::SegmentPin;
+pub use stopped::StoppedPart;
 
 /// A log on the real disk.
 #[cfg(feature = "runtime")]

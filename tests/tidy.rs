@@ -12,7 +12,7 @@ const BASE: &[&str] =
 /// Everything that is not base. A name with `::` allows that item alone.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &["limits", "routing"]),
-    ("cli", &["config", "routing"]),
+    ("cli", &["config", "id", "routing"]),
     ("protocol", &["limits", "clock", "id", "outcome", "envelope"]),
     ("net", &["clock"]),
     ("spool", &["limits", "clock", "id", "outcome", "envelope", "message"]),
@@ -50,7 +50,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "delivery", "control", "shard", "worker",
         ],
     ),
-    ("main", &["BASE", "cli", "config", "control", "relay"]),
+    // The relay's own fold, so that what is shown is what a restart would do.
+    ("inspect", &["BASE", "net", "spool", "queue", "shard::open", "control::log"]),
+    ("main", &["BASE", "cli", "config", "control", "inspect", "relay"]),
 ];
 
 const FILE_LINES_MAX: usize = 600;
@@ -58,7 +60,7 @@ const TEST_FILE_LINES_MAX: usize = 900;
 const FUNCTION_LINES_MAX: usize = 70;
 /// Functions that may be longer, with the lines they may have and the reason.
 const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[(
-    "src/spool/replay.rs",
+    "src/spool/restart.rs",
     "start",
     80,
     "the order of its writes is what makes a crash in between harmless; it is read in one piece",
@@ -467,7 +469,7 @@ fn nothing_is_left_for_later() {
 fn each_dependency_says_what_it_is_for() {
     let mut offenders = Vec::new();
     let mut manifests = Vec::new();
-    for folder in ["loadtest", "tuning", "fuzz"] {
+    for folder in ["loadtest", "tests", "tuning", "fuzz"] {
         files(&root().join(folder), "toml", &mut manifests);
     }
     manifests.push(root().join("Cargo.toml"));

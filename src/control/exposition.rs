@@ -15,9 +15,9 @@ use super::process::Process;
 use super::resolver::ResolverCounters;
 use crate::config::{Config, Wiring};
 use crate::metrics::{
-    AttemptStage, BounceClass, ConnectionResult, DeliveryResult, EnhancedClass, Label, LegStateLabel,
-    Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics, ShardSnapshot, WorkerMetrics,
-    WorkerSnapshot,
+    AttemptStage, BounceClass, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
+    LegStateLabel, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics, ShardSnapshot,
+    WorkerMetrics, WorkerSnapshot,
 };
 
 /// The last snapshot of each role, and what else is shown.
@@ -166,6 +166,19 @@ impl Exposition {
             s.spool_moved_bytes
         });
         page.total("ringpost_spool_errors_total", "Errors of the log's files.", all, |s| s.spool_errors);
+        page.by_label::<DamageKind>(
+            "ringpost_spool_damage_total",
+            "Places of the spool that were not as they were written; all but torn had been acknowledged.",
+            "kind",
+            &[],
+            sums(all, |shard| &shard.spool_damage),
+        );
+        page.total(
+            "ringpost_spool_set_aside_bytes_total",
+            "Damaged bytes copied to the spool's damaged/.",
+            all,
+            |s| s.spool_set_aside_bytes,
+        );
         page.by_shard("ringpost_spool_segments", "Segments of the ring, free ones included.", all, |s| {
             s.spool_segments
         });

@@ -217,6 +217,7 @@ fn line(event: &Event) {
         | Event::Bounced { at, .. }
         | Event::Rejected { at, .. }
         | Event::SessionError { at, .. }
+        | Event::Notice { at, .. }
         | Event::Trouble { at, .. } => *at,
     };
     LINE_TIME.set(Some(at));
@@ -253,6 +254,9 @@ fn emit(event: &Event) {
         Event::SessionError { peer, what, .. } => {
             tracing::debug!(target: "mail", %peer, what = &*shown(what), "session ended early");
         }
+        Event::Notice { part, what, .. } => {
+            tracing::warn!(target: "mail", part, what = &*shown(what), "notice");
+        }
         Event::Trouble { part, what, .. } => {
             tracing::error!(target: "mail", part, what = &*shown(what), "trouble");
         }
@@ -270,7 +274,7 @@ impl fmt::Display for Dotted {
 }
 
 /// Text of a peer with control characters escaped, and so those that turn the direction of writing, and cut short.
-fn shown(text: &str) -> Cow<'_, str> {
+pub fn shown(text: &str) -> Cow<'_, str> {
     let odd = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let text = match text.char_indices().nth(TEXT_CHARS_MAX) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),

@@ -118,6 +118,23 @@ labels! {
         /// Failed; its bounce is not queued yet.
         BounceOwed = "bounce_owed",
     }
+    /// What of the spool is not as it was written.
+    DamageKind {
+        /// The end of a write that was never acknowledged.
+        Torn = "torn",
+        /// Acknowledged bytes.
+        Rot = "rot",
+        /// One of two copies of a segment's header.
+        Header = "header",
+        /// A segment's footer, whose batches were read instead.
+        Footer = "footer",
+        /// A whole segment.
+        Unreadable = "unreadable",
+        /// A segment that is gone.
+        Missing = "missing",
+        /// A message that could not be moved: it is not queued any more.
+        Message = "message",
+    }
     /// Part of a delivery attempt.
     AttemptStage {
         Connect = "connect",

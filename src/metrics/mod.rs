@@ -11,8 +11,8 @@ mod measure;
 mod roles;
 
 pub use labels::{
-    AttemptStage, BounceClass, By, ConnectionResult, DeliveryResult, EnhancedClass, Label, LegStateLabel,
-    RejectReason, ReplyClass,
+    AttemptStage, BounceClass, By, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
+    LegStateLabel, RejectReason, ReplyClass,
 };
 pub use measure::{
     Counter, GROUP_BOUNDS, Gauge, Histogram, HistogramSnapshot, LATENCY_BOUNDS_MICROS, Latency, Measure,

@@ -1,8 +1,8 @@
 //! PURE. The counters of each role, one struct each; the snapshot struct beside it has the same fields.
 
 use super::labels::{
-    AttemptStage, BounceClass, By, ConnectionResult, DeliveryResult, EnhancedClass, Label, LegStateLabel,
-    RejectReason, ReplyClass,
+    AttemptStage, BounceClass, By, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
+    LegStateLabel, RejectReason, ReplyClass,
 };
 use super::measure::{Counter, Gauge, Latency, Measure, Sizes};
 use crate::id::{ShardIndex, WorkerIndex};
@@ -69,6 +69,10 @@ role_metrics! {
         spool_moved_bytes: Counter,
         /// Errors of the log's files.
         spool_errors: Counter,
+        /// Places of the spool that were found not to be as they were written.
+        spool_damage: By<DamageKind, Counter, { DamageKind::COUNT }>,
+        /// Damaged bytes copied to `damaged/`.
+        spool_set_aside_bytes: Counter,
         /// Segments of the ring, free ones included.
         spool_segments: Gauge,
         /// Bytes of records still needed.

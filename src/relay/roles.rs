@@ -223,12 +223,14 @@ async fn make_shard(
         reserve_bytes: config.spool.reserve_bytes,
         ..LogOptions::default()
     };
-    let parts = open::open_parts(&disk, &seat.parts, &options, &common.fence, &mut queue, &events)
+    let metrics = Rc::new(ShardMetrics::default());
+    let began = net::now().mono;
+    let parts = open::open_parts(&disk, &seat.parts, &options, &common.fence, &mut queue, &metrics, &events)
         .await
         .map_err(|error| error.to_string())?;
+    metrics.recovery_micros.set(net::now().mono.0 - began.0);
     let ledger =
         Ledger::new(config.threads.workers, shares_executor.then_some(WorkerIndex(seat.index.0)), WINDOW);
-    let metrics = Rc::new(ShardMetrics::default());
     let shards = u64::from(config.threads.shards);
     let wiring = shard::Wiring {
         index: seat.index,

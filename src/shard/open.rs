@@ -3,13 +3,18 @@
 use std::rc::Rc;
 
 use super::{Log, Part, Shard};
+use crate::clock::Now;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId, PartId};
+use crate::metrics::{DamageKind, ShardMetrics};
 use crate::net;
 use crate::outcome::LegState;
 use crate::queue::{Change, Queue};
 use crate::spool::storage::disk::Disk;
-use crate::spool::{Fence, Liveness, LogOptions, Recovered, RecoveryReport, SpoolError};
+use crate::spool::{Fence, Flaw, Liveness, LogOptions, Recovered, RecoveryReport, SpoolError};
+
+/// Findings of a part's restart that get a line each: a part that is rotten all over must not fill the log.
+const FINDINGS_TOLD_MAX: usize = 20;
 
 /// A part to be opened.
 #[derive(Clone, Debug)]
@@ -30,11 +35,12 @@ pub async fn open_parts(
     options: &LogOptions,
     fence: &Fence,
     queue: &mut Queue,
+    metrics: &ShardMetrics,
     events: &EventSender,
 ) -> Result<Vec<Part>, SpoolError> {
     let mut parts = Vec::new();
     for plan in plans {
-        let mut apply = |recovered: Recovered<'_>| apply(queue, recovered);
+        let mut apply = |recovered: Recovered<'_>| apply(queue, recovered, net::now());
         let mut salt = random;
         let (log, report) = Log::open(
             disk.clone(),
@@ -46,15 +52,14 @@ pub async fn open_parts(
             &mut apply,
         )
         .await?;
-        tell(&report, plan, events);
+        tell(&report, plan, metrics, events);
         parts.push(Part { id: plan.id, log });
     }
     Ok(parts)
 }
 
 /// One record of the last run. Returns the place of a copy that is dead now.
-fn apply(queue: &mut Queue, recovered: Recovered<'_>) -> Option<Location> {
-    let now = net::now();
+pub fn apply(queue: &mut Queue, recovered: Recovered<'_>, now: Now) -> Option<Location> {
     let change = match &recovered {
         Recovered::Accepted { id, location, envelope, legs } => Change::Accepted {
             id: *id,
@@ -72,13 +77,41 @@ fn apply(queue: &mut Queue, recovered: Recovered<'_>) -> Option<Location> {
     applied.settled.or(applied.superseded)
 }
 
-fn tell(report: &RecoveryReport, plan: &PartPlan, events: &EventSender) {
-    if report.has_rot() || report.copies_failed > 0 {
-        let what = format!(
-            "part {} was damaged: {report:?}; what could not be read is in {}/damaged",
-            plan.id.0, plan.dir
-        );
-        events.send(Event::Trouble { at: net::now().wall, part: "spool", what: what.into() });
+/// Counts what a restart found damaged and gives its log lines away.
+fn tell(report: &RecoveryReport, plan: &PartPlan, metrics: &ShardMetrics, events: &EventSender) {
+    let findings = report.findings(plan.id);
+    for finding in &findings {
+        metrics.spool_damage[damage_kind(finding.flaw)].inc();
+    }
+    metrics.spool_set_aside_bytes.add(report.bytes_set_aside);
+    let at = net::now().wall;
+    let trouble = |what: String| events.send(Event::Trouble { at, part: "spool", what: what.into() });
+    for finding in findings.iter().take(FINDINGS_TOLD_MAX) {
+        let aside = if finding.range.is_some() { "; a copy and a report are in damaged/" } else { "" };
+        if finding.flaw.is_damage() {
+            trouble(format!("{finding}{aside}"));
+        } else {
+            events.send(Event::Notice { at, part: "spool", what: format!("{finding}{aside}").into() });
+        }
+    }
+    if findings.len() > FINDINGS_TOLD_MAX {
+        let more = findings.len() - FINDINGS_TOLD_MAX;
+        trouble(format!("part {}: {more} more findings; stop and see: ringpost spool verify", plan.id.0));
+    }
+    if report.copies_failed > 0 {
+        let failed = report.copies_failed;
+        trouble(format!("part {}: {failed} copies of damaged bytes could not be written", plan.id.0));
+    }
+}
+
+fn damage_kind(flaw: Flaw) -> DamageKind {
+    match flaw {
+        Flaw::Torn => DamageKind::Torn,
+        Flaw::Rot => DamageKind::Rot,
+        Flaw::Header => DamageKind::Header,
+        Flaw::Footer => DamageKind::Footer,
+        Flaw::Unreadable => DamageKind::Unreadable,
+        Flaw::Missing => DamageKind::Missing,
     }
 }
 
@@ -112,6 +145,7 @@ impl Liveness for QueueLiveness {
             at.segment, at.offset
         );
         self.0.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what: what.into() });
+        self.0.metrics.spool_damage[DamageKind::Message].inc();
         // Nothing is left to send or to report to: it must not hold the ring for ever.
         let applied = self.0.queue.borrow_mut().apply(Change::Aborted(id), net::now());
         if let Some(location) = applied.settled {

@@ -395,7 +395,8 @@ impl<S: Storage> Log<S> {
         &self.0.fence
     }
 
-    /// Writes what has been appended and a watermark, then ends the three drivers. Nothing may be appended after.
+    /// Writes what has been appended and a watermark, ends the three drivers, and seals the head, so that the next start
+    /// reads no batches. Nothing may be appended after.
     pub async fn close(&self) {
         let last = {
             let mut state = self.0.state.borrow_mut();
@@ -414,6 +415,7 @@ impl<S: Storage> Log<S> {
             Poll::Pending
         })
         .await;
+        self.seal_head().await;
     }
 
     /// Lets a second pass on the log's clock.

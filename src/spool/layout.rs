@@ -1,9 +1,9 @@
 //! The spool directory: its format file, the lock that keeps a second instance out, and the parts. Blocking, for
-//! start-up only, before any executor runs.
+//! start-up, before any executor runs, and for looking into a stopped relay's spool.
 //!
 //! ```text
 //! spool/format        format version and the next part's number; replaced whole, never changed in place
-//! spool/lock          held (flock) while a relay runs
+//! spool/lock          held (flock) while a relay runs; says which (`lock`)
 //! spool/part-00000/   segments of part 0
 //! spool/damaged/      bytes that were set aside, for people to look at; the relay never reads or removes them
 //! ```
@@ -13,9 +13,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, FlockOperation, StatVfsMountFlags, access, flock, statvfs};
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use super::error::SpoolError;
+use super::lock;
 use crate::id::PartId;
 
 /// Version of the directory's layout. A higher one is refused.
@@ -60,7 +61,7 @@ impl Layout {
         access(root, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
             .map_err(|error| refuse(format!("cannot be read and written: {error}")))?;
         let next_part = read_format(root).map_err(&refuse)?;
-        let lock = take_lock(root).map_err(&refuse)?;
+        let lock = lock::take(root).map_err(&refuse)?;
         // Again, now that nobody else can be making one.
         let next_part = match next_part {
             Some(_) => read_format(root).map_err(&refuse)?,
@@ -85,14 +86,7 @@ impl Layout {
 
     /// Parts that exist, in order.
     pub fn parts(&self) -> io::Result<Vec<PartId>> {
-        let mut parts = Vec::new();
-        for entry in fs::read_dir(&self.root)? {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("part-")?.parse().ok());
-            parts.extend(number.map(PartId));
-        }
-        parts.sort_unstable();
-        Ok(parts)
+        parts(&self.root)
     }
 
     /// Makes a part with a number that was never used before.
@@ -133,6 +127,49 @@ impl Layout {
     }
 }
 
+/// A stopped relay's spool, kept from being started while this lives. Nothing in it is changed, nor could be.
+#[derive(Debug)]
+pub struct StoppedSpool {
+    /// Its parts, in order.
+    pub parts: Vec<PartId>,
+    /// Files in `damaged/`.
+    pub set_aside: usize,
+    /// Held for its lock; a copy of a spool may have none.
+    _lock: Option<File>,
+}
+
+impl StoppedSpool {
+    /// Looks into the spool in `root`, which may be read-only, a copy, or another user's.
+    ///
+    /// # Errors
+    /// One line that names the path: it is no spool, it cannot be read, or a relay works on it.
+    pub fn open(root: &Path) -> Result<Self, SpoolError> {
+        let refuse = |reason: String| SpoolError::Layout(format!("spool {}: {reason}", root.display()));
+        let failed = |error: io::Error| refuse(error.to_string());
+        if !fs::metadata(root).map_err(failed)?.is_dir() {
+            return Err(refuse("is no directory".to_owned()));
+        }
+        let lock = lock::share(root).map_err(refuse)?;
+        if read_format(root).map_err(refuse)?.is_none() {
+            return Err(refuse("is no spool: there is no file `format` in it".to_owned()));
+        }
+        let parts = parts(root).map_err(failed)?;
+        let set_aside = fs::read_dir(root.join("damaged")).map_or(0, |entries| entries.count());
+        Ok(Self { parts, set_aside, _lock: lock })
+    }
+}
+
+fn parts(root: &Path) -> io::Result<Vec<PartId>> {
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("part-")?.parse().ok());
+        parts.extend(number.map(PartId));
+    }
+    parts.sort_unstable();
+    Ok(parts)
+}
+
 /// The next part's number, or `None` for a directory that is empty but for what making a spool leaves first.
 fn read_format(root: &Path) -> Result<Option<u32>, String> {
     let text = match fs::read_to_string(root.join("format")) {
@@ -164,20 +201,6 @@ fn read_format(root: &Path) -> Result<Option<u32>, String> {
     number("next-part ").map(Some).ok_or_else(|| "its file `format` is damaged".to_owned())
 }
 
-fn take_lock(root: &Path) -> Result<File, String> {
-    let mut options = OpenOptions::new();
-    let file =
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(root.join("lock"));
-    let file = file.map_err(|error| format!("lock: {error}"))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err("is in use by another relay: stop that one, or choose another place with --spool".to_owned())
-        }
-        Err(error) => Err(format!("lock: {error}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,13 +229,34 @@ mod tests {
     }
 
     #[test]
-    fn a_second_instance_is_kept_out() {
+    fn a_second_instance_is_kept_out_and_told_who_holds_the_spool() {
         let root = root();
-        let _first = Layout::open(root.path()).unwrap();
-        assert!(
-            refusal(root.path())
-                .ends_with("is in use by another relay: stop that one, or choose another place with --spool")
-        );
+        let first = Layout::open(root.path()).unwrap();
+        let said = refusal(root.path());
+        let holder = format!("is in use by another relay (pid {} on ", std::process::id());
+        assert!(said.contains(&holder), "{said}");
+        assert!(said.ends_with("stop that one, or choose another place with --spool"), "{said}");
+        let looked = StoppedSpool::open(root.path()).expect_err("a relay has it").to_string();
+        assert!(looked.contains(&format!("a relay works on it (pid {} on ", std::process::id())), "{looked}");
+        drop(first);
+        // Whoever looks keeps a relay from starting, but not others from looking.
+        let looking = StoppedSpool::open(root.path()).expect("stopped");
+        StoppedSpool::open(root.path()).expect("two may look");
+        assert!(refusal(root.path()).contains("is being looked into"), "{}", refusal(root.path()));
+        drop(looking);
+        Layout::open(root.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_copy_without_a_lock_is_looked_into_and_gets_none() {
+        let root = root();
+        drop(Layout::open(root.path()).unwrap());
+        fs::remove_file(root.path().join("lock")).expect("there was one");
+        StoppedSpool::open(root.path()).expect("a copy");
+        assert!(!root.path().join("lock").exists());
+        let empty = tempfile::tempdir().expect("a temporary directory");
+        let said = StoppedSpool::open(empty.path()).expect_err("empty").to_string();
+        assert!(said.contains("is no spool"), "{said}");
     }
 
     #[test]

@@ -30,6 +30,13 @@ impl<P> Clone for Pinned<P> {
     }
 }
 
+impl<P> Pinned<P> {
+    /// A message in `segments`, which are all that it needs, each once.
+    pub(super) fn new(id: MessageId, location: Location, segments: Vec<Arc<SegmentPin<P>>>) -> Self {
+        Self { id, location, segments }
+    }
+}
+
 /// Why a message could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -98,6 +105,14 @@ pub fn chunk_body_bytes(chunk: Location) -> usize {
     (chunk.bytes as usize).saturating_sub(super::record::HEADER_BYTES)
 }
 
+/// Numbers of the segments that hold a message, each once.
+pub(super) fn segments_of(location: Location, chunks: &[Location]) -> Vec<u32> {
+    let mut numbers: Vec<_> = chunks.iter().chain([&location]).map(|place| place.segment).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
 fn damaged<P>(pinned: &Pinned<P>, at: Location) -> ReadError {
     ReadError::Damaged { id: pinned.id, segment: at.segment, offset: at.offset }
 }
@@ -134,17 +149,15 @@ impl<S: Storage> Log<S> {
     /// be the message's present one; if the message moves while this waits the error is `NotFound`: ask the queue for the
     /// new place and try again.
     pub async fn pin(&self, id: MessageId, location: Location) -> Result<Pinned<S::Pin>, ReadError> {
-        let mut numbers = vec![location.segment];
-        if let Some(chunks) = self.0.state.borrow().chunks.get(&id) {
-            numbers.extend(chunks.iter().map(|chunk| chunk.segment));
-        }
-        numbers.sort_unstable();
-        numbers.dedup();
+        let numbers = {
+            let state = self.0.state.borrow();
+            segments_of(location, state.chunks.get(&id).map_or(&[], Vec::as_slice))
+        };
         let mut segments = Vec::with_capacity(numbers.len());
         for number in numbers {
             segments.push(self.pin_segment(number).await?);
         }
-        Ok(Pinned { id, location, segments })
+        Ok(Pinned::new(id, location, segments))
     }
 
     async fn pin_segment(&self, number: u32) -> io::Result<Arc<SegmentPin<S::Pin>>> {

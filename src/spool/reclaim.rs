@@ -14,12 +14,14 @@ use super::commit::{Class, Log};
 use super::error::AppendError;
 use super::meta;
 use super::record::{Draft, Kind, Record, RecordError, Salt};
-use super::recovery::{self, Frame};
-use super::replay::{make_spare, segment_path};
+use super::recovery::{self, Frame, Halt};
+use super::replay::segment_path;
+use super::restart::make_spare;
 use super::ring::Segment;
 use super::segment::{Header, TRAILER_BYTES, Tail, read_footer};
 use super::state::Leaving;
 use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
+use super::window::Window;
 use crate::id::{Location, MessageId};
 use crate::limits::BLOCK_BYTES;
 use crate::outcome::LegState;
@@ -30,10 +32,10 @@ const TICK: Duration = Duration::from_secs(1);
 const SPARES: usize = 2;
 /// Freed segments that wait to be recycled.
 const FREED_KEPT: usize = 4;
-/// Segments of slack before live records are moved.
-const SLACK_SEGMENTS: u64 = 4;
-/// Disk use over live bytes at which live records are moved.
+/// The files may have this many times the live bytes, so that moving stays cheap,
 const USE_OVER_LIVE: u64 = 4;
+/// and this many segments besides. Live records are moved one segment earlier, since that takes a while.
+const SLACK_SEGMENTS: u64 = 4;
 
 /// What the ring must know of the queue. Implemented over it; never called while the log is borrowed.
 pub trait Liveness {
@@ -61,6 +63,8 @@ struct Move {
 impl<S: Storage> Log<S> {
     /// Drives upkeep until the log is closed or fenced. Spawn once. `salt` gives random numbers.
     pub async fn run_upkeep(self, liveness: impl Liveness, mut salt: impl FnMut() -> u64) {
+        // As long as moving works it gives segments; else new mail needs new ones.
+        let mut moving_works = true;
         loop {
             {
                 let state = self.0.state.borrow();
@@ -70,10 +74,11 @@ impl<S: Storage> Log<S> {
             }
             self.write_footers().await;
             self.free_dead();
-            self.prepare(&mut salt).await;
+            self.prepare(&mut salt, moving_works).await;
             self.drop_freed().await;
             if self.wants_moves() && !self.is_over() {
                 let moved = self.empty_oldest(&liveness).await;
+                moving_works = moved.is_ok();
                 if let Err(error) = moved {
                     tracing::warn!(part = self.0.part.0, %error, "spool: moving live records failed, trying again");
                     self.0.storage.sleep(TICK).await;
@@ -117,6 +122,20 @@ impl<S: Storage> Log<S> {
         }
     }
 
+    /// The log is closed and will not write to its head again: all batches are durable, unless the fence says otherwise.
+    pub(super) async fn seal_head(&self) {
+        if self.0.fence.reason().is_some() {
+            return;
+        }
+        {
+            let mut state = self.0.state.borrow_mut();
+            let footer = std::mem::take(&mut state.head.footer);
+            let (number, end, batch) = (state.head.number, state.head.cursor, state.durable);
+            state.leaving.push(Leaving { number, footer, end, batch });
+        }
+        self.write_footers().await;
+    }
+
     async fn write_footer(&self, leaving: Leaving) -> io::Result<()> {
         let (header, footer) = {
             let mut state = self.0.state.borrow_mut();
@@ -155,9 +174,13 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Keeps [`SPARES`] segments ready: out of freed files if there are, else new ones if the disk has room.
-    async fn prepare(&self, salt: &mut impl FnMut() -> u64) {
+    /// Keeps [`SPARES`] segments ready: out of freed files if there are, else new ones if the disk has room. A new one is
+    /// not made while one is left and another about to be free.
+    async fn prepare(&self, salt: &mut impl FnMut() -> u64, moving_works: bool) {
         while self.0.state.borrow().ring.spares.len() < SPARES && !self.is_over() {
+            if self.will_be_free() || moving_works && self.wants_moves() {
+                return;
+            }
             let freed = self.0.state.borrow_mut().ring.take_freed();
             let prepared = match freed {
                 Some(segment) => self.recycle(segment, salt()).await,
@@ -190,6 +213,13 @@ impl<S: Storage> Log<S> {
             state.full = false;
             state.wake_room();
         }
+    }
+
+    /// Whether the next spare only waits for a watermark, and there is one until then.
+    fn will_be_free(&self) -> bool {
+        let ring = &self.0.state.borrow().ring;
+        let waits = ring.freed.front().is_some_and(|segment| segment.number >= ring.oldest_durable);
+        waits && !ring.spares.is_empty()
     }
 
     fn has_room(&self) -> bool {
@@ -248,7 +278,7 @@ impl<S: Storage> Log<S> {
 
     /// Removes freed segments beyond those that will soon be spares: zero-filling is dear.
     async fn drop_freed(&self) {
-        while self.0.state.borrow().ring.freed.len() > FREED_KEPT {
+        while self.0.state.borrow().ring.freed.len() > FREED_KEPT || self.exceeds(SLACK_SEGMENTS) {
             let freed = self.0.state.borrow_mut().ring.take_freed();
             let Some(segment) = freed else { return };
             if let Err(error) = self.remove(segment).await {
@@ -264,13 +294,21 @@ impl<S: Storage> Log<S> {
         {
             return false;
         }
-        let size = u64::from(self.0.options.segment_bytes);
         let files: u64 = state.ring.segments.iter().map(|segment| u64::from(segment.size)).sum();
         let live = state.ring.live_bytes();
-        let roomy = files > USE_OVER_LIVE * live + SLACK_SEGMENTS * size;
         // Moving gains something as long as a segment's worth of the files is dead.
-        let needed = state.full && files > live + live / 8 + 2 * size;
-        roomy || needed
+        let needed = state.full && files > live + live / 8 + 2 * u64::from(self.0.options.segment_bytes);
+        drop(state);
+        self.exceeds(SLACK_SEGMENTS - 1) || needed
+    }
+
+    /// Whether the files, those that are about to be made included, are more than what lives allows with `slack` segments.
+    fn exceeds(&self, slack: u64) -> bool {
+        let ring = &self.0.state.borrow().ring;
+        let size = self.0.options.segment_bytes;
+        let wanted = SPARES.saturating_sub(ring.spares.len() + ring.freed.len()) as u64;
+        let files = ring.disk_bytes(size) + wanted * u64::from(size);
+        files > USE_OVER_LIVE * ring.live_bytes() + slack * u64::from(size)
     }
 
     /// Copies what is live in the oldest segment to the head and frees it once the copies are durable.
@@ -347,14 +385,17 @@ impl<S: Storage> Log<S> {
                 return Ok(entries);
             }
         }
-        let bytes = read_range(file, 0, size as usize).await?;
         let frame = Frame { segment: number, salt, first_batch: None, end: None };
-        recovery::scan::<RecordError>(&bytes, &frame, &mut |record, location| {
+        let mut window = Window::new(file, size);
+        let mut sink = |record: &Record<'_>, location| {
             take(record.header.id, location, record.header.kind);
-            Ok(())
-        })
-        .map_err(io::Error::other)?;
-        Ok(entries)
+            Ok::<(), RecordError>(())
+        };
+        match recovery::scan_source(&mut window, &frame, &mut sink).await {
+            Ok(_) => Ok(entries),
+            Err(Halt::Source(error)) => Err(error),
+            Err(Halt::Sink(error)) => Err(io::Error::other(error)),
+        }
     }
 
     /// Moves what `entry` belongs to, if it is live and has not been moved in this round.

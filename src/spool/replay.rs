@@ -1,38 +1,21 @@
-//! Opening a part: reads what the last run left, hands it to the queue in log order, and starts a new segment whose
-//! header says where the old log ends. Never writes to an old segment.
-//!
-//! Order of writes, so that a crash in between changes nothing: copies of damaged bytes; the new segment's file under
-//! a spare name; its rename and the directory; last its header, which makes the noted end binding.
+//! Reads what the last run left in a part and hands it on in log order: segment headers, then footers or batches, then
+//! records. Writes nothing: what a restart does with the rest is `restart`'s.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::ops::Range;
-use std::rc::Rc;
-use std::sync::Weak;
 
-use super::commit::{Inner, Log, LogOptions};
-use super::committer::write_header;
-use super::error::{Fence, Refusal, SpoolError};
+use super::error::{Refusal, SpoolError};
 use super::meta;
 use super::record::{self, Kind, RecordError, Salt};
-use super::recovery::{self, Damage, Frame, Halt, Source};
-use super::ring::{Ring, Segment, Spare};
-use super::segment::{
-    BATCHES_OFFSET, Footer, FooterBuilder, Header, HeaderError, TRAILER_BYTES, Tail, read_footer,
-};
-use super::state::{Head, State};
-use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
+use super::recovery::{self, Damage, Frame, Halt, Scan};
+use super::segment::{BATCHES_OFFSET, Footer, Header, HeaderError, TRAILER_BYTES, Tail, read_footer};
+use super::storage::{Storage, StorageFile, read_range};
 use super::window::Window;
 use crate::envelope::Envelope;
 use crate::id::{Location, MessageId, PartId};
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::limits::BLOCK_BYTES;
 use crate::outcome::{Bounced, LegState, Outcome};
 
-/// Message sequences skipped by a restart: ids given out since the last durable batch may stand in replies and logs.
-const IDS_SKIPPED: u64 = 1 << 20;
-/// Smallest segment that works at all, bytes; the configuration asks for more.
-pub const SEGMENT_BYTES_MIN: u32 = 16 * BLOCK_BYTES as u32;
 /// Largest segment, bytes: offsets are 32 bits wide, and a restart reads the newest one whole.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
@@ -58,7 +41,7 @@ pub enum Recovered<'a> {
     Aborted(MessageId),
 }
 
-/// What [`Log::open`] found.
+/// What reading a part found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
     /// Segments read.
@@ -71,10 +54,14 @@ pub struct RecoveryReport {
     pub damage: Vec<(u32, Damage)>,
     /// Segments of which one of two header copies is damaged.
     pub headers_damaged: Vec<u32>,
+    /// Sealed segments whose footer is damaged: their batches were read instead.
+    pub footers_damaged: Vec<u32>,
     /// Segments whose header is lost, and with it everything in them; the files are kept.
     pub unreadable: Vec<u32>,
     /// Segments that should be there and are not.
     pub missing: Vec<u32>,
+    /// Bytes that were set aside: copied to `damaged/`.
+    pub bytes_set_aside: u64,
     /// Copies of damaged bytes that could not be written to `damaged/`.
     pub copies_failed: u32,
 }
@@ -82,8 +69,7 @@ pub struct RecoveryReport {
 impl RecoveryReport {
     /// Whether acknowledged bytes were damaged or lost.
     pub fn has_rot(&self) -> bool {
-        let rot = self.damage.iter().any(|(_, damage)| !damage.torn);
-        rot || !(self.headers_damaged.is_empty() && self.unreadable.is_empty() && self.missing.is_empty())
+        self.findings(PartId(0)).iter().any(|finding| finding.flaw.is_damage())
     }
 }
 
@@ -91,74 +77,69 @@ impl RecoveryReport {
 pub type Apply<'a> = &'a mut dyn FnMut(Recovered<'_>) -> Option<Location>;
 
 /// A segment file with what its header and trailer say.
-struct Found<S: Storage> {
-    number: u32,
-    path: String,
-    file: S::File,
-    size: u32,
-    header: Option<Header>,
-    trailer: Option<(Header, Footer)>,
+pub(super) struct Found<S: Storage> {
+    pub number: u32,
+    pub path: String,
+    pub file: S::File,
+    pub size: u32,
+    pub header: Option<Header>,
+    pub trailer: Option<(Header, Footer)>,
 }
 
 impl<S: Storage> Found<S> {
-    fn salt(&self) -> Option<Salt> {
+    pub fn salt(&self) -> Option<Salt> {
         self.header.or(self.trailer.map(|(header, _)| header)).map(|header| header.salt)
     }
 }
 
-impl<S: Storage> Log<S> {
-    /// Opens the part in directory `dir` (which must exist) and hands `apply` what is in it. `salt` gives random
-    /// numbers. Fails without having changed anything if a record is intact but not understood.
-    pub async fn open(
-        storage: S,
-        part: PartId,
-        dir: &str,
-        options: LogOptions,
-        fence: Fence,
-        salt: &mut dyn FnMut() -> u64,
-        apply: Apply<'_>,
-    ) -> Result<(Self, RecoveryReport), SpoolError> {
-        let (least, most) = (SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
-        let given = options.segment_bytes;
-        if given < least || given > most || !(given as usize).is_multiple_of(BLOCK_BYTES) {
-            return Err(SpoolError::SegmentSize { given, least, most });
+/// The files of a part.
+pub(super) struct Survey<S: Storage> {
+    /// Segments with batches, in order of their numbers.
+    pub opened: Vec<Found<S>>,
+    /// Segments that were made for later.
+    pub prepared: Vec<Found<S>>,
+    /// Names of files that were to become segments.
+    pub spares: Vec<String>,
+}
+
+/// A segment that was read before its turn.
+struct Ahead {
+    number: u32,
+    records: Vec<(record::Header, Location)>,
+    /// Metas of the records, one behind the other.
+    metas: Vec<u8>,
+    scan: Scan,
+}
+
+impl Ahead {
+    /// Hands the records to `sink` and gives what reading them has shown.
+    fn apply<E>(
+        self,
+        mut sink: impl FnMut(&record::Header, &[u8], Location) -> Result<(), E>,
+    ) -> Result<Scan, Halt<io::Error, E>> {
+        let mut metas = self.metas.as_slice();
+        for (header, at) in &self.records {
+            let (meta, rest) = metas.split_at(header.meta_bytes as usize);
+            sink(header, meta, *at).map_err(Halt::Sink)?;
+            metas = rest;
         }
-        let mut replay = Replay {
-            storage,
-            part,
-            dir: dir.to_owned(),
-            report: RecoveryReport::default(),
-            next_message: 0,
-            oldest: 1,
-            chunks: HashMap::default(),
-            live: BTreeMap::new(),
-        };
-        let (found, spare_names) = replay.survey().await?;
-        let (opened, prepared): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|found| found.header.is_none_or(|header| !header.prepared));
-        let tail = replay.read_all(&opened, apply).await?;
-        let numbers = opened.iter().map(|found| found.number);
-        let number = numbers.chain(prepared.iter().map(|found| found.number)).max().unwrap_or(0) + 1;
-        // What was prepared for the last run becomes raw material for this one.
-        let mut names = spare_names;
-        let reusable = prepared.iter().find(|found| found.size == given).map(|found| found.path.clone());
-        names.extend(
-            prepared.into_iter().map(|found| found.path).filter(|path| Some(path) != reusable.as_ref()),
-        );
-        replay.discard(&names).await?;
-        replay.start(opened, (number, reusable), tail, options, fence, salt).await
+        Ok(self.scan)
     }
 }
 
-struct Replay<S: Storage> {
-    storage: S,
-    part: PartId,
-    dir: String,
-    report: RecoveryReport,
-    next_message: u64,
-    oldest: u32,
-    chunks: HashMap<MessageId, Vec<Location>, foldhash::fast::RandomState>,
-    live: BTreeMap<u32, u64>,
+/// A part being read, and what is known of it so far.
+pub(super) struct Replay<S: Storage> {
+    pub storage: S,
+    pub part: PartId,
+    pub dir: String,
+    pub report: RecoveryReport,
+    pub next_message: u64,
+    /// Lowest segment that is still needed.
+    pub oldest: u32,
+    /// Chunks of the messages that are not settled.
+    pub chunks: HashMap<MessageId, Vec<Location>, foldhash::fast::RandomState>,
+    /// Bytes of records of messages that are not settled, by segment.
+    pub live: BTreeMap<u32, u64>,
 }
 
 /// Name of segment `number` in directory `dir`.
@@ -172,13 +153,26 @@ pub(super) fn spare_path(dir: &str, number: u32) -> String {
 }
 
 impl<S: Storage> Replay<S> {
-    fn disk(&self, doing: &'static str, path: &str) -> impl FnOnce(io::Error) -> SpoolError {
+    pub fn new(storage: S, part: PartId, dir: &str) -> Self {
+        Self {
+            storage,
+            part,
+            dir: dir.to_owned(),
+            report: RecoveryReport::default(),
+            next_message: 0,
+            oldest: 1,
+            chunks: HashMap::default(),
+            live: BTreeMap::new(),
+        }
+    }
+
+    pub fn disk(&self, doing: &'static str, path: &str) -> impl FnOnce(io::Error) -> SpoolError {
         let path = path.to_owned();
         move |source| SpoolError::Disk { doing, path, source }
     }
 
-    /// All segment files in order of their numbers, with header and trailer; and the names of spares.
-    async fn survey(&mut self) -> Result<(Vec<Found<S>>, Vec<String>), SpoolError> {
+    /// All files of the part, with headers and trailers.
+    pub async fn survey(&mut self) -> Result<Survey<S>, SpoolError> {
         let names = self.storage.list(&self.dir).await.map_err(self.disk("list", &self.dir))?;
         let mut numbers = Vec::new();
         let mut spares = Vec::new();
@@ -199,7 +193,9 @@ impl<S: Storage> Replay<S> {
             }
             all.push(found);
         }
-        Ok((all, spares))
+        let (opened, prepared) =
+            all.into_iter().partition(|found| found.header.is_none_or(|header| !header.prepared));
+        Ok(Survey { opened, prepared, spares })
     }
 
     async fn look(&mut self, number: u32) -> Result<Found<S>, SpoolError> {
@@ -238,8 +234,12 @@ impl<S: Storage> Replay<S> {
     }
 
     /// Applies all segments in order; returns where the log ends.
-    async fn read_all(&mut self, opened: &[Found<S>], apply: Apply<'_>) -> Result<Option<Tail>, SpoolError> {
-        self.learn_oldest(opened).await?;
+    pub async fn read_all(
+        &mut self,
+        opened: &[Found<S>],
+        apply: Apply<'_>,
+    ) -> Result<Option<Tail>, SpoolError> {
+        let mut ahead = self.read_ahead(opened).await?;
         let mut tail = None;
         let mut expected = self.oldest;
         for (index, found) in opened.iter().enumerate() {
@@ -250,28 +250,36 @@ impl<S: Storage> Replay<S> {
             let before = found.header.map(|header| header.tail.map_or(0, |tail| tail.segment + 1));
             self.report.missing.extend(expected..before.unwrap_or(found.number).min(found.number));
             expected = found.number + 1;
-            let end = opened.get(index + 1).and_then(|next| next.header?.tail);
-            let end = end.filter(|end| end.segment == found.number);
-            if let Some(end) = self.read_segment(found, end, apply).await? {
+            let end = end_by_next(opened, index);
+            let ahead = ahead.take_if(|ahead| ahead.number == found.number);
+            if let Some(end) = self.read_segment(found, end, ahead, apply).await? {
                 tail = Some(end);
             }
         }
         Ok(tail)
     }
 
-    /// Batches in the newest segment may say that segments below some number are not needed any more.
-    async fn learn_oldest(&mut self, opened: &[Found<S>]) -> Result<(), SpoolError> {
-        let Some(newest) = opened.iter().rev().find(|found| found.salt().is_some()) else { return Ok(()) };
-        let Some(frame) = self.frame(newest, None) else { return Ok(()) };
-        let mut sink = |_: &record::Record<'_>, _| Ok::<(), Refusal>(());
+    /// Reads the newest segment before the others, if it has no footer: its batches may say that segments below some
+    /// number are not needed any more. Its records wait in memory for their turn, as small as a footer would be.
+    async fn read_ahead(&mut self, opened: &[Found<S>]) -> Result<Option<Ahead>, SpoolError> {
+        let newest = opened.iter().rposition(|found| found.salt().is_some());
+        let Some(index) = newest.filter(|index| opened[*index].trailer.is_none()) else { return Ok(None) };
+        let newest = &opened[index];
+        let Some(frame) = self.frame(newest, end_by_next(opened, index)) else { return Ok(None) };
+        let (mut records, mut metas) = (Vec::new(), Vec::new());
+        let mut sink = |record: &record::Record<'_>, at| {
+            records.push((record.header, at));
+            metas.extend_from_slice(record.meta);
+            Ok::<(), Refusal>(())
+        };
         let mut window = Window::new(&newest.file, newest.size);
         let scan = recovery::scan_source(&mut window, &frame, &mut sink).await;
         let scan = scan.map_err(|halt| halted(&newest.path, halt))?;
         self.oldest = self.oldest.max(scan.oldest);
-        Ok(())
+        Ok(Some(Ahead { number: newest.number, records, metas, scan }))
     }
 
-    fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
+    pub fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
         let first_batch = found.header.map(|header| header.tail.map_or(1, |tail| tail.batch + 1));
         let end = end.or(found.trailer.and_then(|(trailer, _)| trailer.tail));
         Some(Frame { segment: found.number, salt: found.salt()?, first_batch, end })
@@ -281,6 +289,7 @@ impl<S: Storage> Replay<S> {
         &mut self,
         found: &Found<S>,
         end: Option<Tail>,
+        ahead: Option<Ahead>,
         apply: Apply<'_>,
     ) -> Result<Option<Tail>, SpoolError> {
         let Some(frame) = self.frame(found, end) else {
@@ -291,31 +300,36 @@ impl<S: Storage> Replay<S> {
         if found.header.is_none() {
             self.report.headers_damaged.push(found.number);
         }
-        if let Some((trailer, footer)) = found.trailer
-            && let Some(footer) = self.read_footer(found, &trailer, footer).await?
-        {
-            let applied =
-                read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
-                    self.apply_record(header, meta, at, apply)
-                });
-            applied.map_err(|refusal| unreadable(&found.path, &refusal))?;
-            return Ok(trailer.tail);
+        if let Some((trailer, footer)) = found.trailer {
+            if let Some(footer) = self.read_footer(found, &trailer, footer).await? {
+                let applied =
+                    read_footer::<Refusal>(&footer, trailer.salt, found.number, &mut |header, meta, at| {
+                        self.apply_record(header, meta, at, apply)
+                    });
+                applied.map_err(|refusal| unreadable(&found.path, &refusal))?;
+                return Ok(trailer.tail);
+            }
+            self.report.footers_damaged.push(found.number);
         }
         self.report.scanned += 1;
-        let mut sink =
-            |record: &record::Record<'_>, at| self.apply_record(&record.header, record.meta, at, apply);
-        let mut window = Window::new(&found.file, found.size);
-        let scan = recovery::scan_source(&mut window, &frame, &mut sink).await;
+        let scan = match ahead {
+            Some(ahead) => ahead.apply(|header, meta, at| self.apply_record(header, meta, at, apply)),
+            None => {
+                let mut sink = |record: &record::Record<'_>, at| {
+                    self.apply_record(&record.header, record.meta, at, apply)
+                };
+                let mut window = Window::new(&found.file, found.size);
+                recovery::scan_source(&mut window, &frame, &mut sink).await
+            }
+        };
         let scan = scan.map_err(|halt| halted(&found.path, halt))?;
         self.next_message = self.next_message.max(scan.next_message);
-        for damage in scan.damage {
-            self.set_aside(found, &damage).await;
-            self.report.damage.push((found.number, damage));
-        }
+        self.report.damage.extend(scan.damage.into_iter().map(|damage| (found.number, damage)));
         Ok(Some(scan.tail))
     }
 
-    async fn read_footer(
+    /// The footer, if it is intact.
+    pub async fn read_footer(
         &self,
         found: &Found<S>,
         trailer: &Header,
@@ -387,182 +401,21 @@ impl<S: Storage> Replay<S> {
             self.sub_live(chunk);
         }
     }
-
-    /// Copies damaged bytes to `damaged/`. Best effort: a full disk must not keep mail from being delivered.
-    async fn set_aside(&mut self, found: &Found<S>, damage: &Damage) {
-        let what = if damage.torn { "torn" } else { "rot" };
-        let (part, start) = (self.part.0, damage.range.start);
-        let path = format!("damaged/part-{part:05}-segment-{:010}-at-{start}.{what}", found.number);
-        if self.copy_out(found, &damage.range, &path).await.is_err() {
-            self.report.copies_failed += 1;
-        }
-    }
-
-    async fn copy_out(&self, found: &Found<S>, range: &Range<u32>, path: &str) -> io::Result<()> {
-        let file = match self.storage.create(path).await {
-            // Set aside by an earlier start, which may have ended on the way.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = self.storage.open(path).await?;
-                if file.size().await? >= range.len() as u64 {
-                    return Ok(());
-                }
-                file
-            }
-            created => created?,
-        };
-        let mut window = Window::new(&found.file, found.size);
-        for at in range.clone().step_by(BATCH_BYTES_MAX) {
-            let bytes = window.read(at..range.end.min(at + BATCH_BYTES_MAX as u32)).await?;
-            let mut buffer = self.storage.buffer(bytes.len().next_multiple_of(BLOCK_BYTES));
-            let (copy, padding) = buffer.as_bytes_mut().split_at_mut(bytes.len());
-            copy.copy_from_slice(bytes);
-            padding.fill(0);
-            file.write_at(buffer, u64::from(at - range.start)).await?;
-        }
-        self.storage.sync_dir("damaged").await
-    }
-
-    async fn discard(&self, paths: &[String]) -> Result<(), SpoolError> {
-        for path in paths {
-            self.storage.remove(path).await.map_err(self.disk("remove", path))?;
-        }
-        Ok(())
-    }
-
-    /// Starts segment `number`, in the prepared file `reusable` if there is one, behind `tail`, and with it the log.
-    async fn start(
-        self,
-        opened: Vec<Found<S>>,
-        (number, reusable): (u32, Option<String>),
-        tail: Option<Tail>,
-        options: LogOptions,
-        fence: Fence,
-        salt: &mut dyn FnMut() -> u64,
-    ) -> Result<(Log<S>, RecoveryReport), SpoolError> {
-        for found in opened.iter().rev().take(1) {
-            // What was read may still sit in the disk's volatile cache, and is about to be built on.
-            found.file.sync().await.map_err(self.disk("sync", &found.path))?;
-        }
-        let mut ring = Ring {
-            segments: VecDeque::new(),
-            spares: VecDeque::new(),
-            freed: VecDeque::new(),
-            oldest_durable: 0,
-        };
-        for found in opened {
-            let segment = Segment {
-                number: found.number,
-                size: found.size,
-                salt: found.salt().unwrap_or(Salt::new(0)),
-                live_bytes: self.live.get(&found.number).copied().unwrap_or(0),
-                pending: 0,
-                sealed: true,
-                unreadable: found.salt().is_none(),
-                damaged: false,
-                pin: Weak::new(),
-            };
-            if found.number < self.oldest {
-                ring.freed.push_back(segment)
-            } else {
-                ring.segments.push_back(segment)
-            }
-        }
-        ring.fill_gaps(number);
-        let next_message = match (self.next_message, tail) {
-            (0, None) if self.report.unreadable.is_empty() => 1,
-            // Whatever was lost, its ids are far below.
-            (next, _) if !self.report.unreadable.is_empty() => {
-                (next + (1 << 32)).min(MessageId::SEQUENCE_MAX)
-            }
-            (next, _) => (next + IDS_SKIPPED).min(MessageId::SEQUENCE_MAX),
-        };
-        let oldest = ring.segments.front().map_or(number, |segment| segment.number);
-        let salt = Salt::new(salt());
-        let size = options.segment_bytes;
-        let (part, prepared) = (self.part, false);
-        let header = Header { salt, part, segment: number, size, oldest, next_message, tail, prepared };
-        let path = segment_path(&self.dir, number);
-        let first = Header { prepared: true, tail: None, ..header };
-        let spare = make_spare(&self.storage, &self.dir, &first, reusable.as_deref()).await;
-        let spare = spare.map_err(self.disk("create", &path))?;
-        write_header(&self.storage, &spare.file, &header).await.map_err(self.disk("write", &path))?;
-        ring.oldest_durable = oldest;
-        let footer = FooterBuilder::default();
-        let head =
-            Head { number, salt, size, file: spare.file, footer, cursor: BATCHES_OFFSET, opened: true };
-        ring.segments.push_back(Segment {
-            number,
-            size,
-            salt,
-            live_bytes: 0,
-            pending: 0,
-            sealed: false,
-            unreadable: false,
-            damaged: false,
-            pin: Weak::new(),
-        });
-        let tail = tail.unwrap_or(Tail { segment: 0, offset: 0, batch: 0 });
-        let mut state = State::new(head, ring, tail, next_message, self.storage.now());
-        state.chunks = self.chunks;
-        let state = RefCell::new(state);
-        let on_commit = RefCell::default();
-        let inner = Inner { storage: self.storage, part, dir: self.dir, options, fence, state, on_commit };
-        Ok((Log::start(inner), self.report))
-    }
 }
 
-fn unreadable(path: &str, refusal: &Refusal) -> SpoolError {
+/// Where the segment at `index` ends, as the header behind it says.
+pub(super) fn end_by_next<S: Storage>(opened: &[Found<S>], index: usize) -> Option<Tail> {
+    let end = opened.get(index + 1).and_then(|next| next.header?.tail);
+    end.filter(|end| end.segment == opened[index].number)
+}
+
+pub(super) fn unreadable(path: &str, refusal: &Refusal) -> SpoolError {
     SpoolError::Unreadable { path: path.to_owned(), reason: refusal.to_string() }
 }
 
-fn halted(path: &str, halt: Halt<io::Error, Refusal>) -> SpoolError {
+pub(super) fn halted(path: &str, halt: Halt<io::Error, Refusal>) -> SpoolError {
     match halt {
         Halt::Source(source) => SpoolError::Disk { doing: "read", path: path.to_owned(), source },
         Halt::Sink(refusal) => unreadable(path, &refusal),
     }
-}
-
-/// Makes the file of a segment under its final name, with a header that says prepared: from the freed file `old`, which
-/// must have the right size, or else new and filled with zeros.
-pub(super) async fn make_spare<S: Storage>(
-    storage: &S,
-    dir: &str,
-    header: &Header,
-    old: Option<&str>,
-) -> io::Result<Spare<S>> {
-    let path = spare_path(dir, header.segment);
-    let file = match old {
-        Some(old) => {
-            storage.rename(old, &path).await?;
-            // Before the first byte changes, no crash may bring the old name back.
-            storage.sync_dir(dir).await?;
-            storage.open(&path).await?
-        }
-        None => {
-            if let Err(error) = storage.remove(&path).await
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                return Err(error);
-            }
-            let file = storage.create(&path).await?;
-            fill_with_zeros(storage, &file, header.size).await?;
-            file
-        }
-    };
-    write_header(storage, &file, header).await?;
-    storage.rename(&path, &segment_path(dir, header.segment)).await?;
-    storage.sync_dir(dir).await?;
-    Ok(Spare { number: header.segment, salt: header.salt, file: Rc::new(file) })
-}
-
-async fn fill_with_zeros<S: Storage>(storage: &S, file: &S::File, size: u32) -> io::Result<()> {
-    const PIECE: u32 = 1 << 20;
-    let mut at = 0;
-    while at < size {
-        let mut buffer = storage.buffer(PIECE.min(size - at) as usize);
-        buffer.as_bytes_mut().fill(0);
-        file.write_at(buffer, u64::from(at)).await?;
-        at += PIECE.min(size - at);
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The log's one door to the outside: disk and timer. `disk` is the real one (glommio, feature `runtime`),
-//! [`memory`] one with power cuts, faults and delays for tests and the simulation.
+//! [`memory`] one with power cuts, faults and delays for tests and the simulation, [`offline`] a stopped relay's directory
+//! that is looked into and not changed.
 //!
 //! Paths are relative to the spool directory, with `/` between directory and file. A failed write is never retried by
 //! anyone: the kernel marks the pages clean, so a second sync that succeeds says nothing.
@@ -7,6 +8,7 @@
 #[cfg(feature = "runtime")]
 pub mod disk;
 pub mod memory;
+pub mod offline;
 
 use std::io;
 use std::ops::Deref;

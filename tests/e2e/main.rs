@@ -11,6 +11,7 @@
 //! | `tls` | STARTTLS, both ways |
 //! | `policy` | who may send what, and how much |
 //! | `host` | hosts and files that will not do |
+//! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `seeing` | metrics, health, and that idleness costs nothing |
 //!
 //! Where the host denies io_uring each test says SKIP on standard error and passes.
@@ -28,5 +29,6 @@ mod path;
 mod policy;
 mod retries;
 mod seeing;
+mod stopped;
 mod stops;
 mod tls;

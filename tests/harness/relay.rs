@@ -125,7 +125,11 @@ impl Lab {
 
     /// Starts a relay and waits until it says that it is ready.
     pub fn start(&self, config: &Config) -> Relay {
-        let mut command = self.command(config);
+        self.start_command(self.command(config))
+    }
+
+    /// Likewise by a command that ends up as [`Self::command`].
+    pub fn start_command(&self, mut command: Command) -> Relay {
         let log = self.path().join("log");
         let file = File::options().create(true).append(true).open(&log).expect("the log can be opened");
         let began = Instant::now();

@@ -105,6 +105,15 @@ class Lab:
         """A running relay."""
         return Relay(self, **options)
 
+    def spool(self, name="relay", **options):
+        """A spool full of mail for the relay `name`, which must be started later; options are spool-maker's."""
+        program = self.bin / "spool-maker"
+        if not os.access(program, os.X_OK):
+            raise Skip(f"no {program}; build it: cargo build --release --workspace")
+        words = [word for option, value in options.items() for word in (f"--{option}", value)]
+        code = self.spawn([program, self.directory / f"{name}-spool", *words], "maker.log").wait()
+        check(code == 0, f"spool-maker: {self.text('maker.log')[-300:]}")
+
     def load(self, arguments, log="load.log"):
         """`ringpost-load`, started."""
         return self.spawn([self.bin / "ringpost-load", *arguments], log)
@@ -120,10 +129,13 @@ class Lab:
 
 
 class Relay:
-    """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections."""
+    """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections.
 
-    def __init__(self, lab, routes, settings="", name="relay"):
-        self.lab, self.name = lab, name
+    Within `patience` seconds it must be ready: that is a limit for a busy machine, not a measurement.
+    """
+
+    def __init__(self, lab, routes, settings="", name="relay", patience=30):
+        self.lab, self.name, self.patience = lab, name, patience
         self.log = f"{name}.log"
         self.port, self.admin = lab.port(), lab.port()
         self.config = lab.directory / f"{name}.toml"
@@ -140,7 +152,7 @@ class Relay:
         arguments = [self.lab.bin / "ringpost", "serve", "--config", self.config]
         environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
         self.process = self.lab.spawn(arguments, self.log, env=environment, cwd=self.lab.directory)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.patience
         while True:
             if self.process.poll() is not None:
                 said = self.lab.text(self.log).strip().splitlines()[-3:]
@@ -153,7 +165,7 @@ class Relay:
                         return
             except OSError:
                 pass
-            check(time.monotonic() < deadline, "the relay was not ready within 30 s")
+            check(time.monotonic() < deadline, f"the relay was not ready within {self.patience} s")
             time.sleep(0.02)
 
     def kill(self):
@@ -177,6 +189,21 @@ class Relay:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
+
+    def memory(self, field="VmHWM"):
+        """Resident bytes: the peak, or with VmRSS those of now."""
+        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+    def cpu(self):
+        """Seconds of CPU, user and system, of all threads so far."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def bytes_read(self):
+        """Bytes that it has had the disk read."""
+        lines = pathlib.Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
     def queued(self):
         """Messages that the relay holds, in any state."""

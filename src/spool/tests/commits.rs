@@ -121,7 +121,7 @@ pub(super) fn long_log(segment_bytes: u32) -> Rig {
 }
 
 #[test]
-fn a_restart_reads_a_large_segment_in_pieces_and_at_most_twice() {
+fn a_restart_reads_a_large_segment_in_pieces_and_once() {
     const LARGE: u32 = 24 << 20;
     let rig = long_log(LARGE);
     assert!(rig.model.ids().len() > 250);
@@ -130,5 +130,21 @@ fn a_restart_reads_a_large_segment_in_pieces_and_at_most_twice() {
     assert_eq!(*again.model.0.borrow(), *rig.model.0.borrow());
     let reads = again.disk.reads();
     assert!(reads.most <= BATCH_BYTES_MAX, "{reads:?}");
-    assert!(reads.all <= 2 * LARGE as usize + (1 << 20), "{reads:?}");
+    assert!(reads.all <= LARGE as usize + (1 << 20), "{reads:?}");
+}
+
+#[test]
+fn a_start_after_a_clean_stop_reads_footers_alone() {
+    const LARGE: u32 = 4 << 20;
+    let rig = Rig::fresh(LARGE);
+    rig.run(async move |rig| {
+        for _ in 0..150 {
+            rig.accept(60_000).await.unwrap();
+        }
+        rig.log.close().await;
+    });
+    let (again, report) = Rig::open(&rig.disk.copy(), LARGE, 9).unwrap();
+    assert!(report.segments > 2 && report.scanned == 0 && report.damage.is_empty(), "{report:?}");
+    assert_eq!(*again.model.0.borrow(), *rig.model.0.borrow());
+    assert!(again.disk.reads().all < 1 << 20, "{:?}", again.disk.reads());
 }

@@ -12,9 +12,10 @@ mod ring;
 mod rot;
 mod stuck;
 
+use super::RecoveryReport;
 use super::commit::{Log, Note};
 use super::error::{AppendError, SpoolError};
-use super::replay::{RecoveryReport, SEGMENT_BYTES_MIN};
+use super::restart::SEGMENT_BYTES_MIN;
 use super::storage::memory::MemoryDisk;
 use super::testing::{Executor, Model, body, drive, message, open, outcome};
 use crate::id::{Location, MessageId};

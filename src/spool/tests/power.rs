@@ -106,7 +106,7 @@ fn wrapped() -> Rig {
 #[test]
 fn a_power_cut_at_any_write_loses_nothing_acknowledged_and_applies_nothing_half() {
     let rig = Rig::fresh(SMALL);
-    rig.long_day(12);
+    rig.long_day(8);
     let mut cases = Cases::of(|| ());
     each_image(&mut cases, &rig.disk, Ways::All, |case, moment, image| {
         newest_are_whole(&recover(&rig, moment, image, case));

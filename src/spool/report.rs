@@ -1,0 +1,207 @@
+//! PURE. Says in words what is not as it was written: one [`Finding`] for each place, the same in the relay's log, in the
+//! reports beside bytes that were set aside, and for `ringpost spool verify`.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::record::{self, Header, Kind, RecordError, Salt};
+use super::recovery::{Damage, Source};
+use super::replay::RecoveryReport;
+use crate::id::PartId;
+use crate::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX};
+
+/// How something differs from what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flaw {
+    /// The end of a write that the power or a kill cut off: never acknowledged.
+    Torn,
+    /// Acknowledged bytes that changed.
+    Rot,
+    /// One of the two copies of a segment's header.
+    Header,
+    /// A sealed segment's footer: its batches say the same.
+    Footer,
+    /// Both copies of a segment's header, and with them all that is in it.
+    Unreadable,
+    /// A segment's file is gone.
+    Missing,
+}
+
+impl Flaw {
+    /// Every flaw.
+    pub const ALL: [Self; 6] =
+        [Self::Torn, Self::Rot, Self::Header, Self::Footer, Self::Unreadable, Self::Missing];
+
+    /// Whether acknowledged bytes were damaged, whatever can be made good.
+    pub fn is_damage(self) -> bool {
+        self != Self::Torn
+    }
+}
+
+/// A place that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The part.
+    pub part: PartId,
+    /// The segment.
+    pub segment: u32,
+    /// How it differs.
+    pub flaw: Flaw,
+    /// Which bytes; `None` is a matter of the whole segment.
+    pub range: Option<Range<u32>>,
+    /// Intact records in the range that apply nevertheless.
+    pub salvaged: u32,
+}
+
+impl Finding {
+    pub(super) fn of_damage(part: PartId, segment: u32, damage: &Damage) -> Self {
+        let flaw = if damage.torn { Flaw::Torn } else { Flaw::Rot };
+        Self { part, segment, flaw, range: Some(damage.range.clone()), salvaged: damage.salvaged }
+    }
+
+    /// Name of a file in `damaged/` for its bytes.
+    pub(super) fn file_name(&self) -> String {
+        let start = self.range.as_ref().map_or(0, |range| range.start);
+        let what = if self.flaw == Flaw::Torn { "torn" } else { "rot" };
+        format!("part-{:05}-segment-{:010}-at-{start}.{what}", self.part.0, self.segment)
+    }
+
+    /// What follows from it for the operator.
+    pub fn advice(&self) -> &'static str {
+        match self.flaw {
+            Flaw::Torn => {
+                "The last write before a crash did not complete, and nobody was told 250 for it: nothing is lost, \
+                 there is nothing to do."
+            }
+            Flaw::Rot => {
+                "These bytes were acknowledged and have changed since: look at the disk and its file system. A damaged \
+                 `Accepted` is a message that is lost: ask its sender for it. A damaged `Chunk` is a piece of a long \
+                 message, which is not delivered. A damaged `Outcome` or `Bounced` is an attempt that may be repeated."
+            }
+            Flaw::Header => "The other copy stands for it and nothing is lost: look at the disk.",
+            Flaw::Footer => "The segment's batches say the same and nothing is lost: look at the disk.",
+            Flaw::Unreadable => {
+                "Nothing in this segment can be read: messages in it are lost, and attempts noted in it may be \
+                 repeated. The file is kept. Look at the disk; from a backup of the file everything can be read again."
+            }
+            Flaw::Missing => {
+                "Messages in this segment are lost, and attempts noted in it may be repeated. If the file can be brought \
+                 back, stop the relay first."
+            }
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "part {}, segment {}: ", self.part.0, self.segment)?;
+        if let Some(range) = &self.range {
+            write!(f, "bytes {} to {} ", range.start, range.end)?;
+        }
+        match self.flaw {
+            Flaw::Torn => f.write_str("are torn, the end of a write that was never acknowledged"),
+            Flaw::Rot => write!(f, "are rotten; {} intact records in them apply", self.salvaged),
+            Flaw::Header => f.write_str("one of two copies of its header is damaged"),
+            Flaw::Footer => f.write_str("its footer is damaged, its batches are read instead"),
+            Flaw::Unreadable => f.write_str("its header is lost and nothing in it can be read"),
+            Flaw::Missing => f.write_str("it is missing"),
+        }
+    }
+}
+
+impl RecoveryReport {
+    /// Everything in it, one by one.
+    pub fn findings(&self, part: PartId) -> Vec<Finding> {
+        let whole = |flaw: Flaw| {
+            move |segment: &u32| Finding { part, segment: *segment, flaw, range: None, salvaged: 0 }
+        };
+        let damage = self.damage.iter().map(|(segment, damage)| Finding::of_damage(part, *segment, damage));
+        damage
+            .chain(self.headers_damaged.iter().map(whole(Flaw::Header)))
+            .chain(self.footers_damaged.iter().map(whole(Flaw::Footer)))
+            .chain(self.unreadable.iter().map(whole(Flaw::Unreadable)))
+            .chain(self.missing.iter().map(whole(Flaw::Missing)))
+            .collect()
+    }
+}
+
+/// A record in a damaged range whose header is intact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The header.
+    pub header: Header,
+    /// Whether the rest is intact, too.
+    pub is_whole: bool,
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.header.kind {
+            Some(Kind::Accepted) => "Accepted",
+            Some(Kind::Chunk) => "Chunk",
+            Some(Kind::Outcome) => "Outcome",
+            Some(Kind::Bounced) => "Bounced",
+            Some(Kind::Aborted) => "Aborted",
+            None => "record",
+        };
+        let state = if self.is_whole { "intact" } else { "damaged" };
+        write!(f, "{kind} of message {} at {}, {state}", self.header.id, self.header.offset)
+    }
+}
+
+/// The records in `range` of a segment whose headers can be read.
+pub(super) async fn traces<S: Source>(
+    source: &mut S,
+    salt: Salt,
+    range: Range<u32>,
+) -> Result<Vec<Trace>, S::Error> {
+    let mut traces = Vec::new();
+    let mut at = range.start;
+    while at + record::HEADER_BYTES as u32 <= range.end {
+        let until = range.end.min(at.saturating_add(BATCH_BYTES_MAX as u32));
+        let bytes = source.read(at..until).await?;
+        // A record that may go on behind the piece is looked at in the next one.
+        let least = if until == range.end { record::HEADER_BYTES } else { RECORD_BYTES_MAX };
+        let mut done = 0;
+        while done + least <= bytes.len() {
+            let (rest, offset) = (&bytes[done..], at + done as u32);
+            let header = Header::claims(rest, offset).then(|| Header::decode(rest, salt));
+            match header {
+                Some(Ok(header)) => {
+                    let is_whole = header.meta(rest, salt).and_then(|_| header.body(rest, salt)).is_ok();
+                    traces.push(Trace { header, is_whole });
+                    // Its lengths hold, whatever became of what they count.
+                    done += record::padded(header.bytes());
+                }
+                None | Some(Err(RecordError::Damaged | RecordError::UnknownCritical(_))) => {
+                    done += record::ALIGN_BYTES;
+                }
+            }
+        }
+        at += done.max(record::ALIGN_BYTES) as u32;
+    }
+    Ok(traces)
+}
+
+/// The text that is put beside bytes that were set aside.
+pub(super) fn text(finding: &Finding, segment_path: &str, traces: &[Trace]) -> String {
+    let mut text = format!(
+        "Ringpost found these bytes when it opened the spool, and set a copy of them aside.\n\n\
+         what     {finding}\n\
+         where    {segment_path}, which was not changed\n\
+         copy     {} beside this file, filled up with zeros to whole blocks\n",
+        finding.file_name(),
+    );
+    // A torn write has no damaged records: nobody was told of any of them.
+    let told = |trace: &&Trace| finding.flaw == Flaw::Torn || !trace.is_whole;
+    let mut label = "records";
+    for trace in traces.iter().filter(told) {
+        text.push_str(&format!("{label:<9}{trace}\n"));
+        label = "";
+    }
+    if label == "records" {
+        text.push_str("records  none of the damaged ones has a header that can be read\n");
+    }
+    text.push_str(&format!("\n{}\n", finding.advice()));
+    text
+}
