@@ -290,8 +290,12 @@ impl<S: Storage> Log<S> {
     fn wants_moves(&self) -> bool {
         let state = self.0.state.borrow();
         let Some(front) = state.ring.segments.front() else { return false };
-        if state.ring.segments.len() < 2 || !front.sealed || front.pending > 0 || state.ring.spares.is_empty()
-        {
+        if state.ring.segments.len() < 2 || !front.sealed || front.pending > 0 {
+            return false;
+        }
+        // Without a spare they must fit the head, with their states and entries in its footer. The segment that this frees is
+        // the only one that a full disk can get.
+        if state.ring.spares.is_empty() && 2 * front.live_bytes > state.head_room() {
             return false;
         }
         let files: u64 = state.ring.segments.iter().map(|segment| u64::from(segment.size)).sum();

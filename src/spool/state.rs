@@ -13,6 +13,7 @@ use super::segment::{FooterBuilder, Tail};
 use super::storage::{DiskBuffer, Storage};
 use crate::clock::Moment;
 use crate::id::{Location, MessageId};
+use crate::limits::BLOCK_BYTES;
 
 /// The segment that is being written.
 pub(super) struct Head<S: Storage> {
@@ -136,6 +137,13 @@ impl<S: Storage> State<S> {
             location = Location { segment: self.head.number, offset, bytes: draft.bytes() as u32 };
         }
         Placed { sequence: filling.sequence, location }
+    }
+
+    /// Bytes that the head still has for records and their entries in the footer.
+    pub(super) fn head_room(&self) -> u64 {
+        let filling = self.filling.as_ref().map_or(0, |filling| filling.used.next_multiple_of(BLOCK_BYTES));
+        let used = self.head.cursor as usize + filling + self.head.footer.bytes_with(0) + 2 * BLOCK_BYTES;
+        u64::from(self.head.size).saturating_sub(used as u64)
     }
 
     pub(super) fn accepted(&mut self, location: Location) {
