@@ -79,7 +79,9 @@ impl<S: Storage> Log<S> {
             if self.wants_moves() && !self.is_over() {
                 let moved = self.empty_oldest(&liveness).await;
                 moving_works = moved.is_ok();
-                if let Err(error) = moved.or_else(no_segment) {
+                if let Err(error) = moved
+                    && !self.only_lacks_a_segment(&error)
+                {
                     tracing::warn!(part = self.0.part.0, %error, "spool: moving live records failed, trying again");
                     self.0.storage.sleep(TICK).await;
                 }
@@ -87,6 +89,13 @@ impl<S: Storage> Log<S> {
             }
             self.wait_for_call().await;
         }
+    }
+
+    /// Whether a move goes on as soon as the next segment is prepared. Not if that has just failed, nor if it was the disk
+    /// that has no room: then it waits for a while.
+    fn only_lacks_a_segment(&self, error: &io::Error) -> bool {
+        let refused = error.kind() == io::ErrorKind::StorageFull && error.raw_os_error().is_none();
+        refused && !self.0.state.borrow().full
     }
 
     fn is_over(&self) -> bool {
@@ -581,11 +590,6 @@ async fn read_exact<F: StorageFile>(file: &F, location: Location) -> io::Result<
 fn refused(error: AppendError) -> io::Error {
     let kind = if error == AppendError::Full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
     io::Error::new(kind, error)
-}
-
-/// A move that only lacks a segment goes on as soon as there is one.
-fn no_segment(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::StorageFull { Ok(()) } else { Err(error) }
 }
 
 fn invalid(error: RecordError) -> io::Error {
