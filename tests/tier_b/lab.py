@@ -135,10 +135,13 @@ class Lab:
 
 class Relay:
     """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections, `keeping`
-    lines about the spool, `spool` its directory and `flags` what `serve` is given besides."""
+    lines about the spool, `spool` its directory and `flags` what `serve` is given besides.
 
-    def __init__(self, lab, routes, settings="", keeping="", spool=None, flags=(), name="relay"):
-        self.lab, self.name = lab, name
+    Within `patience` seconds it must be ready: that is a limit for a busy machine, not a measurement.
+    """
+
+    def __init__(self, lab, routes, settings="", keeping="", spool=None, flags=(), name="relay", patience=30):
+        self.lab, self.name, self.patience = lab, name, patience
         self.spool = spool or lab.directory / f"{name}-spool"
         self.flags = list(flags)
         self.log = f"{name}.log"
@@ -160,7 +163,7 @@ class Relay:
         """Starts it and waits until it is ready; says whether it is. Where it may fail it must have ended then, with a reason."""
         environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
         self.process = self.lab.spawn(self.command(), self.log, env=environment, cwd=self.lab.directory)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.patience
         while self.readiness() != 200:
             if self.process.poll() is not None:
                 said = self.lab.text(self.log).strip().splitlines()[-3:]
@@ -171,7 +174,7 @@ class Relay:
                 raise Fault(f"the relay exited with {self.process.returncode} at the start: {said}")
             if may_fail and self.readiness() == 503:
                 return False
-            check(time.monotonic() < deadline, "the relay was not ready within 30 s")
+            check(time.monotonic() < deadline, f"the relay was not ready within {self.patience} s")
             time.sleep(0.02)
         return True
 
