@@ -27,7 +27,7 @@ PORTS = range(24000, 25000)
 # Most messages that two shards may have at the workers for one path (delivery.window): as many a fault may repeat.
 IN_FLIGHT = 2 * 1024
 # What `serve` names when the host, not the relay, is at fault.
-HOST_FAULTS = ("io_uring", "memlock", "RLIMIT_MEMLOCK")
+HOST_FAULTS = ("io_uring", "memlock", "RLIMIT_MEMLOCK", "Cannot allocate memory")
 
 
 class Skip(Exception):

@@ -19,7 +19,9 @@ def row(lab):
         routes={"*": f"smtp://127.0.0.1:{sink}"}, spool=disk.mount / "spool", keeping='segment_bytes = "4MiB"\n',
         settings='[threads]\nshards = 2\nworkers = 2\n[log]\nlevel = "warn"\n')
     # Long ones go to disk in chunks, short ones share batches.
-    load = tier.Load(lab, relay, sink, lab.size(16, 600), "--connections", 16, "--size", "2k=80,20k=15,150k=5", "--timeout", 20)
+    # A long run must not build up a backlog that takes longer to drain than it is waited for.
+    load = tier.Load(lab, relay, sink, lab.size(16, 600), "--connections", 16, "--size", "2k=80,20k=15,150k=5",
+                     "--timeout", 20, *lab.size([], ["--rate", "poisson:200"]))
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
