@@ -86,7 +86,11 @@ impl Disk {
             Event::Change(Change::Create { path, .. }) | Event::Put { path, .. } => {
                 self.paths.push(path.clone())
             }
-            Event::Change(Change::Rename { to, file, .. }) => self.paths[*file] = to.clone(),
+            Event::Change(Change::Rename { to, file, .. }) => {
+                self.paths[*file] = to.clone();
+                // It is used for something else: what is written there now is no second try.
+                self.failed.retain(|(failed, _)| failed != file);
+            }
             _ => {}
         }
         self.platter.apply(&event);
