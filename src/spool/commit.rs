@@ -119,8 +119,10 @@ impl<S: Storage> Clone for Log<S> {
 pub(super) enum Class {
     /// New mail: leaves one prepared segment alone.
     Accept,
-    /// Outcomes, bounces, aborts, moves.
+    /// Outcomes, bounces, aborts.
     Settle,
+    /// Copies of live records. As `Settle`, but never waits for a segment.
+    Move,
 }
 
 /// Where records went.
@@ -134,8 +136,10 @@ pub(super) struct Placed {
 /// Why records cannot go into a batch right now.
 #[derive(Debug)]
 pub(super) enum Blocked {
-    /// Wait for the next batch or the next segment.
-    Room,
+    /// Wait for the next batch.
+    Batch,
+    /// Wait for upkeep to make a segment ready.
+    Segment,
     Failed(AppendError),
 }
 
@@ -443,7 +447,9 @@ impl<S: Storage> Log<S> {
         match self.try_place(state, class, drafts) {
             Ok(placed) => Poll::Ready(Ok(placed)),
             Err(Blocked::Failed(error)) => Poll::Ready(Err(error)),
-            Err(Blocked::Room) => {
+            // Upkeep is what moves: it would wait for itself.
+            Err(Blocked::Segment) if class == Class::Move => Poll::Ready(Err(AppendError::Full)),
+            Err(Blocked::Batch | Blocked::Segment) => {
                 state.room.push(context.waker().clone());
                 Poll::Pending
             }
@@ -482,7 +488,7 @@ impl<S: Storage> Log<S> {
         match &state.filling {
             Some(filling) if filling.used + bytes > self.batch_bytes_max() || !fits(state, filling.used) => {
                 state.urge();
-                return Err(Blocked::Room);
+                return Err(Blocked::Batch);
             }
             Some(_) => {}
             None => {

@@ -79,7 +79,7 @@ impl<S: Storage> Log<S> {
             if self.wants_moves() && !self.is_over() {
                 let moved = self.empty_oldest(&liveness).await;
                 moving_works = moved.is_ok();
-                if let Err(error) = moved {
+                if let Err(error) = moved.or_else(no_segment) {
                     tracing::warn!(part = self.0.part.0, %error, "spool: moving live records failed, trying again");
                     self.0.storage.sleep(TICK).await;
                 }
@@ -278,7 +278,7 @@ impl<S: Storage> Log<S> {
 
     /// Removes freed segments beyond those that will soon be spares: zero-filling is dear.
     async fn drop_freed(&self) {
-        while self.0.state.borrow().ring.freed.len() > FREED_KEPT || self.exceeds(SLACK_SEGMENTS) {
+        while self.0.state.borrow().ring.freed.len() > FREED_KEPT || self.is_over_bound() {
             let freed = self.0.state.borrow_mut().ring.take_freed();
             let Some(segment) = freed else { return };
             if let Err(error) = self.remove(segment).await {
@@ -295,20 +295,18 @@ impl<S: Storage> Log<S> {
             return false;
         }
         let files: u64 = state.ring.segments.iter().map(|segment| u64::from(segment.size)).sum();
-        let live = state.ring.live_bytes();
+        let (live, size) = (state.ring.live_bytes(), u64::from(self.0.options.segment_bytes));
+        // Freed files are no reason: they become spares, or go, without any move.
+        let roomy = files + SPARES as u64 * size > USE_OVER_LIVE * live + (SLACK_SEGMENTS - 1) * size;
         // Moving gains something as long as a segment's worth of the files is dead.
-        let needed = state.full && files > live + live / 8 + 2 * u64::from(self.0.options.segment_bytes);
-        drop(state);
-        self.exceeds(SLACK_SEGMENTS - 1) || needed
+        let needed = state.full && files > live + live / 8 + 2 * size;
+        roomy || needed
     }
 
-    /// Whether the files, those that are about to be made included, are more than what lives allows with `slack` segments.
-    fn exceeds(&self, slack: u64) -> bool {
-        let ring = &self.0.state.borrow().ring;
-        let size = self.0.options.segment_bytes;
-        let wanted = SPARES.saturating_sub(ring.spares.len() + ring.freed.len()) as u64;
-        let files = ring.disk_bytes(size) + wanted * u64::from(size);
-        files > USE_OVER_LIVE * ring.live_bytes() + slack * u64::from(size)
+    /// Whether all files together are more than there may be for what lives.
+    fn is_over_bound(&self) -> bool {
+        let (ring, size) = (&self.0.state.borrow().ring, self.0.options.segment_bytes);
+        ring.disk_bytes(size) > USE_OVER_LIVE * ring.live_bytes() + SLACK_SEGMENTS * u64::from(size)
     }
 
     /// Copies what is live in the oldest segment to the head and frees it once the copies are durable.
@@ -457,7 +455,7 @@ impl<S: Storage> Log<S> {
             if state.accepting.contains(&id) {
                 return Poll::Ready(Err(AppendError::Stuck));
             }
-            let placed = self.poll_place(&mut state, context, Class::Settle, &[draft]);
+            let placed = self.poll_place(&mut state, context, Class::Move, &[draft]);
             if let Poll::Ready(Ok(placed)) = &placed {
                 state.ring.add_live(placed.location.segment, placed.location.bytes);
                 state.ring.sub_live(from.segment, from.bytes);
@@ -467,7 +465,7 @@ impl<S: Storage> Log<S> {
             }
             placed.map_ok(Some)
         });
-        let placed = placed.await.map_err(|error| io::Error::other(error.to_string()))?;
+        let placed = placed.await.map_err(refused)?;
         Ok(placed.map(|placed| (None, placed.sequence)))
     }
 
@@ -488,14 +486,14 @@ impl<S: Storage> Log<S> {
             let draft = Draft { kind: Kind::Chunk, id, meta: [&[], &[]], body: record.body };
             let placed = poll_fn(|context| {
                 let mut state = self.0.state.borrow_mut();
-                let placed = self.poll_place(&mut state, context, Class::Settle, &[draft]);
+                let placed = self.poll_place(&mut state, context, Class::Move, &[draft]);
                 if let Poll::Ready(Ok(placed)) = &placed {
                     state.ring.add_live(placed.location.segment, placed.location.bytes);
                     state.stats.moved_bytes += u64::from(placed.location.bytes);
                 }
                 placed
             });
-            let placed = placed.await.map_err(|error| io::Error::other(error.to_string()))?;
+            let placed = placed.await.map_err(refused)?;
             moving.stale.push(std::mem::replace(chunk, placed.location));
             moving.fresh.push(placed.location);
         }
@@ -520,14 +518,14 @@ impl<S: Storage> Log<S> {
             meta::push_leg_states(&mut fields, envelope.len(), &legs);
             let draft = Draft { kind: Kind::Accepted, id, meta: [envelope, &fields], body: record.body };
             let mut state = self.0.state.borrow_mut();
-            let placed = self.poll_place(&mut state, context, Class::Settle, &[draft]);
+            let placed = self.poll_place(&mut state, context, Class::Move, &[draft]);
             if let Poll::Ready(Ok(placed)) = &placed {
                 state.ring.add_live(placed.location.segment, placed.location.bytes);
                 state.stats.moved_bytes += u64::from(placed.location.bytes);
             }
             placed.map_ok(Some)
         });
-        match placed.await.map_err(|error| io::Error::other(error.to_string()))? {
+        match placed.await.map_err(refused)? {
             Some(placed) => {
                 moving.to = placed.location;
                 Ok((Some(moving), placed.sequence))
@@ -574,6 +572,16 @@ struct Oldest<'a, S: Storage> {
 async fn read_exact<F: StorageFile>(file: &F, location: Location) -> io::Result<F::Bytes> {
     let bytes = file.read_at(u64::from(location.offset), location.bytes as usize).await?;
     if bytes.len() == location.bytes as usize { Ok(bytes) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+fn refused(error: AppendError) -> io::Error {
+    let kind = if error == AppendError::Full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+    io::Error::new(kind, error)
+}
+
+/// A move that only lacks a segment goes on as soon as there is one.
+fn no_segment(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::StorageFull { Ok(()) } else { Err(error) }
 }
 
 fn invalid(error: RecordError) -> io::Error {

@@ -159,7 +159,7 @@ impl<S: Storage> State<S> {
 
     pub(super) fn no_segment(&mut self) -> Blocked {
         self.wake_upkeep();
-        if self.full { Blocked::Failed(AppendError::Full) } else { Blocked::Room }
+        if self.full { Blocked::Failed(AppendError::Full) } else { Blocked::Segment }
     }
 
     /// The filling batch is wanted at once.
