@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod envelope;
 pub mod event;
+pub mod hash;
 pub mod id;
 pub mod limits;
 pub mod message;

@@ -9,6 +9,7 @@ use crate::event::EventSender;
 use crate::id::WorkerIndex;
 use crate::metrics::{RoleSnapshot, WorkerMetrics};
 use crate::net;
+use crate::spool::storage::Storage;
 
 /// What control tells a worker.
 #[derive(Debug)]
@@ -22,19 +23,19 @@ pub enum Order {
 }
 
 /// A worker's state.
-pub struct Worker {
+pub struct Worker<S: Storage> {
     index: WorkerIndex,
-    pool: Rc<Pool>,
+    pool: Rc<Pool<S>>,
     metrics: Rc<WorkerMetrics>,
     events: EventSender,
     orders: channel::Receiver<Order>,
 }
 
-impl Worker {
+impl<S: Storage> Worker<S> {
     /// A worker round a pool.
     pub fn new(
         index: WorkerIndex,
-        pool: Rc<Pool>,
+        pool: Rc<Pool<S>>,
         metrics: Rc<WorkerMetrics>,
         events: EventSender,
         orders: channel::Receiver<Order>,

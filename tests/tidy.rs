@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 
 /// Who may import whom, besides itself. Base modules may import base modules that stand before them.
 const BASE: &[&str] =
-    &["limits", "clock", "id", "outcome", "envelope", "message", "routing", "event", "metrics"];
+    &["limits", "clock", "hash", "id", "outcome", "envelope", "message", "routing", "event", "metrics"];
 /// Everything that is not base. A name with `::` allows that item alone.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &["limits", "routing"]),
     ("cli", &["config", "id", "routing"]),
     ("protocol", &["limits", "clock", "id", "outcome", "envelope"]),
     ("net", &["clock"]),
-    ("spool", &["limits", "clock", "id", "outcome", "envelope", "message"]),
-    ("queue", &["limits", "clock", "id", "outcome", "envelope"]),
-    ("exchange", &["limits", "clock", "id", "outcome", "routing"]),
+    ("spool", &["limits", "clock", "hash", "id", "outcome", "envelope", "message"]),
+    ("queue", &["limits", "clock", "hash", "id", "outcome", "envelope"]),
+    ("exchange", &["limits", "clock", "hash", "id", "outcome", "routing"]),
     ("bounce", &["limits", "clock", "id", "outcome", "envelope", "protocol"]),
     ("inbound", &["BASE", "protocol", "net", "spool"]),
     // A worker reads bodies, by pins that a shard gave it; it never appends.
@@ -42,7 +42,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "control::resolver::ResolverHandle",
         ],
     ),
-    ("worker", &["BASE", "net", "exchange", "delivery"]),
+    ("worker", &["BASE", "net", "exchange", "delivery", "spool::storage"]),
     (
         "relay",
         &[

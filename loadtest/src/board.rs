@@ -121,6 +121,8 @@ impl SinkCounts {
 pub struct SinkTally {
     /// Counts.
     pub counts: SinkCounts,
+    /// The same for each listener: its address and profile, and its counts.
+    pub listeners: Vec<(String, SinkCounts)>,
     /// End of the header being sent by the source, to end of data read by the sink. Same host and boot only.
     pub transit: Latency,
     /// First and last message.
@@ -129,7 +131,12 @@ pub struct SinkTally {
 
 impl Default for SinkTally {
     fn default() -> Self {
-        Self { counts: SinkCounts::default(), transit: latency(), first_and_last: None }
+        Self {
+            counts: SinkCounts::default(),
+            listeners: Vec::new(),
+            transit: latency(),
+            first_and_last: None,
+        }
     }
 }
 

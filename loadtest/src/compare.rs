@@ -90,13 +90,14 @@ fn lines(before: &Report, after: &Report) -> Vec<Line> {
             let intended = old.from_intended.zip(new.from_intended).filter(|_| whole);
             both.extend(intended.map(|(old, new)| ("intended", old, new)));
             for (kind, old_part, new_part) in both {
-                for (name, old_value, new_value) in [
-                    ("p50", old_part.p50, new_part.p50),
-                    ("p99", old_part.p99, new_part.p99),
-                    ("p99.9", old_part.p99_9, new_part.p99_9),
+                for (name, old_value, new_value, from) in [
+                    ("p50", old_part.p50, new_part.p50, 1),
+                    ("p99", old_part.p99, new_part.p99, 100),
+                    ("p99.9", old_part.p99_9, new_part.p99_9, 1_000),
                 ] {
-                    // Replies that came in one read with the one before have no time of their own.
-                    if old_value > 1 && new_value > 1 {
+                    // Replies that came in one read with the one before have no time of their own; and a percentile of
+                    // fewer values than it speaks of is their maximum.
+                    if old_value > 1 && new_value > 1 && old_part.count.min(new_part.count) >= from {
                         let name = format!("{} {kind} {name}", old.phase);
                         add(name, old_value as f64, new_value as f64, false, time);
                     }
@@ -131,7 +132,7 @@ mod tests {
     use crate::report::{Percentiles, SourceReport};
 
     fn report(rate: f64, p99: u64, kernel: &str) -> Report {
-        let service = Percentiles { count: 1, p50: 100, p99, ..Percentiles::default() };
+        let service = Percentiles { count: 500, p50: 100, p99, p99_9: p99, ..Percentiles::default() };
         let phase = PhaseReport { phase: "MAIL".into(), service, from_intended: None };
         let source =
             SourceReport { accepted_per_second: rate, phases: vec![phase], ..SourceReport::default() };
@@ -148,6 +149,7 @@ mod tests {
         assert!(line("MAIL service p99").ends_with("WORSE"), "{text}");
         assert!(line("MAIL service p50").ends_with("same"), "{text}");
         assert!(!text.contains("DIFFERS") && !text.contains("NaN"));
+        assert!(!text.contains("p99.9"), "500 values have none: {text}");
     }
 
     #[test]

@@ -144,12 +144,21 @@ pub struct Verdict {
 impl Verdict {
     /// Nothing but what a correct relay may do. `repeats_allowed` after kills: at least once is the promise then.
     pub fn holds(&self, repeats_allowed: bool) -> bool {
-        let faults = self.lost
-            + self.refused_but_delivered
-            + self.delivered_after_failure
-            + self.corrupted
-            + self.misdelivered;
-        faults == 0 && (repeats_allowed || self.repeated == 0)
+        self.faults(repeats_allowed).is_empty()
+    }
+
+    /// What a correct relay may not do, each with its count.
+    pub fn faults(&self, repeats_allowed: bool) -> Vec<String> {
+        let faults = [
+            (self.lost, "lost"),
+            (if repeats_allowed { 0 } else { self.repeated }, "repeated"),
+            (self.corrupted, "corrupted"),
+            (self.misdelivered, "misdelivered"),
+            (self.refused_but_delivered, "delivered although refused or cut off"),
+            (self.delivered_after_failure, "delivered after the sink had refused it for good"),
+        ];
+        let happened = faults.into_iter().filter(|(count, _)| *count > 0);
+        happened.map(|(count, what)| format!("{count} {what}")).collect()
     }
 }
 

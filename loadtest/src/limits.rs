@@ -6,6 +6,12 @@ pub const RECIPIENTS_MAX: u16 = 1000;
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Connections of one source. Beyond it the usual descriptor limit is the bottleneck.
 pub const CONNECTIONS_MAX: usize = 60_000;
+/// Connections if nothing is said about them.
+pub const CONNECTIONS_DEFAULT: usize = 32;
+/// Messages per second if neither a rate nor a number of connections was given: what any relay should keep.
+pub const RATE_DEFAULT: &str = "100";
+/// Threads of a source or a sink: more than any machine has CPUs for, and a typing error is beyond.
+pub const THREADS_MAX: usize = 1024;
 /// Messages of one run: ids have 12 digits, and the ledger keeps a byte for each recipient of each.
 pub const MESSAGES_MAX: u64 = 1_000_000_000;
 /// Seconds a source runs if neither a count nor a time was given.

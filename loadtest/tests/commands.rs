@@ -107,6 +107,8 @@ fn what_cannot_be_done_is_said_with_code_2() -> Result<(), Failure> {
         &["run", "no-such-scenario"][..],
         &["run", "--bound", "p98<=1s"],
         &["source", "--target", "192.0.2.1:25"],
+        &["sink", "--listen", "0.0.0.0:0"],
+        &["run", "--sink", "0.0.0.0:0", "--messages", "1"],
         &["crash", "--kills", "1"],
         &["sink", "--profile", "no-such-profile"],
         &["compare", "/nowhere/a.json", "/nowhere/b.json"],
@@ -116,4 +118,43 @@ fn what_cannot_be_done_is_said_with_code_2() -> Result<(), Failure> {
         assert!(!output.stderr.is_empty(), "{arguments:?}");
     }
     Ok(())
+}
+
+/// The words that a shell makes of a line with single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for character in line.chars() {
+        match (character, words.last_mut()) {
+            ('\'', _) => quoted = !quoted,
+            (' ', _) if !quoted => words.push(String::new()),
+            (other, Some(word)) => word.push(other),
+            (_, None) => {}
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[test]
+fn every_command_and_profile_of_the_readme_is_understood() {
+    let readme = include_str!("../README.md");
+    let joined = readme.replace("\\\n", " ");
+    let commands: Vec<&str> = joined.lines().filter(|line| line.starts_with("    ringpost-load ")).collect();
+    assert!(commands.len() >= 7, "{commands:?}");
+    for command in commands {
+        let options =
+            ringpost_load::options::scenario::options(words(command).into_iter().map(Into::into).collect());
+        let checked = options.map_err(|error| error.to_string()).and_then(|options| {
+            options.command.run().map_or(Ok(()), |run| run.check().map_err(|error| error.to_string()))
+        });
+        assert_eq!(checked, Ok(()), "{command}");
+    }
+    let profiles: Vec<&str> =
+        readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(profiles.len(), 1);
+    for profile in profiles {
+        let read = ringpost_load::sink::profile::read(profile);
+        assert!(read.is_ok(), "{:?}", read.err());
+    }
 }

@@ -136,6 +136,37 @@ fn a_profile_delays_and_limits_and_the_ledger_holds() -> Result<(), Failure> {
 }
 
 #[test]
+fn each_listener_has_its_own_profile_and_limits() -> Result<(), Failure> {
+    let directory = std::env::temp_dir();
+    let profile = directory.join(format!("ringpost-load-listener-{}.toml", std::process::id()));
+    std::fs::write(&profile, "[offers]\npipelining = false\n[limits]\nmessages-per-connection = 1\n")?;
+    let board = SharedBoard::default();
+    let listen = ["127.0.0.1:0".to_owned(), format!("127.0.0.1:0={}", profile.display())];
+    let listen = listen.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
+    let command = options("--messages 20 --connections 1")?;
+    let sink = Sink::start(command.sink_options.settings(&listen)?, &board)?;
+    for address in sink.addresses() {
+        let mut settings = command.source.settings()?;
+        settings.target = *address;
+        let (plan, pace) = (command.source.plan()?, command.source.pace(clock::now())?);
+        Source::start(&settings, plan, pace, &board, &Arc::new(AtomicBool::new(false)))?.join()?;
+    }
+    sink.stop()?;
+    std::fs::remove_file(&profile)?;
+    let board = board.lock();
+    let of = |index: usize| {
+        let (_, counts) = &board.sink.listeners[index];
+        (counts.messages, counts.deferred)
+    };
+    // The second one shuts each connection out at its second message, so of 20 about every other one is refused.
+    assert_eq!(of(0), (20, 0));
+    assert_eq!(of(1).0 + of(1).1, 20);
+    assert!(of(1).1 >= 9, "{:?}", of(1));
+    assert_eq!(board.sink.counts.messages, of(0).0 + of(1).0);
+    Ok(())
+}
+
+#[test]
 fn messages_of_the_warm_up_are_judged_and_not_timed() -> Result<(), Failure> {
     play("--duration 3 --rate 100 --warmup 2 --connections 4", None, |board, verdict| {
         assert_eq!((verdict.accepted, verdict.arrived), (300, 300));
@@ -154,6 +185,17 @@ fn refusals_are_told_apart_and_nothing_refused_arrives() -> Result<(), Failure> 
         assert_eq!(verdict.accepted + verdict.refused, 2000);
         assert_eq!(verdict.arrived, verdict.accepted);
         assert!(verdict.holds(false), "{verdict:?}");
+    })
+}
+
+#[test]
+fn lmtp_refuses_some_recipients_after_the_dot_and_the_others_get_the_message() -> Result<(), Failure> {
+    let arguments = "--messages 200 --connections 4 --recipients 4 --lmtp --sink-lmtp --refuse *=452_4.2.2_full@dot:p=0.3";
+    play(arguments, None, |board, verdict| {
+        assert_eq!(verdict.accepted + verdict.refused, 800);
+        assert!((150..330).contains(&verdict.refused), "{verdict:?}");
+        assert_eq!((verdict.arrived, verdict.refused_but_delivered), (verdict.accepted, 0));
+        assert!(board.source.accepted > 150, "most messages reach somebody");
     })
 }
 

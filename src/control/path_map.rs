@@ -144,7 +144,7 @@ enum PathKey {
 /// All paths there are.
 #[derive(Debug)]
 pub struct PathMap {
-    paths: HashMap<PathKey, Arc<PathSpec>, foldhash::fast::RandomState>,
+    paths: HashMap<PathKey, Arc<PathSpec>, crate::hash::HashState>,
     limits: PathLimits,
     random: Random,
 }

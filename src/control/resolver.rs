@@ -83,6 +83,23 @@ impl ResolverHandle {
     }
 }
 
+/// Where the questions of shards come out.
+pub struct Questions(mpsc::Receiver<Question>);
+
+impl Questions {
+    /// The next question: who asks, and for which domain. `None` when every handle is gone.
+    pub async fn next(&mut self) -> Option<(ShardIndex, Box<str>)> {
+        let question = self.0.recv().await?;
+        Some((question.shard, question.domain))
+    }
+}
+
+/// A way to ask, for whoever answers: the DNS thread, or a simulation.
+pub fn questions() -> (ResolverHandle, Questions) {
+    let (questions, inbox) = mpsc::channel(QUESTIONS_MAX);
+    (ResolverHandle { questions }, Questions(inbox))
+}
+
 /// The running thread.
 #[derive(Debug)]
 pub struct ResolverThread {
@@ -103,7 +120,7 @@ pub fn start(
     answer: impl Fn(ShardIndex, Box<str>, RouteAnswer) + Send + 'static,
 ) -> io::Result<ResolverThread> {
     let dns = Dns::new(&config.resolver, LOOKUPS_MAX)?;
-    let (questions, inbox) = mpsc::channel(QUESTIONS_MAX);
+    let (handle, inbox) = questions();
     let counters = Arc::new(ResolverCounters::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let (config, shared) = (config.clone(), counters.clone());
@@ -123,11 +140,11 @@ pub fn start(
         });
         LocalSet::new().block_on(&runtime, control.serve(inbox));
     })?;
-    Ok(ResolverThread { handle: ResolverHandle { questions }, counters, thread })
+    Ok(ResolverThread { handle, counters, thread })
 }
 
 /// The limits of every path, until provider rules refine them.
-fn path_limits(delivery: &Delivery) -> PathLimits {
+pub fn path_limits(delivery: &Delivery) -> PathLimits {
     PathLimits {
         connections: delivery.connections_max,
         messages_per_connection: delivery.messages_per_connection_max,
@@ -148,11 +165,11 @@ struct Kept {
 
 #[derive(Default)]
 struct State {
-    kept: HashMap<Box<str>, Kept, foldhash::fast::RandomState>,
+    kept: HashMap<Box<str>, Kept, crate::hash::HashState>,
     /// Size at which `kept` is swept next.
     kept_max: usize,
     /// Domains without an answer yet, and who asked.
-    waiting: HashMap<Box<str>, Vec<ShardIndex>, foldhash::fast::RandomState>,
+    waiting: HashMap<Box<str>, Vec<ShardIndex>, crate::hash::HashState>,
     /// Those of them whose lookup has not begun.
     queue: VecDeque<Box<str>>,
 }
@@ -174,8 +191,8 @@ struct Control {
 }
 
 impl Control {
-    async fn serve(self: Rc<Self>, mut inbox: mpsc::Receiver<Question>) {
-        while let Some(Question { shard, domain }) = inbox.recv().await {
+    async fn serve(self: Rc<Self>, mut inbox: Questions) {
+        while let Some((shard, domain)) = inbox.next().await {
             count(&self.counters.questions, 1);
             while self.state.borrow().waiting.len() >= DOMAINS_WAITING_MAX {
                 self.room.notified().await;

@@ -25,6 +25,7 @@ use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::protocol::client::{Client, Event, Options, Stage};
 use crate::routing::{PathKind, PathSpec};
 use crate::spool::reader::ReadError;
+use crate::spool::storage::Storage;
 
 /// Longest output that a remote can hardly draw out, since the kernel takes it at once, bytes.
 const WRITE_SHORT: usize = 16 * 1024;
@@ -81,7 +82,7 @@ impl Timeouts {
 }
 
 /// Opens a connection of the path and works until it ends.
-pub async fn run(pool: &Rc<Pool>, path: &Rc<PathState>) {
+pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
     if open(pool, path, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
         open(pool, path, None).await;
@@ -97,7 +98,7 @@ enum Ended {
     HandshakeFailed,
 }
 
-async fn open(pool: &Rc<Pool>, path: &Rc<PathState>, tls: Option<&ClientTls>) -> Ended {
+async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Option<&ClientTls>) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
     let (stream, remote) = match pool.while_connecting(connect(pool, &spec)).await {
@@ -141,7 +142,7 @@ async fn open(pool: &Rc<Pool>, path: &Rc<PathState>, tls: Option<&ClientTls>) ->
 }
 
 /// Leaves the lane, and everything else that counts the connection, however it ends.
-impl Drop for Connection<'_> {
+impl<S: Storage> Drop for Connection<'_, S> {
     fn drop(&mut self) {
         self.part();
         // After a panic jobs are dropped, which reports them; the lane must not count them for ever.
@@ -152,7 +153,7 @@ impl Drop for Connection<'_> {
 }
 
 /// Connects to the first host and address that answers, in the path's order.
-async fn connect(pool: &Pool, spec: &PathSpec) -> Result<(Stream, Arc<str>), Reply> {
+async fn connect<S: Storage>(pool: &Pool<S>, spec: &PathSpec) -> Result<(Stream, Arc<str>), Reply> {
     let PathKind::Smtp { hosts } = &spec.kind else {
         return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
     };
@@ -176,15 +177,15 @@ async fn connect(pool: &Pool, spec: &PathSpec) -> Result<(Stream, Arc<str>), Rep
 }
 
 /// A job whose transaction is in flight.
-struct Flight {
+struct Flight<S: Storage> {
     tag: u64,
-    job: ActiveJob,
-    content: Content,
+    job: ActiveJob<S>,
+    content: Content<S::Pin>,
 }
 
-struct Connection<'a> {
-    pool: &'a Rc<Pool>,
-    path: &'a Rc<PathState>,
+struct Connection<'a, S: Storage> {
+    pool: &'a Rc<Pool<S>>,
+    path: &'a Rc<PathState<S>>,
     spec: Arc<PathSpec>,
     stream: Stream,
     remote: Arc<str>,
@@ -193,7 +194,7 @@ struct Connection<'a> {
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
-    flights: VecDeque<Flight>,
+    flights: VecDeque<Flight<S>>,
     /// Jobs that were taken from the lane and have not ended.
     taken: u32,
     next_tag: u64,
@@ -210,7 +211,7 @@ struct Connection<'a> {
     ended: Option<Ended>,
 }
 
-impl Connection<'_> {
+impl<S: Storage> Connection<'_, S> {
     async fn serve(&mut self) {
         while self.ended.is_none() {
             if self.ready && !(self.begin_jobs().await && self.handle_events().await) {
@@ -264,7 +265,7 @@ impl Connection<'_> {
     }
 
     /// The message cannot be read back: nothing was said to the remote. It is tried again by the schedule.
-    fn unreadable(&mut self, mut job: ActiveJob, error: &ReadError) {
+    fn unreadable(&mut self, mut job: ActiveJob<S>, error: &ReadError) {
         job.begin(net::now().mono);
         let reply = Reply::new(0, Enhanced(4, 3, 0), &error.to_string());
         let recipients = job.job().recipients;

@@ -13,19 +13,19 @@ use crate::message::Message;
 use crate::protocol::client::{Client, Transaction};
 use crate::spool::Pinned;
 use crate::spool::reader::{self, Opened, ReadError};
-use crate::spool::storage::disk::DiskPin;
+use crate::spool::storage::Storage;
 
 /// Envelope and body of a job.
-pub(super) enum Content {
+pub(super) enum Content<P> {
     /// Shared with the shard.
     Resident(Arc<Message>),
     /// Read back.
-    Spooled { opened: Opened, pinned: Pinned<DiskPin> },
+    Spooled { opened: Opened, pinned: Pinned<P> },
 }
 
-impl Content {
+impl<P> Content<P> {
     /// Reads what the job's transaction begins with.
-    pub async fn load(pool: &Pool, job: &ActiveJob) -> Result<Self, ReadError> {
+    pub async fn load<S: Storage<Pin = P>>(pool: &Pool<S>, job: &ActiveJob<S>) -> Result<Self, ReadError> {
         match &job.job().body {
             Payload::Resident(message) => Ok(Self::Resident(message.clone())),
             Payload::Spooled(pinned) => {
@@ -54,7 +54,7 @@ impl Content {
     }
 
     /// Begins the job's transaction.
-    pub fn begin(&self, client: &mut Client, tag: u64, job: &ActiveJob) {
+    pub fn begin<S: Storage<Pin = P>>(&self, client: &mut Client, tag: u64, job: &ActiveJob<S>) {
         let envelope = self.envelope();
         let (body_ready, size) = self.size();
         let transaction = Transaction {
@@ -73,7 +73,11 @@ impl Content {
     }
 
     /// The body's piece `nth`, from 0, and whether it is the last.
-    pub async fn piece(&self, pool: &Pool, nth: usize) -> Result<(Cow<'_, [u8]>, bool), ReadError> {
+    pub async fn piece<S: Storage<Pin = P>>(
+        &self,
+        pool: &Pool<S>,
+        nth: usize,
+    ) -> Result<(Cow<'_, [u8]>, bool), ReadError> {
         match self {
             Self::Resident(message) => Ok((Cow::Borrowed(&message.body), true)),
             Self::Spooled { opened, pinned } => match opened.chunks.get(nth) {

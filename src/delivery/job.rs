@@ -10,15 +10,15 @@ use crate::message::Message;
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::spool::Pinned;
-use crate::spool::storage::disk::DiskPin;
+use crate::spool::storage::Storage;
 
 /// Where a job's message is.
 #[derive(Debug)]
-pub enum Payload {
+pub enum Payload<P> {
     /// In memory, shared with the shard.
     Resident(Arc<Message>),
     /// On disk; the segments stay readable while this lives.
-    Spooled(Pinned<DiskPin>),
+    Spooled(Pinned<P>),
 }
 
 /// How far a job has come: decides what its loss would mean.
@@ -32,21 +32,21 @@ enum Progress {
 
 /// A job and the duty to report it. Dropped without a word it reports itself: `NotTried` before its transaction began,
 /// `Unknown` after.
-pub struct ActiveJob {
-    job: Job<Payload>,
-    pool: Rc<Pool>,
+pub struct ActiveJob<S: Storage> {
+    job: Job<Payload<S::Pin>>,
+    pool: Rc<Pool<S>>,
     progress: Progress,
     reported: bool,
 }
 
-impl ActiveJob {
+impl<S: Storage> ActiveJob<S> {
     /// Takes over the duty.
-    pub(super) fn new(job: Job<Payload>, pool: Rc<Pool>) -> Self {
+    pub(super) fn new(job: Job<Payload<S::Pin>>, pool: Rc<Pool<S>>) -> Self {
         Self { job, pool, progress: Progress::Parked, reported: false }
     }
 
     /// What is to be sent.
-    pub fn job(&self) -> &Job<Payload> {
+    pub fn job(&self) -> &Job<Payload<S::Pin>> {
         &self.job
     }
 
@@ -86,7 +86,7 @@ impl ActiveJob {
     }
 }
 
-impl Drop for ActiveJob {
+impl<S: Storage> Drop for ActiveJob<S> {
     fn drop(&mut self) {
         if !self.reported {
             let end = match self.progress {
@@ -98,8 +98,12 @@ impl Drop for ActiveJob {
     }
 }
 
-impl std::fmt::Debug for ActiveJob {
+impl<S: Storage> std::fmt::Debug for ActiveJob<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ActiveJob").field("job", &self.job).field("progress", &self.progress).finish()
+        f.debug_struct("ActiveJob")
+            .field("id", &self.job.id)
+            .field("leg", &self.job.leg)
+            .field("progress", &self.progress)
+            .finish()
     }
 }

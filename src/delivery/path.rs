@@ -11,11 +11,12 @@ use crate::clock::Moment;
 use crate::id::WorkerIndex;
 use crate::net::event::Event;
 use crate::routing::PathSpec;
+use crate::spool::storage::Storage;
 
 /// Shared by the pool and the path's connections. Cells are borrowed for a step at a time, never across an await.
-pub struct PathState {
+pub struct PathState<S: Storage> {
     /// Its lane here.
-    pub lane: RefCell<Lane<ActiveJob>>,
+    pub lane: RefCell<Lane<ActiveJob<S>>>,
     pub(super) home: Option<RefCell<Home>>,
     /// Connections that wait for a job, the one that has waited least on top.
     idle: RefCell<Vec<Event>>,
@@ -23,7 +24,7 @@ pub struct PathState {
     pub(super) invited: RefCell<Vec<WorkerIndex>>,
 }
 
-impl PathState {
+impl<S: Storage> PathState<S> {
     /// A path without jobs or slots.
     pub(super) fn new(spec: Arc<PathSpec>, home: Option<Home>) -> Self {
         Self {
@@ -35,12 +36,12 @@ impl PathState {
     }
 
     /// A job for a connection, which says [`Lane::finished`] at its end.
-    pub fn take(&self) -> Option<ActiveJob> {
+    pub fn take(&self) -> Option<ActiveJob<S>> {
         self.lane.borrow_mut().take()
     }
 
     /// A job that no connection will get.
-    pub(super) fn take_parked(&self) -> Option<ActiveJob> {
+    pub(super) fn take_parked(&self) -> Option<ActiveJob<S>> {
         let job = self.take()?;
         self.lane.borrow_mut().finished();
         Some(job)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use crate::hash::HashState;
 
 use super::connection::{self, ConnectionOptions};
 use super::home::{Home, Lease, RestOptions};
@@ -26,7 +26,7 @@ use crate::net::doorbell::{Inbox, Receiver, Sender};
 use crate::net::{self, stream};
 use crate::outcome::Reply;
 use crate::routing::{PathKind, PathSpec};
-use crate::spool::storage::disk::Disk;
+use crate::spool::storage::Storage;
 
 /// A path's rest after its first failure, and the longest.
 const REST: RestOptions =
@@ -37,7 +37,7 @@ const COOLING: Duration = Duration::from_secs(2);
 const ROUND: usize = 256;
 
 /// Channels and settings of a worker.
-pub struct Wiring {
+pub struct Wiring<S: Storage> {
     /// Its place.
     pub index: WorkerIndex,
     /// How many workers there are.
@@ -49,7 +49,7 @@ pub struct Wiring {
     /// Where it waits.
     pub inbox: Inbox,
     /// From each shard.
-    pub from_shards: Vec<Receiver<ToWorker<Payload>>>,
+    pub from_shards: Vec<Receiver<ToWorker<Payload<S::Pin>>>>,
     /// To each shard.
     pub to_shards: Vec<Sender<ToShard>>,
     /// From the other workers.
@@ -59,28 +59,28 @@ pub struct Wiring {
     /// Settings of its connections.
     pub options: ConnectionOptions,
     /// Where waiting messages are read back from.
-    pub disk: Disk,
+    pub disk: S,
     /// Its counters.
     pub metrics: Rc<WorkerMetrics>,
 }
 
 /// A worker's state, shared by its tasks.
-pub struct Pool {
-    wiring: Wiring,
-    paths: RefCell<HashMap<PathId, Rc<PathState>, RandomState>>,
-    /// Paths to be looked after because a message did not fit into a channel.
-    unsaid: RefCell<HashSet<PathId, RandomState>>,
+pub struct Pool<S: Storage> {
+    wiring: Wiring<S>,
+    paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
+    /// Paths to be looked after: a message did not fit into a channel, or a connection ended.
+    unsaid: RefCell<HashSet<PathId, HashState>>,
     stopping: Cell<bool>,
     connections: Cell<u32>,
     /// Of these, how many wait for a host to answer the connect: nothing is lost with them.
     connecting: Cell<u32>,
-    handles: RefCell<HashMap<u64, Held, RandomState>>,
+    handles: RefCell<HashMap<u64, Held, HashState>>,
     next_handle: Cell<u64>,
 }
 
-impl Pool {
+impl<S: Storage> Pool<S> {
     /// A pool without paths.
-    pub fn new(wiring: Wiring) -> Rc<Self> {
+    pub fn new(wiring: Wiring<S>) -> Rc<Self> {
         Rc::new(Self {
             wiring,
             paths: RefCell::default(),
@@ -99,7 +99,7 @@ impl Pool {
     }
 
     /// Where waiting messages are read back from.
-    pub fn disk(&self) -> &Disk {
+    pub fn disk(&self) -> &S {
         &self.wiring.disk
     }
 
@@ -224,7 +224,7 @@ impl Pool {
         demand.path.id
     }
 
-    fn hear_job(self: &Rc<Self>, job: Job<Payload>) -> PathId {
+    fn hear_job(self: &Rc<Self>, job: Job<Payload<S::Pin>>) -> PathId {
         let (id, shard) = (job.path, job.shard);
         let active = ActiveJob::new(job, self.clone());
         let path = self.paths.borrow().get(&id).cloned();
@@ -273,7 +273,7 @@ impl Pool {
         }
     }
 
-    fn take_lease(&self, path: &PathState, lease: Lease, shards: &[ShardIndex]) {
+    fn take_lease(&self, path: &PathState<S>, lease: Lease, shards: &[ShardIndex]) {
         let parked = path.lane.borrow_mut().set_lease(lease);
         drop(parked);
         if lease.slots > 0 {
@@ -291,7 +291,7 @@ impl Pool {
     }
 
     /// No host could be reached, or sent us away before MAIL. `reply` is what expiry quotes.
-    pub fn path_failed(self: &Rc<Self>, path: &PathState, reply: &Reply) {
+    pub fn path_failed(self: &Rc<Self>, path: &PathState<S>, reply: &Reply) {
         self.say_path_error(path, reply);
         let (id, alone) = (path.lane.borrow().spec().id, path.lane.borrow().ready() == 0);
         let told = self.tell_home(id, Peer::Failed { path: id, alone });
@@ -302,7 +302,7 @@ impl Pool {
         self.upkeep(id);
     }
 
-    fn say_path_error(&self, path: &PathState, reply: &Reply) {
+    fn say_path_error(&self, path: &PathState<S>, reply: &Reply) {
         let id = path.lane.borrow().spec().id;
         let shards: Vec<_> = path.lane.borrow_mut().grants().demanding().collect();
         for shard in shards {
@@ -347,7 +347,7 @@ impl Pool {
     }
 
     /// Lane → home → lanes, as far as there is news.
-    fn settle_with_home(self: &Rc<Self>, id: PathId, path: &Rc<PathState>) {
+    fn settle_with_home(self: &Rc<Self>, id: PathId, path: &Rc<PathState<S>>) {
         let Some(home) = &path.home else {
             let news = path.lane.borrow_mut().poll_news();
             if let Some((wants, held, known)) = news {
@@ -376,7 +376,7 @@ impl Pool {
         }
     }
 
-    fn tell_leases(&self, id: PathId, path: &PathState, home: &RefCell<Home>) {
+    fn tell_leases(&self, id: PathId, path: &PathState<S>, home: &RefCell<Home>) {
         while let Some((worker, lease)) = { home.borrow_mut().poll_lease() } {
             if worker == self.wiring.index {
                 self.take_lease(path, lease, &[]);
@@ -395,7 +395,7 @@ impl Pool {
 
     /// Brings in another worker when there is more demand than this lane can have in flight; each once in a period, since
     /// one that has nothing to do says so at once.
-    fn invite_lanes(&self, path: &PathState, home: &mut Home) {
+    fn invite_lanes(&self, path: &PathState<S>, home: &mut Home) {
         let mut lane = path.lane.borrow_mut();
         if self.wiring.workers < 2
             || lane.spec().limits.connections < 2
@@ -419,7 +419,7 @@ impl Pool {
     }
 
     /// Shards that the lane at `worker` is for.
-    fn shards_for(&self, worker: WorkerIndex, path: &PathState) -> Vec<ShardIndex> {
+    fn shards_for(&self, worker: WorkerIndex, path: &PathState<S>) -> Vec<ShardIndex> {
         match self.wiring.near {
             Some(_) => vec![ShardIndex(worker.0)],
             None => path.lane.borrow_mut().grants().demanding().collect(),
@@ -427,7 +427,7 @@ impl Pool {
     }
 
     /// Leaves to other lanes the shards that share their executors.
-    fn share_shards(&self, path: &PathState, home: &Home) {
+    fn share_shards(&self, path: &PathState<S>, home: &Home) {
         if self.wiring.near.is_none() {
             return;
         }
@@ -438,7 +438,7 @@ impl Pool {
             .set_served(|shard| !served_elsewhere.iter().any(|worker| worker.0 == shard.0));
     }
 
-    fn open_connections(self: &Rc<Self>, path: &Rc<PathState>) {
+    fn open_connections(self: &Rc<Self>, path: &Rc<PathState<S>>) {
         if self.stopping.get() {
             return;
         }
@@ -447,14 +447,17 @@ impl Pool {
             self.connections.set(self.connections.get() + 1);
             let ended = EndOfConnection { worker: self.clone(), path: path.clone() };
             net::spawn(async move {
-                connection::run(&ended.worker, &ended.path).await;
+                let (worker, path) = (ended.worker.clone(), ended.path.clone());
+                connection::run(&worker, &path).await;
                 drop(ended);
+                let id = path.lane.borrow().spec().id;
+                worker.upkeep(id);
             });
         }
     }
 
     /// The state of a path, made when it is new.
-    fn path(&self, spec: &Arc<PathSpec>) -> Rc<PathState> {
+    fn path(&self, spec: &Arc<PathSpec>) -> Rc<PathState<S>> {
         if let Some(path) = self.paths.borrow().get(&spec.id) {
             path.lane.borrow_mut().update(spec.clone());
             return path.clone();
@@ -522,7 +525,7 @@ impl Pool {
     }
 
     /// Sends a job's report. There is always room, since a shard's window is not larger than the channel.
-    pub fn report(&self, job: &Job<Payload>, end: End) {
+    pub fn report(&self, job: &Job<Payload<S::Pin>>, end: End) {
         let report = Report {
             worker: self.wiring.index,
             leg: job.leg,
@@ -532,9 +535,10 @@ impl Pool {
             bytes: job.bytes,
             end,
         };
-        if self.to_shard(job.shard).send(ToShard::Report(report)).is_err() {
-            panic!("a report found no room: the channel must hold a shard's whole window");
-        }
+        let shard = self.to_shard(job.shard);
+        // A shard that has ended needs none; this worker is about to be gone as well.
+        let said = shard.send(ToShard::Report(report)).is_ok() || shard.room() > 0;
+        assert!(said, "a report found no room: the channel must hold a shard's whole window");
     }
 
     /// Keeps a handle to shut a connection with; give it back with [`Self::forget_handle`].
@@ -566,18 +570,19 @@ struct Held {
     open: Rc<Cell<bool>>,
 }
 
-/// Counts a connection off when its task ends, however it ends.
-struct EndOfConnection {
-    worker: Rc<Pool>,
-    path: Rc<PathState>,
+/// Counts a connection off when its task ends, however it ends. What follows from that the worker's task does: nothing is
+/// begun by a destructor.
+struct EndOfConnection<S: Storage> {
+    worker: Rc<Pool<S>>,
+    path: Rc<PathState<S>>,
 }
 
-impl Drop for EndOfConnection {
+impl<S: Storage> Drop for EndOfConnection<S> {
     fn drop(&mut self) {
         self.worker.connections.set(self.worker.connections.get() - 1);
         self.path.lane.borrow_mut().close_connection();
         let id = self.path.lane.borrow().spec().id;
-        self.worker.upkeep(id);
+        self.worker.unsaid.borrow_mut().insert(id);
         self.worker.wiring.inbox.event().notify();
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
+use crate::hash::HashState;
 
 use super::{CREDITS_AT_START, Demand, Grant, home};
 use crate::clock::WallTime;
@@ -27,7 +27,7 @@ pub struct Ledger {
     near: Option<WorkerIndex>,
     limits: WindowLimits,
     windows: Vec<Window>,
-    paths: HashMap<PathId, Entry, RandomState>,
+    paths: HashMap<PathId, Entry, HashState>,
     /// Paths with ready legs that may have a usable credit, in turn.
     sendable: VecDeque<PathId>,
     /// By worker: paths that had a credit but found the window closed, each once. They come first when it opens.

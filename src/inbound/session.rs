@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use crate::hash::HashState;
 
 use super::admission::{Admission, Reservation};
 use super::policy::{RelayRules, SessionPolicy};
@@ -28,7 +28,8 @@ use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::server::{Options, Session, Want};
 use crate::protocol::trace::{Protocol, Trace};
-use crate::spool::{AppendError, Committed, DiskLog};
+use crate::spool::storage::Storage;
+use crate::spool::{AppendError, Committed, Log};
 
 /// Room for a trace header in front of a body, bytes.
 const TRACE_ROOM: usize = 512;
@@ -39,7 +40,7 @@ const BODY_ROOM: usize = 8 * 1024;
 pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 
 /// What the sessions of a shard share.
-pub struct Inbound {
+pub struct Inbound<S: Storage> {
     /// Settings of the protocol.
     pub options: Options,
     /// To shake hands with, when STARTTLS is offered.
@@ -51,7 +52,7 @@ pub struct Inbound {
     /// Budgets.
     pub admission: Admission,
     /// Where messages are made durable.
-    pub log: DiskLog,
+    pub log: Log<S>,
     /// Takes over what is durable.
     pub on_accepted: OnAccepted,
     /// Counters of the shard.
@@ -71,7 +72,7 @@ pub struct Inbound {
 /// Open sessions of a shard, so that the stop can reach them.
 #[derive(Default)]
 pub struct Sessions {
-    open: RefCell<HashMap<u64, Entry, RandomState>>,
+    open: RefCell<HashMap<u64, Entry, HashState>>,
     next: Cell<u64>,
     stopping: Cell<bool>,
 }
@@ -123,12 +124,12 @@ impl Sessions {
 }
 
 /// Counts a session out when its task ends, however it ends.
-struct Place<'a> {
-    inbound: &'a Inbound,
+struct Place<'a, S: Storage> {
+    inbound: &'a Inbound<S>,
     key: u64,
 }
 
-impl Drop for Place<'_> {
+impl<S: Storage> Drop for Place<'_, S> {
     fn drop(&mut self) {
         self.inbound.sessions.open.borrow_mut().remove(&self.key);
         self.inbound.admission.close_connection();
@@ -137,7 +138,7 @@ impl Drop for Place<'_> {
 }
 
 /// Serves one connection to its end. The caller has counted it in (`Admission::open_connection`).
-pub async fn serve(inbound: &Inbound, stream: Stream, peer: IpAddr) {
+pub async fn serve<S: Storage>(inbound: &Inbound<S>, stream: Stream, peer: IpAddr) {
     inbound.metrics.connections_open.add(1);
     let (key, busy) = inbound.sessions.enter(stream.handle());
     let place = Place { inbound, key };
@@ -176,8 +177,8 @@ struct Receiving {
     began: Moment,
 }
 
-struct Driver<'a> {
-    inbound: &'a Inbound,
+struct Driver<'a, S: Storage> {
+    inbound: &'a Inbound<S>,
     stream: Stream,
     peer: IpAddr,
     session: Session,
@@ -193,13 +194,13 @@ struct Driver<'a> {
 }
 
 /// Chunks of a body that was not completed must not keep their segments, even if the session's end is a panic.
-impl Drop for Driver<'_> {
+impl<S: Storage> Drop for Driver<'_, S> {
     fn drop(&mut self) {
         self.forget_body();
     }
 }
 
-impl Driver<'_> {
+impl<S: Storage> Driver<'_, S> {
     async fn run(&mut self) {
         self.session.banner(&self.inbound.options, &mut self.out);
         loop {

@@ -9,7 +9,7 @@ use crate::spool::reader::ReadError;
 
 /// Reads segments, batches, records, footers and the bodies of all messages that are not settled.
 pub(super) async fn verify(view: &mut View, out: &mut impl Write) -> Result<Verdict, InspectError> {
-    let mut damaged = 0;
+    let (mut damaged, mut flaws) = (0, Vec::new());
     for place in 0..view.parts.len() {
         view.parts[place].scan_sealed().await?;
         let part = &view.parts[place];
@@ -31,14 +31,19 @@ pub(super) async fn verify(view: &mut View, out: &mut impl Write) -> Result<Verd
             for trace in traces {
                 writeln!(out, "    {trace}")?;
             }
-            writeln!(out, "    {}", finding.advice())?;
+            if !flaws.contains(&finding.flaw) {
+                flaws.push(finding.flaw);
+            }
         }
     }
     let lost = unreadable(view, out).await?;
+    for flaw in flaws {
+        writeln!(out, "{}", flaw.advice())?;
+    }
     let messages = view.ids.len() as u64;
     let mut last = match lost {
         0 => format!("{}, every body read and whole", count(messages, "message")),
-        lost => format!("{lost} of {} cannot be read back and will not be sent", count(messages, "message")),
+        lost => format!("of {}, {lost} cannot be read back and will not be sent", count(messages, "message")),
     };
     if view.spool.set_aside > 0 {
         let files = count(view.spool.set_aside as u64, "file");

@@ -17,6 +17,8 @@ use crossbeam_channel as channel;
 
 use super::event::Event;
 use super::fd;
+#[cfg(feature = "simulation")]
+use super::simulated::World;
 use super::sleep::Sleep;
 
 /// The side of a bell that other threads hold.
@@ -25,21 +27,52 @@ pub struct Ringer(Arc<Bell>);
 
 struct Bell {
     sleep: Sleep,
-    eventfd: OwnedFd,
+    wake: Wake,
+}
+
+/// What wakes the executor.
+enum Wake {
+    Eventfd(OwnedFd),
+    #[cfg(feature = "simulation")]
+    Simulated(u64),
 }
 
 impl Ringer {
     /// A new bell. Its receiving side is made from the same value on the thread that will wait.
     pub fn new() -> io::Result<Self> {
-        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-        Ok(Self(Arc::new(Bell { sleep: Sleep::default(), eventfd })))
+        Ok(Self(Arc::new(Bell { sleep: Sleep::default(), wake: Wake::new()? })))
     }
 
     /// Wakes the receiver if it sleeps. To be called after a message has been put where the receiver will look.
     pub fn ring(&self) {
         if self.0.sleep.must_ring() {
-            // Can fail only if the counter is about to overflow, which takes 2^64 unread rings.
-            let _ = rustix::io::write(&self.0.eventfd, &1u64.to_ne_bytes());
+            self.0.wake.wake();
+        }
+    }
+}
+
+impl Wake {
+    fn new() -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if let Some(world) = World::current() {
+            return Ok(Self::Simulated(world.make_bell()));
+        }
+        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        Ok(Self::Eventfd(eventfd))
+    }
+
+    fn wake(&self) {
+        match self {
+            Self::Eventfd(eventfd) => {
+                // Can fail only if the counter is about to overflow, which takes 2^64 unread rings.
+                let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(bell) => {
+                if let Some(world) = World::current() {
+                    world.ring_bell(*bell);
+                }
+            }
         }
     }
 }
@@ -65,8 +98,21 @@ impl Inbox {
     /// The receiving side of `bell` on this executor. Starts the task that listens to the bell.
     pub fn new(bell: Ringer) -> io::Result<Self> {
         let inbox = Self { bell: bell.clone(), event: Event::default(), counts: Rc::default() };
-        let file = fd::event_file(bell.0.eventfd.try_clone()?);
-        let (event, counts) = (inbox.event.clone(), inbox.counts.clone());
+        match &bell.0.wake {
+            Wake::Eventfd(eventfd) => inbox.listen(eventfd.try_clone()?),
+            #[cfg(feature = "simulation")]
+            Wake::Simulated(bell) => {
+                if let Some(world) = World::current() {
+                    world.answer_bell(*bell, inbox.event.clone());
+                }
+            }
+        }
+        Ok(inbox)
+    }
+
+    fn listen(&self, eventfd: OwnedFd) {
+        let file = fd::event_file(eventfd);
+        let (event, counts) = (self.event.clone(), self.counts.clone());
         super::spawn_vital(async move {
             // One read at a time, each awaited to its end: glommio's executor dies when a file future is polled too
             // often. It ends with the executor.
@@ -79,7 +125,6 @@ impl Inbox {
                 event.notify();
             }
         });
-        Ok(inbox)
     }
 
     /// The event that tasks of this executor notify to wake the role.

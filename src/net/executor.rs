@@ -10,6 +10,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// Memory locked by one executor's rings, bytes: what the kernel charges to RLIMIT_MEMLOCK before 5.12, and what
 /// glommio insists on. GLOMMIO asks for at least 512 KiB.
 pub const MEMLOCK_PER_EXECUTOR: u64 = 512 * 1024;
+/// Oldest kernel on which glommio runs: major and minor number.
+pub const KERNEL_MIN: (u32, u32) = (5, 8);
 /// Registered I/O memory of one executor, bytes: two batches of 1 MiB. It is pinned, so it counts while idle; other buffers
 /// come from the heap.
 const IO_MEMORY: usize = 2 << 20;
@@ -19,6 +21,10 @@ const RING_DEPTH: usize = 1024;
 /// Why executors can't run here. Each says what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
+    /// The kernel is too old.
+    #[error("the kernel is {0}, and io_uring as the relay uses it needs {major}.{minor}: install a newer one",
+        major = KERNEL_MIN.0, minor = KERNEL_MIN.1)]
+    Kernel(String),
     /// io_uring is forbidden.
     #[error(
         "io_uring is not available ({0}): set sysctl kernel.io_uring_disabled=0; in a container, run with \
@@ -55,10 +61,27 @@ pub enum HostError {
 pub fn check_host(executors: usize) -> Result<(), HostError> {
     raise_soft_limit(Resource::Nofile);
     raise_soft_limit(Resource::Memlock);
+    check_kernel(&rustix::system::uname().release().to_string_lossy())?;
     probe_io_uring().map_err(HostError::IoUring)?;
+    check_memlock(executors, getrlimit(Resource::Memlock).current)
+}
+
+/// Checks a kernel release such as `6.1.0-18-amd64`. One that cannot be read passes: io_uring itself will be tried.
+pub fn check_kernel(release: &str) -> Result<(), HostError> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < KERNEL_MIN => {
+            Err(HostError::Kernel(release.to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that `limit` bytes of locked memory, or any number, suffice for `executors`.
+pub fn check_memlock(executors: usize, limit: Option<u64>) -> Result<(), HostError> {
     let need_bytes = MEMLOCK_PER_EXECUTOR * executors as u64;
     // A process with CAP_IPC_LOCK is not held to the limit by the kernel, but glommio checks it all the same.
-    match getrlimit(Resource::Memlock).current {
+    match limit {
         Some(have) if have < need_bytes => {
             Err(HostError::Memlock { have: have / 1024, need: need_bytes / 1024, need_bytes, executors })
         }
@@ -116,5 +139,35 @@ where
         Ok(None) => Ok(handle),
         Ok(Some(error)) => Err(failed(error)),
         Err(_) => Err(failed("its thread ended while it was being made".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_all_distributions_are_compared_by_number() {
+        for (release, is_good) in [
+            ("6.1.0-18-amd64", true),
+            ("5.14.0-427.el9.x86_64", true),
+            ("5.8", true),
+            ("10.0-rc1", true),
+            ("5.4.0-1", false),
+            ("4.18.0-553.el8_10.x86_64", false),
+            ("6", true),
+            ("", true),
+            ("next", true),
+            ("99999999999.1", true),
+        ] {
+            assert_eq!(check_kernel(release).is_ok(), is_good, "{release}");
+        }
+    }
+
+    #[test]
+    fn memory_to_lock_is_counted_by_executor_and_the_error_gives_the_number() {
+        assert!(check_memlock(16, Some(8 << 20)).is_ok() && check_memlock(1_000, None).is_ok());
+        let error = check_memlock(17, Some(8 << 20)).expect_err("too little").to_string();
+        assert!(error.contains("8192 KiB") && error.contains("ulimit -l 8704"), "{error}");
     }
 }

@@ -1,6 +1,8 @@
 //! Listening sockets: one per shard on the same address (SO_REUSEPORT), and the accept that survives a lack of
 //! descriptors.
 
+#[cfg(feature = "simulation")]
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -10,6 +12,8 @@ use glommio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::fd;
+#[cfg(feature = "simulation")]
+use super::simulated::network::{ListenerId, SocketId};
 use super::stream::Stream;
 
 /// Connections the kernel holds for us; more than this many at once wait for a retry of their SYN. The kernel caps it
@@ -25,7 +29,7 @@ const LEFTOVERS: Duration = Duration::from_millis(700);
 const LEFTOVERS_LOOK: Duration = Duration::from_millis(10);
 
 /// Binds and listens. Ordinary system calls: done once, before the executors start, so that errors come early.
-pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
+pub fn bind(address: SocketAddr) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -34,7 +38,7 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(Bound::Kernel(socket.into()))
 }
 
 /// Fails if somebody listens there already: SO_REUSEPORT alone would let a second relay of the same user share the
@@ -64,37 +68,100 @@ fn try_bind(address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-/// The address a bound socket has, which matters when port 0 was asked for.
-pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
-    let address = Socket::from(socket.try_clone()?).local_addr()?;
-    address.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+/// A bound, listening socket that belongs to no executor yet.
+#[derive(Debug)]
+pub enum Bound {
+    /// The kernel's.
+    Kernel(OwnedFd),
+    /// A simulated world's.
+    #[cfg(feature = "simulation")]
+    Simulated(ListenerId),
 }
 
-/// Stops a listening socket: accepts on it fail from now on, in whichever executor they wait.
-pub fn shut(socket: &OwnedFd) {
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+impl Bound {
+    /// The address it has, which matters when port 0 was asked for.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Kernel(socket) => {
+                let address = Socket::from(socket.try_clone()?).local_addr()?;
+                address.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Another handle to the same socket.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Kernel(socket) => socket.try_clone().map(Self::Kernel),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(listener) => Ok(Self::Simulated(*listener)),
+        }
+    }
+
+    /// Stops it: accepts on it fail from now on, in whichever executor they wait.
+    pub fn shut(&self) {
+        match self {
+            Self::Kernel(socket) => drop(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(listener) => listener.shut(),
+        }
+    }
 }
 
 /// A listener of this executor.
-pub struct Listener(TcpListener);
+pub enum Listener {
+    /// The kernel's.
+    Kernel(TcpListener),
+    /// A simulated world's.
+    #[cfg(feature = "simulation")]
+    Simulated(ListenerId),
+}
 
 /// A connection that has been accepted but is not served yet: it may still go to another executor.
-pub struct Accepted(TcpStream);
+pub enum Accepted {
+    /// The kernel's.
+    Kernel(TcpStream),
+    /// A simulated world's.
+    #[cfg(feature = "simulation")]
+    Simulated(SocketId),
+}
+
+/// A connected socket that belongs to no executor: on its way to another one.
+#[derive(Debug)]
+pub enum Detached {
+    /// The kernel's.
+    Kernel(OwnedFd),
+    /// A simulated world's.
+    #[cfg(feature = "simulation")]
+    Simulated(SocketId),
+}
 
 impl Listener {
-    /// Takes over a socket made by [`bind`].
-    pub fn from_fd(socket: OwnedFd) -> Self {
-        Self(fd::tcp_listener(socket))
+    /// Takes over a bound socket.
+    pub fn new(socket: Bound) -> Self {
+        match socket {
+            Bound::Kernel(socket) => Self::Kernel(fd::tcp_listener(socket)),
+            #[cfg(feature = "simulation")]
+            Bound::Simulated(listener) => Self::Simulated(listener),
+        }
     }
 
     /// The next connection. `Err` means that the listener was shut, that a connection was lost to an error of its network
     /// or, after a pause, to a want of descriptors or memory: [`is_shortage`] tells the last apart.
     pub async fn accept(&self) -> io::Result<Accepted> {
-        let accepted = self.0.accept().await.map_err(io::Error::from);
+        let accepted = match self {
+            Self::Kernel(listener) => listener.accept().await.map_err(io::Error::from),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(listener) => {
+                return poll_fn(|context| listener.poll_accept(context)).await.map(Accepted::Simulated);
+            }
+        };
         match accepted {
             Ok(stream) => {
                 fd::set_cloexec(&stream)?;
-                Ok(Accepted(stream))
+                Ok(Accepted::Kernel(stream))
             }
             Err(error) => {
                 if is_shortage(&error) {
@@ -115,19 +182,22 @@ pub fn is_shortage(error: &io::Error) -> bool {
 }
 
 impl Accepted {
-    /// Serves it on this executor.
+    /// A stream on this executor.
     pub fn into_stream(self) -> io::Result<Stream> {
-        Stream::from_socket(self.0)
+        match self {
+            Self::Kernel(stream) => Stream::from_socket(stream),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(socket) => Ok(Stream::simulated(socket)),
+        }
     }
 
-    /// Takes it out of this executor, for another one's [`Stream::from_fd`].
-    pub fn into_fd(self) -> io::Result<OwnedFd> {
-        fd::duplicate(&self.0)
-    }
-
-    /// Address of the client.
-    pub fn peer_address(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr().map_err(io::Error::from)
+    /// The socket, to be handed to another executor.
+    pub fn detach(self) -> io::Result<Detached> {
+        match self {
+            Self::Kernel(stream) => fd::duplicate(&stream).map(Detached::Kernel),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(socket) => Ok(Detached::Simulated(socket)),
+        }
     }
 }
 
@@ -138,7 +208,7 @@ mod tests {
     #[test]
     fn the_listener_of_a_killed_relay_that_goes_away_late_is_waited_for() {
         let old = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
-        let address = local_address(&old).expect("bound");
+        let address = old.local_address().expect("bound");
         assert_eq!(try_bind(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
         let looking = std::thread::spawn(move || check_free(address));
         drop(old);
@@ -148,7 +218,7 @@ mod tests {
     #[test]
     fn a_second_relay_on_the_same_address_is_noticed() {
         let other = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
-        let address = local_address(&other).expect("bound");
+        let address = other.local_address().expect("bound");
         assert_eq!(check_free(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
     }
 }

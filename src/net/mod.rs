@@ -4,6 +4,9 @@
 //! (`task`), descriptors become glommio's in one audited place (`fd`), an accept that fails backs off (`listener`),
 //! buffers are held only while there are bytes in them (`stream`, over `tls` where wanted), and a wake from another thread goes through one
 //! eventfd per executor (`doorbell`). No other module but `spool::storage` names glommio.
+//!
+//! With the feature `simulation` there is a second form of all this, in virtual time (`simulated`): while a thread is in
+//! a simulated world, everything here asks that world. So the code that runs in a simulation is the code that serves.
 
 #[cfg(feature = "runtime")]
 pub mod buffer;
@@ -17,6 +20,8 @@ pub mod executor;
 mod fd;
 #[cfg(feature = "runtime")]
 pub mod listener;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 pub mod sleep;
 #[cfg(feature = "runtime")]
 pub mod stream;
@@ -26,4 +31,4 @@ pub mod task;
 pub mod tls;
 
 #[cfg(feature = "runtime")]
-pub use task::{now, sleep, spawn, spawn_vital, yield_now};
+pub use task::{now, random, sleep, spawn, spawn_vital, yield_now};

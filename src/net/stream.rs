@@ -17,6 +17,9 @@ use glommio::net::TcpStream;
 
 use super::buffer::ReceiveBuffer;
 use super::fd;
+use super::listener::Detached;
+#[cfg(feature = "simulation")]
+use super::simulated::{World, network::SocketId};
 use super::tls::{ClientTls, ServerTls};
 
 /// One end of a connection. The socket sits in a cell so that a [`Handle`] can shut it while its task waits.
@@ -29,6 +32,8 @@ pub struct Stream {
 enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(feature = "simulation")]
+    Simulated(SocketId),
     /// With the handshake that is going on, or closed by one that failed.
     Away,
 }
@@ -39,6 +44,8 @@ impl Socket {
             Self::Plain(tcp) => Some(tcp),
             Self::Tls(tls) => Some(tls.get_ref().0),
             Self::Away => None,
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => None,
         }
     }
 
@@ -46,6 +53,8 @@ impl Socket {
         match self {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(context, room),
             Self::Tls(tls) => Pin::new(&mut **tls).poll_read(context, room),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(socket) => socket.poll_read(context, room),
             Self::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -54,6 +63,8 @@ impl Socket {
         match self {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
             Self::Tls(tls) => Pin::new(&mut **tls).poll_write(context, bytes),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(socket) => socket.poll_write(context, bytes),
             Self::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -62,7 +73,7 @@ impl Socket {
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(context),
-            Self::Plain(_) | Self::Away => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 }
@@ -90,9 +101,23 @@ impl Handle {
 }
 
 impl Stream {
+    /// A stream from a connected socket that belongs to no executor.
+    pub fn from_detached(socket: Detached) -> io::Result<Self> {
+        match socket {
+            Detached::Kernel(socket) => Self::from_fd(socket),
+            #[cfg(feature = "simulation")]
+            Detached::Simulated(socket) => Ok(Self::simulated(socket)),
+        }
+    }
+
     /// A stream from a connected socket, with NODELAY: replies leave as whole groups already.
-    pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
+    fn from_fd(socket: OwnedFd) -> io::Result<Self> {
         Self::from_socket(fd::tcp_stream(socket))
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn simulated(socket: SocketId) -> Self {
+        Self { socket: Rc::new(RefCell::new(Socket::Simulated(socket))) }
     }
 
     pub(super) fn from_socket(stream: TcpStream) -> io::Result<Self> {
@@ -102,6 +127,10 @@ impl Stream {
 
     /// Connects to `remote`, from `source` if one is given, within `limit`.
     pub async fn connect(remote: SocketAddr, source: Option<IpAddr>, limit: Duration) -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if let Some(world) = World::current() {
+            return world.connect(remote, limit).await.map(Self::simulated);
+        }
         let domain = socket2::Domain::for_address(remote);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -139,7 +168,7 @@ impl Stream {
     fn take_plain(&self) -> io::Result<TcpStream> {
         match self.socket.replace(Socket::Away) {
             Socket::Plain(tcp) => Ok(tcp),
-            Socket::Tls(_) | Socket::Away => Err(io::Error::other("the connection is not in the clear")),
+            _ => Err(io::Error::other("the connection is not in the clear")),
         }
     }
 
@@ -151,7 +180,12 @@ impl Stream {
     /// Longest wait of one read.
     pub fn set_read_timeout(&self, limit: Duration) {
         let limit = limit.max(Duration::from_millis(1));
-        if let Some(tcp) = self.socket.borrow().tcp() {
+        let socket = self.socket.borrow();
+        #[cfg(feature = "simulation")]
+        if let Socket::Simulated(socket) = &*socket {
+            socket.set_read_timeout(limit);
+        }
+        if let Some(tcp) = socket.tcp() {
             tcp.set_read_timeout(Some(limit)).expect("a positive time-out is accepted");
         }
     }
@@ -159,7 +193,12 @@ impl Stream {
     /// Longest wait of one write.
     pub fn set_write_timeout(&self, limit: Duration) {
         let limit = limit.max(Duration::from_millis(1));
-        if let Some(tcp) = self.socket.borrow().tcp() {
+        let socket = self.socket.borrow();
+        #[cfg(feature = "simulation")]
+        if let Socket::Simulated(socket) = &*socket {
+            socket.set_write_timeout(limit);
+        }
+        if let Some(tcp) = socket.tcp() {
             tcp.set_write_timeout(Some(limit)).expect("a positive time-out is accepted");
         }
     }
@@ -204,7 +243,12 @@ impl Stream {
 
     /// Address of the other end.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
-        match self.socket.borrow().tcp() {
+        let socket = self.socket.borrow();
+        #[cfg(feature = "simulation")]
+        if let Socket::Simulated(socket) = &*socket {
+            return socket.peer_address();
+        }
+        match socket.tcp() {
             Some(tcp) => tcp.peer_addr().map_err(io::Error::from),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -218,6 +262,10 @@ impl Stream {
 
 /// glommio makes the system call in the first poll, so one poll is all it takes. An error means the peer has gone.
 fn shut(socket: &Socket, how: Shutdown) {
+    #[cfg(feature = "simulation")]
+    if let Socket::Simulated(socket) = socket {
+        return socket.shutdown(how);
+    }
     let Some(tcp) = socket.tcp() else { return };
     let mut shutdown = std::pin::pin!(tcp.shutdown(how));
     let _ = shutdown.as_mut().poll(&mut Context::from_waker(Waker::noop()));

@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+#[cfg(feature = "simulation")]
+use super::simulated::World;
 use crate::clock::{Moment, Now, WallTime};
 
 /// A turn longer than this is counted as a stall: everything else on the executor waited for it.
@@ -70,6 +72,10 @@ pub fn spawn_vital(future: impl Future<Output = ()> + 'static) {
 }
 
 fn watch(future: impl Future<Output = ()> + 'static, vital: bool) {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = World::current() {
+        return world.spawn(future);
+    }
     COUNTERS.with(|counters| counters.live.set(counters.live.get() + 1));
     glommio::spawn_local(Watched { future: Some(Box::pin(future)), vital }).detach();
 }
@@ -117,6 +123,10 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Both clocks. The only place of the relay's path that asks the system for the time.
 pub fn now() -> Now {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = World::current() {
+        return world.now();
+    }
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // One second ahead of the start, so that "a moment ago" never falls below zero.
     let mono = EPOCH.elapsed() + Duration::from_secs(1);
@@ -125,6 +135,10 @@ pub fn now() -> Now {
 
 /// Waits.
 pub async fn sleep(wait: Duration) {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = World::current() {
+        return world.sleep(wait).await;
+    }
     glommio::timer::sleep(wait).await;
 }
 
@@ -143,6 +157,10 @@ pub async fn yield_now() {
 
 /// The future's value, or `None` after `limit`. The future is polled inline and dropped, never a task.
 pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = World::current() {
+        return world.within(limit, future).await;
+    }
     let mut value = None;
     let done = glommio::timer::timeout(limit, async {
         value = Some(future.await);
@@ -150,4 +168,17 @@ pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Opti
     })
     .await;
     done.ok().and(value)
+}
+
+/// Random bits: salts of segments, which bytes in a mail must not guess, and spreads of retries.
+pub fn random() -> u64 {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = World::current() {
+        return world.random(|random| random.u64(..));
+    }
+    getrandom::u64().unwrap_or_else(|_| {
+        // No entropy source: the clock differs from call to call, which is what stale blocks must not share.
+        let now = now();
+        (now.wall.0 << 20) ^ now.mono.0
+    })
 }

@@ -4,11 +4,10 @@
 //! crosses no thread on its way; *split* gives each role its own. Which one is the default is said, with its figures,
 //! in ARCHITECTURE.md.
 
-mod roles;
-mod seats;
+pub mod roles;
+pub mod seats;
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
@@ -20,17 +19,18 @@ use crossbeam_channel as channel;
 use crate::config::{Config, Wiring as WiringChoice};
 use crate::control::admin::Roles;
 use crate::control::log::LogThread;
-use crate::control::resolver::ResolverCounters;
+use crate::control::resolver::{self, ResolverCounters};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::PartId;
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
-use crate::net::listener;
+use crate::net::listener::{self, Bound};
 use crate::net::tls::{ServerTls, TlsError};
 use crate::shard;
 use crate::spool::layout::Layout;
+use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
 use crate::worker;
 use roles::Common;
@@ -40,9 +40,9 @@ const WINDOW: WindowLimits = WindowLimits { jobs: WINDOW_JOBS, bytes: 64 << 20 }
 /// Room of a channel between a shard and a worker: a whole window, so that nobody waits to send.
 const CHANNEL_ROOM: usize = WINDOW.jobs as usize + CONTROL_ROOM;
 /// Time for a stop: after it, clients are told 421 in the middle of their message, and remotes are left.
-const STOP_LIMIT: Duration = Duration::from_secs(7);
+pub const STOP_LIMIT: Duration = Duration::from_secs(7);
 /// Time for that; then what is still open is shut, and after as much again the process ends as it is.
-const HURRY_LIMIT: Duration = Duration::from_secs(1);
+pub const HURRY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why the relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +106,21 @@ pub struct Orders {
 }
 
 impl Orders {
+    /// No new mail and no new transactions; what is under way gets its time.
+    pub fn stop(&self) {
+        self.tell_all(|| shard::Order::Stop, || worker::Order::Stop);
+    }
+
+    /// That time is over: clients are told 421 in the middle of their message, and remotes are left.
+    pub fn hurry(&self) {
+        self.tell_all(|| shard::Order::Hurry, || worker::Order::Hurry);
+    }
+
+    /// And what is still open is shut.
+    pub fn shut(&self) {
+        self.tell_all(|| shard::Order::Shut, || worker::Order::Hurry);
+    }
+
     fn tell_all(&self, shard_order: fn() -> shard::Order, worker_order: fn() -> worker::Order) {
         for shard in &self.shards {
             let _ = shard.send(shard_order());
@@ -130,9 +145,16 @@ impl Relay {
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
         let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
-        let plans = seats::plan_parts(&mut spool, config.threads.shards)
+        let parts = parts_for(&mut spool, config.threads.shards)
             .map_err(system("cannot make a part of the spool"))?;
-        let made = seats::make(&config, shared, sockets, plans)?;
+        let plans = seats::plan_parts(&parts, config.threads.shards);
+        let mut resolver = Arc::default();
+        let made = seats::make(&config, shared, sockets, plans, |answer_to| {
+            let answer = move |shard, domain, answer| answer_to.tell(shard, domain, answer);
+            let started = resolver::start(&config, answer)?;
+            resolver = started.counters;
+            Ok(started.handle)
+        })?;
         let (recovered, recoveries) = mpsc::channel();
         let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
@@ -149,7 +171,11 @@ impl Relay {
         let mut executors = Vec::new();
         for seat in made.seats {
             let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
-            executors.push(executor::start(&name, cpu, move || roles::run(seat, common))?);
+            let main = move || {
+                let disk = open_disk(common.config.clone());
+                roles::run(seat, common, disk)
+            };
+            executors.push(executor::start(&name, cpu, main)?);
         }
         drop(common);
         let mut relay = Self {
@@ -157,7 +183,7 @@ impl Relay {
             queued: 0,
             executors,
             orders: made.orders,
-            resolver: made.resolver,
+            resolver,
             fence,
             log: Some(log),
             drained,
@@ -209,7 +235,7 @@ impl Relay {
     /// Stops: no new mail, transactions under way get their time, everything is durable at the end. Says whether every
     /// executor came to its end; one that did not leaves its part for recovery.
     pub fn stop(mut self) -> bool {
-        self.orders.tell_all(|| shard::Order::Stop, || worker::Order::Stop);
+        self.orders.stop();
         let began = Instant::now();
         let mut steps = [STOP_LIMIT, STOP_LIMIT + HURRY_LIMIT].into_iter().enumerate().peekable();
         while !self.executors.iter().all(JoinHandle::is_finished) {
@@ -217,9 +243,9 @@ impl Relay {
             match steps.next_if(|(_, limit)| waited >= *limit) {
                 Some((0, _)) => {
                     tracing::warn!("peers take their time: ending their transactions");
-                    self.orders.tell_all(|| shard::Order::Hurry, || worker::Order::Hurry);
+                    self.orders.hurry();
                 }
-                Some(_) => self.orders.tell_all(|| shard::Order::Shut, || worker::Order::Hurry),
+                Some(_) => self.orders.shut(),
                 None => {}
             }
             if waited >= STOP_LIMIT + 2 * HURRY_LIMIT {
@@ -256,6 +282,20 @@ fn make_directory(path: &std::path::Path) -> Result<(), StartError> {
     }
 }
 
+/// The spool's parts: at least as many as there are shards.
+fn parts_for(spool: &mut Layout, shards: u16) -> std::io::Result<Vec<PartId>> {
+    let mut parts = spool.parts()?;
+    while parts.len() < usize::from(shards) {
+        parts.push(spool.create_part()?);
+    }
+    Ok(parts)
+}
+
+async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
+    let directory = &config.spool.directory;
+    Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
+}
+
 fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {
     let (certificate, key) = (&config.smtp.tls_certificate, &config.smtp.tls_key);
     if certificate.as_os_str().is_empty() {
@@ -289,8 +329,8 @@ impl Roles for Orders {
 }
 
 /// One socket for each shard and address. With port 0 the first decides the port for the others.
-fn bind_all(config: &Config) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), StartError> {
-    let mut by_shard: Vec<Vec<OwnedFd>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
+fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), StartError> {
+    let mut by_shard: Vec<Vec<Bound>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
     let mut listening = Vec::new();
     for wanted in &config.smtp.listen {
         let mut address = *wanted;
@@ -301,7 +341,7 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), Sta
                 listener::check_free(address).map_err(failed)?;
             }
             let socket = listener::bind(address).map_err(failed)?;
-            address = listener::local_address(&socket).map_err(failed)?;
+            address = socket.local_address().map_err(failed)?;
             sockets.push(socket);
         }
         listening.push(address);

@@ -1,4 +1,5 @@
-//! An executor's main future: makes its roles from their seats and runs them to their end.
+//! An executor's main future: makes its roles from their seats and runs them to their end. Which disk and which kind of
+//! network they run on is the caller's choice.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -32,16 +33,20 @@ use crate::protocol::server;
 use crate::queue::retry::RetryOptions;
 use crate::queue::{Queue, QueueOptions};
 use crate::shard::{self, Shard, open};
-use crate::spool::storage::disk::Disk;
+use crate::spool::storage::Storage;
 use crate::spool::{Fence, LogOptions};
 use crate::worker::Worker;
 
 /// What every executor needs.
 #[derive(Clone)]
-pub(super) struct Common {
+pub struct Common {
+    /// Settings.
     pub config: Arc<Config>,
+    /// To the log.
     pub events: channel::Sender<Event>,
+    /// Of the spool's file system.
     pub fence: Fence,
+    /// To shake hands with clients.
     pub tls: Option<ServerTls>,
     /// Parts that a shard leaves empty at the stop.
     pub drained: mpsc::Sender<PartId>,
@@ -62,13 +67,21 @@ impl Drop for ShardEnds {
 }
 
 /// Runs the roles of a seat until all of them have ended.
-pub(super) async fn run(seat: Seat, common: Common) {
-    if let Err(error) = start(seat, &common).await {
+pub async fn run<S: Storage>(
+    seat: Seat<S::Pin>,
+    common: Common,
+    disk: impl Future<Output = Result<S, String>>,
+) {
+    let started = match disk.await {
+        Ok(disk) => start(seat, &common, disk).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = started {
         let _ = common.recovered.send(Err(error));
     }
 }
 
-async fn start(seat: Seat, common: &Common) -> Result<(), String> {
+async fn start<S: Storage>(seat: Seat<S::Pin>, common: &Common, disk: S) -> Result<(), String> {
     let shard_ends = seat.shard.as_ref().map(|_| ShardEnds(common.shards.clone()));
     let events = EventSender::new(common.events.clone());
     let inbox = |bell| Inbox::new(bell).map_err(|error| format!("cannot wait for an eventfd: {error}"));
@@ -76,15 +89,15 @@ async fn start(seat: Seat, common: &Common) -> Result<(), String> {
     let worker_inbox = seat.worker.as_ref().map(|worker| inbox(worker.bell.clone())).transpose()?;
     let mut near = match (&shard_inbox, &worker_inbox) {
         (Some(shard), Some(worker)) => NearChannels::new(shard, worker),
-        _ => NearChannels::default(),
+        _ => NearChannels::none(),
     };
     let running = Running::default();
     if let (Some(worker), Some(inbox)) = (seat.worker, worker_inbox) {
-        let worker = make_worker(worker, inbox, &mut near, common, events.clone()).await?;
+        let worker = make_worker(worker, inbox, &mut near, common, events.clone(), disk.clone());
         running.start(worker.run());
     }
     if let (Some(seat), Some(inbox)) = (seat.shard, shard_inbox) {
-        let (shard, inbound) = make_shard(seat, inbox, &mut near, common, events).await?;
+        let (shard, inbound) = make_shard(seat, inbox, &mut near, common, events, disk).await?;
         let _ = common.recovered.send(Ok(shard.queued() as u64));
         running.start(async move {
             shard.keep(inbound).await;
@@ -119,15 +132,19 @@ impl Running {
 }
 
 /// Channels between the two roles of one executor.
-#[derive(Default)]
-struct NearChannels {
-    to_worker: Option<Sender<ToWorker<Payload>>>,
-    from_shard: Option<Receiver<ToWorker<Payload>>>,
+struct NearChannels<P> {
+    to_worker: Option<Sender<ToWorker<Payload<P>>>>,
+    from_shard: Option<Receiver<ToWorker<Payload<P>>>>,
     to_shard: Option<Sender<ToShard>>,
     from_worker: Option<Receiver<ToShard>>,
 }
 
-impl NearChannels {
+impl<P> NearChannels<P> {
+    /// For an executor with one role.
+    fn none() -> Self {
+        Self { to_worker: None, from_shard: None, to_shard: None, from_worker: None }
+    }
+
     fn new(shard: &Inbox, worker: &Inbox) -> Self {
         let (to_worker, from_shard) = doorbell::local(CHANNEL_ROOM, worker.event());
         let (to_shard, from_worker) = doorbell::local(CHANNEL_ROOM, shard.event());
@@ -161,13 +178,14 @@ fn receivers<T>(
     remote.into_iter().map(fill).collect()
 }
 
-async fn make_worker(
-    seat: WorkerSeat,
+fn make_worker<S: Storage>(
+    seat: WorkerSeat<S::Pin>,
     inbox: Inbox,
-    near: &mut NearChannels,
+    near: &mut NearChannels<S::Pin>,
     common: &Common,
     events: EventSender,
-) -> Result<Worker, String> {
+    disk: S,
+) -> Worker<S> {
     let shares_executor = near.from_shard.is_some();
     let metrics = Rc::new(WorkerMetrics::default());
     let delivery = &common.config.delivery;
@@ -196,28 +214,23 @@ async fn make_worker(
             },
             tls: delivery.starttls.then(ClientTls::opportunistic),
         },
-        disk: open_disk(common).await?,
+        disk,
         metrics: metrics.clone(),
     };
-    Ok(Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders))
+    Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders)
 }
 
-async fn open_disk(common: &Common) -> Result<Disk, String> {
-    let directory = &common.config.spool.directory;
-    Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
-}
-
-async fn make_shard(
-    seat: ShardSeat,
+async fn make_shard<S: Storage>(
+    seat: ShardSeat<S::Pin>,
     inbox: Inbox,
-    near: &mut NearChannels,
+    near: &mut NearChannels<S::Pin>,
     common: &Common,
     events: EventSender,
-) -> Result<(Rc<Shard>, Rc<Inbound>), String> {
+    disk: S,
+) -> Result<(Rc<Shard<S>>, Rc<Inbound<S>>), String> {
     let config = &common.config;
     let shares_executor = near.from_worker.is_some();
-    let mut queue = Queue::new(queue_options(config), getrandom::u64().unwrap_or(u64::from(seat.index.0)));
-    let disk = open_disk(common).await?;
+    let mut queue = Queue::new(queue_options(config), net::random());
     let options = LogOptions {
         segment_bytes: u32::try_from(config.spool.segment_bytes).unwrap_or(u32::MAX),
         reserve_bytes: config.spool.reserve_bytes,
@@ -260,12 +273,12 @@ async fn make_shard(
     Ok((shard, inbound))
 }
 
-fn make_inbound(
-    shard: &Rc<Shard>,
+fn make_inbound<S: Storage>(
+    shard: &Rc<Shard<S>>,
     common: &Common,
     metrics: Rc<ShardMetrics>,
     events: EventSender,
-) -> Inbound {
+) -> Inbound<S> {
     let config = &common.config;
     let smtp = &config.smtp;
     let shards = u64::from(config.threads.shards);

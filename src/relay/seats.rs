@@ -1,102 +1,112 @@
 //! Makes the channels between all roles, and lays the roles on executors.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::io;
 
 use crossbeam_channel as channel;
 
 use super::{CHANNEL_ROOM, Orders, StartError, system};
 use crate::config::Config;
-use crate::control::resolver::{self, ResolverCounters, ResolverHandle};
+use crate::control::resolver::ResolverHandle;
 use crate::delivery::job::Payload;
 use crate::delivery::peer::Peer;
 use crate::exchange::{CONTROL_ROOM, ToShard, ToWorker};
-use crate::id::{ShardIndex, WorkerIndex};
+use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;
 use crate::net::doorbell::{self, RemoteSender, Ringer};
 use crate::net::executor;
+use crate::net::listener::{Bound, Detached};
 use crate::routing::RouteAnswer;
 use crate::shard::open::PartPlan;
-use crate::spool::layout::{self, Layout};
+use crate::spool::layout;
 use crate::{shard, worker};
 
 /// Orders of control, and connections handed over, that may wait for a role.
 const ORDERS_ROOM: usize = 256;
 
 /// Everything that is handed to the executors, and what control keeps.
-pub(super) struct Made {
-    pub seats: Vec<Seat>,
+pub struct Made<P> {
+    /// One for each executor.
+    pub seats: Vec<Seat<P>>,
+    /// Control's way to every role.
     pub orders: Orders,
-    pub resolver: Arc<ResolverCounters>,
 }
 
-/// Which parts each of `shards` shards hosts, its active one first. Missing ones are made; those beyond the shards there
-/// are now are drained by them, in turn.
-pub(super) fn plan_parts(spool: &mut Layout, shards: u16) -> std::io::Result<Vec<Vec<PartPlan>>> {
-    let mut parts = spool.parts()?;
-    while parts.len() < usize::from(shards) {
-        parts.push(spool.create_part()?);
+/// The resolver's way to every shard.
+pub struct AnswerTo(Vec<RemoteSender<(Box<str>, RouteAnswer)>>);
+
+impl AnswerTo {
+    /// Tells `shard` where the mail of `domain` goes. Never waits.
+    pub fn tell(&self, shard: ShardIndex, domain: Box<str>, answer: RouteAnswer) {
+        // Fails only when the shard has ended.
+        let _ = self.0[usize::from(shard.0)].send((domain, answer));
     }
+}
+
+/// Which of `parts` each of `shards` shards hosts, its active one first: at least one for each. Those beyond the shards
+/// are drained by them, in turn.
+pub fn plan_parts(parts: &[PartId], shards: u16) -> Vec<Vec<PartPlan>> {
+    assert!(parts.len() >= usize::from(shards), "each shard has a part of its own");
     let mut plans = vec![Vec::new(); usize::from(shards)];
-    for (nth, id) in parts.into_iter().enumerate() {
-        plans[nth % usize::from(shards)].push(PartPlan { id, dir: layout::part_dir(id) });
+    for (nth, id) in parts.iter().enumerate() {
+        plans[nth % usize::from(shards)].push(PartPlan { id: *id, dir: layout::part_dir(*id) });
     }
-    Ok(plans)
+    plans
 }
 
 /// What one executor is given.
-pub(super) struct Seat {
+pub struct Seat<P> {
+    /// Of its thread.
     pub name: String,
+    /// The CPU it is pinned to.
     pub cpu: Option<usize>,
-    pub shard: Option<ShardSeat>,
-    pub worker: Option<WorkerSeat>,
+    pub(super) shard: Option<ShardSeat<P>>,
+    pub(super) worker: Option<WorkerSeat<P>>,
 }
 
-pub(super) struct ShardSeat {
-    pub index: ShardIndex,
-    pub bell: Ringer,
-    pub from_workers: Vec<Option<channel::Receiver<ToShard>>>,
-    pub to_workers: Vec<Option<RemoteSender<ToWorker<Payload>>>>,
-    pub answers: channel::Receiver<(Box<str>, RouteAnswer)>,
-    pub orders: channel::Receiver<shard::Order>,
-    pub handed: channel::Receiver<OwnedFd>,
-    pub hand_to: Vec<RemoteSender<OwnedFd>>,
-    pub loads: Loads,
-    pub resolver: ResolverHandle,
-    pub listeners: Vec<OwnedFd>,
-    pub parts: Vec<PartPlan>,
+/// A shard's ends of its channels, its listeners and its parts.
+pub struct ShardSeat<P> {
+    pub(super) index: ShardIndex,
+    pub(super) bell: Ringer,
+    pub(super) from_workers: Vec<Option<channel::Receiver<ToShard>>>,
+    pub(super) to_workers: Vec<Option<RemoteSender<ToWorker<Payload<P>>>>>,
+    pub(super) answers: channel::Receiver<(Box<str>, RouteAnswer)>,
+    pub(super) orders: channel::Receiver<shard::Order>,
+    pub(super) handed: channel::Receiver<Detached>,
+    pub(super) hand_to: Vec<RemoteSender<Detached>>,
+    pub(super) loads: Loads,
+    pub(super) resolver: ResolverHandle,
+    pub(super) listeners: Vec<Bound>,
+    pub(super) parts: Vec<PartPlan>,
 }
 
-pub(super) struct WorkerSeat {
-    pub index: WorkerIndex,
-    pub bell: Ringer,
-    pub from_shards: Vec<Option<channel::Receiver<ToWorker<Payload>>>>,
-    pub to_shards: Vec<Option<RemoteSender<ToShard>>>,
-    pub from_peers: Vec<channel::Receiver<Peer>>,
-    pub to_peers: Vec<RemoteSender<Peer>>,
-    pub orders: channel::Receiver<worker::Order>,
+/// A worker's ends of its channels.
+pub struct WorkerSeat<P> {
+    pub(super) index: WorkerIndex,
+    pub(super) bell: Ringer,
+    pub(super) from_shards: Vec<Option<channel::Receiver<ToWorker<Payload<P>>>>>,
+    pub(super) to_shards: Vec<Option<RemoteSender<ToShard>>>,
+    pub(super) from_peers: Vec<channel::Receiver<Peer>>,
+    pub(super) to_peers: Vec<RemoteSender<Peer>>,
+    pub(super) orders: channel::Receiver<worker::Order>,
 }
 
 /// Makes every channel and gives each role its ends.
-pub(super) fn make(
-    config: &Arc<Config>,
+pub fn make<P>(
+    config: &Config,
     shared: bool,
-    sockets: Vec<Vec<OwnedFd>>,
+    sockets: Vec<Vec<Bound>>,
     plans: Vec<Vec<PartPlan>>,
-) -> Result<Made, StartError> {
+    start_resolver: impl FnOnce(AnswerTo) -> io::Result<ResolverHandle>,
+) -> Result<Made<P>, StartError> {
     let bells = |count: u16| {
-        let made: std::io::Result<Vec<_>> = (0..count).map(|_| Ringer::new()).collect();
+        let made: io::Result<Vec<_>> = (0..count).map(|_| Ringer::new()).collect();
         made.map_err(system("cannot make an eventfd"))
     };
     let shard_bells = bells(config.threads.shards)?;
     let worker_bells = bells(config.threads.workers)?;
     // Without a bound, since a lost answer would not be asked for again; bounded by what shards ask, who look at it.
     let (answer_to, answers): (Vec<_>, Vec<_>) = shard_bells.iter().map(doorbell::remote_unbounded).unzip();
-    let resolver = resolver::start(config, move |shard, domain, answer| {
-        // Fails only when the shard has ended.
-        let _ = answer_to[usize::from(shard.0)].send((domain, answer));
-    })
-    .map_err(system("cannot start the DNS thread"))?;
+    let resolver = start_resolver(AnswerTo(answer_to)).map_err(system("cannot start the DNS thread"))?;
     let (shard_orders, shard_inboxes) = inboxes(ORDERS_ROOM, &shard_bells);
     let (worker_orders, worker_inboxes) = inboxes(ORDERS_ROOM, &worker_bells);
     let (hand_to, handed) = inboxes(ORDERS_ROOM, &shard_bells);
@@ -115,7 +125,7 @@ pub(super) fn make(
             handed,
             hand_to: hand_to.clone(),
             loads: loads.clone(),
-            resolver: resolver.handle.clone(),
+            resolver: resolver.clone(),
             listeners,
             parts,
         });
@@ -134,7 +144,7 @@ pub(super) fn make(
     }
     connect(&mut shards, &mut workers, shared);
     let orders = Orders { shards: shard_orders, workers: worker_orders };
-    Ok(Made { seats: lay(config, shared, shards, workers), orders, resolver: resolver.counters })
+    Ok(Made { seats: lay(config, shared, shards, workers), orders })
 }
 
 /// A channel into each role.
@@ -143,7 +153,7 @@ fn inboxes<T>(room: usize, bells: &[Ringer]) -> (Vec<RemoteSender<T>>, Vec<chann
 }
 
 /// Joins every shard with every worker, and the workers with each other.
-fn connect(shards: &mut [ShardSeat], workers: &mut [WorkerSeat], shared: bool) {
+fn connect<P>(shards: &mut [ShardSeat<P>], workers: &mut [WorkerSeat<P>], shared: bool) {
     for shard in shards {
         for worker in &mut *workers {
             if shared && shard.index.0 == worker.index.0 {
@@ -172,7 +182,12 @@ fn connect(shards: &mut [ShardSeat], workers: &mut [WorkerSeat], shared: bool) {
 }
 
 /// Lays the roles on executors.
-fn lay(config: &Config, shared: bool, shards: Vec<ShardSeat>, workers: Vec<WorkerSeat>) -> Vec<Seat> {
+fn lay<P>(
+    config: &Config,
+    shared: bool,
+    shards: Vec<ShardSeat<P>>,
+    workers: Vec<WorkerSeat<P>>,
+) -> Vec<Seat<P>> {
     let cpus = executor::online_cpus();
     let cpu = |nth: usize| (config.threads.pin && nth < cpus.len()).then(|| cpus[nth]);
     let mut seats = Vec::new();

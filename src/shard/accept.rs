@@ -1,6 +1,5 @@
 //! The shard's accept loops, and connections handed over by other shards.
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,37 +8,38 @@ use crate::id::ShardIndex;
 use crate::inbound::session::{self, Inbound};
 use crate::metrics::ConnectionResult;
 use crate::net;
-use crate::net::listener::{self, Accepted, Listener};
+use crate::net::listener::{self, Accepted, Bound, Listener};
 use crate::net::stream::Stream;
 use crate::protocol::reply;
+use crate::spool::storage::Storage;
 
 /// Gives a place on the shard back when the connection's task ends, however it ends.
-struct Load {
-    shard: Rc<Shard>,
+struct Load<S: Storage> {
+    shard: Rc<Shard<S>>,
 }
 
-impl Drop for Load {
+impl<S: Storage> Drop for Load<S> {
     fn drop(&mut self) {
         self.shard.wiring.loads.release(self.shard.wiring.index);
         self.shard.wiring.inbox.event().notify();
     }
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// Starts an accept loop on a bound socket.
-    pub fn listen(self: &Rc<Self>, socket: OwnedFd, inbound: &Rc<Inbound>) -> std::io::Result<()> {
+    pub fn listen(self: &Rc<Self>, socket: Bound, inbound: &Rc<Inbound<S>>) -> std::io::Result<()> {
         self.listeners.borrow_mut().push(socket.try_clone()?);
         self.accepting.set(self.accepting.get() + 1);
         let (shard, inbound) = (self.clone(), inbound.clone());
         net::spawn(async move {
-            shard.accept_all(Listener::from_fd(socket), &inbound).await;
+            shard.accept_all(Listener::new(socket), &inbound).await;
             shard.accepting.set(shard.accepting.get() - 1);
             shard.wiring.inbox.event().notify();
         });
         Ok(())
     }
 
-    async fn accept_all(self: &Rc<Self>, listener: Listener, inbound: &Rc<Inbound>) {
+    async fn accept_all(self: &Rc<Self>, listener: Listener, inbound: &Rc<Inbound<S>>) {
         while !self.stopping.get() {
             match listener.accept().await {
                 Ok(accepted) => self.place(accepted, inbound),
@@ -57,35 +57,35 @@ impl Shard {
     }
 
     /// Serves the connection here, or hands it to the shard with the fewest.
-    fn place(self: &Rc<Self>, accepted: Accepted, inbound: &Rc<Inbound>) {
+    fn place(self: &Rc<Self>, accepted: Accepted, inbound: &Rc<Inbound<S>>) {
         let own = self.wiring.index;
         let chosen = self.wiring.loads.reserve(own);
         if chosen == own {
             return self.start_session(accepted.into_stream(), inbound);
         }
-        match accepted.into_fd() {
+        match accepted.detach() {
             Ok(socket) => {
                 if let Err(socket) = self.wiring.hand_to[usize::from(chosen.0)].send(socket) {
                     // Its channel is full: stay.
                     self.wiring.loads.move_place(chosen, own);
-                    self.start_session(Stream::from_fd(socket), inbound);
+                    self.start_session(Stream::from_detached(socket), inbound);
                 }
             }
             Err(_) => self.lose(chosen),
         }
     }
 
-    pub(super) fn take_handed(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
+    pub(super) fn take_handed(self: &Rc<Self>, inbound: &Rc<Inbound<S>>) -> bool {
         let mut worked = false;
         for _ in 0..ROUND {
             let Ok(socket) = self.wiring.handed.try_recv() else { break };
             worked = true;
-            self.start_session(Stream::from_fd(socket), inbound);
+            self.start_session(Stream::from_detached(socket), inbound);
         }
         worked
     }
 
-    fn start_session(self: &Rc<Self>, stream: std::io::Result<Stream>, inbound: &Rc<Inbound>) {
+    fn start_session(self: &Rc<Self>, stream: std::io::Result<Stream>, inbound: &Rc<Inbound<S>>) {
         let load = Load { shard: self.clone() };
         let connected = stream.and_then(|stream| Ok((stream.peer_address()?.ip(), stream)));
         let Ok((peer, stream)) = connected else {

@@ -11,8 +11,9 @@ use crate::id::{PathId, WorkerIndex};
 use crate::net;
 use crate::outcome::{Enhanced, Reply};
 use crate::queue;
+use crate::spool::storage::Storage;
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// Asks control for the domains that have no path, no faster than answers are taken in; whether more wait to be
     /// asked for at once.
     pub(super) fn ask_routes(&self) -> bool {
@@ -65,7 +66,7 @@ impl Shard {
     }
 
     /// The message, or the means to read it: from memory without waiting, else with its segments pinned.
-    async fn payload(&self, ready: &queue::Job) -> Option<Payload> {
+    async fn payload(&self, ready: &queue::Job) -> Option<Payload<S::Pin>> {
         if let Some(message) = self.resident.borrow().message(ready.id) {
             return Some(Payload::Resident(message.clone()));
         }
@@ -99,14 +100,14 @@ impl Shard {
         }
     }
 
-    fn send(&self, worker: WorkerIndex, job: Job<Payload>) {
+    fn send(&self, worker: WorkerIndex, job: Job<Payload<S::Pin>>) {
         let left = self.queue.borrow().ready(job.path);
         self.ledger.borrow_mut().sent(job.path, worker, job.bytes, left);
         let sent = self.wiring.to_workers[usize::from(worker.0)].send(ToWorker::Job(job));
         assert!(sent.is_ok(), "the channel holds a whole window");
     }
 
-    fn job(&self, ready: &queue::Job, path: PathId, body: Payload) -> Job<Payload> {
+    fn job(&self, ready: &queue::Job, path: PathId, body: Payload<S::Pin>) -> Job<Payload<S::Pin>> {
         Job {
             shard: self.wiring.index,
             leg: ready.leg,

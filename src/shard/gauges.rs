@@ -4,9 +4,10 @@ use super::Shard;
 use crate::inbound::session::Inbound;
 use crate::metrics::LegStateLabel;
 use crate::net;
+use crate::spool::storage::Storage;
 
-impl Shard {
-    pub(super) fn update_gauges(&self, inbound: &Inbound) {
+impl<S: Storage> Shard<S> {
+    pub(super) fn update_gauges(&self, inbound: &Inbound<S>) {
         let metrics = &self.metrics;
         let depth = self.queue.borrow().depth();
         let legs = &metrics.queue_legs;

@@ -21,13 +21,12 @@ mod settle;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hash::HashState;
 use crossbeam_channel as channel;
-use foldhash::fast::RandomState;
 
 use crate::clock::Moment;
 use crate::control::resolver::ResolverHandle;
@@ -42,10 +41,12 @@ use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
+use crate::net::listener::{Bound, Detached};
 use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
-use crate::spool::DiskLog as Log;
+use crate::spool::Log;
+use crate::spool::storage::Storage;
 use resident::Resident;
 
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
@@ -70,7 +71,7 @@ pub enum Order {
 }
 
 /// Channels of a shard.
-pub struct Wiring {
+pub struct Wiring<P> {
     /// Its place.
     pub index: ShardIndex,
     /// Where the keeper waits.
@@ -78,7 +79,7 @@ pub struct Wiring {
     /// From each worker.
     pub from_workers: Vec<Receiver<ToShard>>,
     /// To each worker.
-    pub to_workers: Vec<Sender<ToWorker<Payload>>>,
+    pub to_workers: Vec<Sender<ToWorker<Payload<P>>>>,
     /// Takes the numbers of parts that are not active and hold nothing any more, at the stop.
     pub drained: std::sync::mpsc::Sender<PartId>,
     /// Answers of the resolver.
@@ -86,9 +87,9 @@ pub struct Wiring {
     /// Orders.
     pub orders: channel::Receiver<Order>,
     /// Connections accepted by other shards.
-    pub handed: channel::Receiver<OwnedFd>,
+    pub handed: channel::Receiver<Detached>,
     /// To hand connections to each shard.
-    pub hand_to: Vec<RemoteSender<OwnedFd>>,
+    pub hand_to: Vec<RemoteSender<Detached>>,
     /// Connections of all shards.
     pub loads: Loads,
     /// Asks where domains go.
@@ -109,41 +110,41 @@ pub struct Options {
 }
 
 /// A part that this shard hosts.
-pub struct Part {
+pub struct Part<S: Storage> {
     /// Its number.
     pub id: PartId,
     /// Its log.
-    pub log: Log,
+    pub log: Log<S>,
 }
 
 /// A shard's state, shared by its tasks.
-pub struct Shard {
-    wiring: Wiring,
+pub struct Shard<S: Storage> {
+    wiring: Wiring<S::Pin>,
     options: Options,
     queue: RefCell<Queue>,
     ledger: RefCell<Ledger>,
     /// The active part first; the others are only drained.
-    parts: Vec<Part>,
+    parts: Vec<Part<S>>,
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
-    path_errors: RefCell<HashMap<PathId, Reply, RandomState>>,
+    path_errors: RefCell<HashMap<PathId, Reply, HashState>>,
     /// Outcomes that found the disk full; their legs are in flight until they are written.
     unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
     stopping: Cell<bool>,
     bounces: Cell<usize>,
     accepting: Cell<usize>,
-    listeners: RefCell<Vec<OwnedFd>>,
+    listeners: RefCell<Vec<Bound>>,
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// A shard whose parts have been recovered into `queue`.
     pub fn new(
-        wiring: Wiring,
+        wiring: Wiring<S::Pin>,
         options: Options,
         queue: Queue,
         ledger: Ledger,
-        parts: Vec<Part>,
+        parts: Vec<Part<S>>,
         metrics: Rc<ShardMetrics>,
     ) -> Rc<Self> {
         assert!(!parts.is_empty(), "a shard has an active part");
@@ -165,11 +166,11 @@ impl Shard {
     }
 
     /// The log that takes new mail.
-    pub fn active_log(&self) -> &Log {
+    pub fn active_log(&self) -> &Log<S> {
         &self.parts[0].log
     }
 
-    fn log_of(&self, id: MessageId) -> &Log {
+    fn log_of(&self, id: MessageId) -> &Log<S> {
         let part = self.parts.iter().find(|part| part.id == id.part());
         &part.expect("a message in the queue is in a part of this shard").log
     }
@@ -193,7 +194,7 @@ impl Shard {
     }
 
     /// The keeper: runs until the shard has stopped.
-    pub async fn keep(self: Rc<Self>, inbound: Rc<Inbound>) {
+    pub async fn keep(self: Rc<Self>, inbound: Rc<Inbound<S>>) {
         loop {
             let worked = self.take_reports().await
                 | self.take_answers().await
@@ -225,7 +226,7 @@ impl Shard {
         }
     }
 
-    fn is_done(&self, inbound: &Inbound) -> bool {
+    fn is_done(&self, inbound: &Inbound<S>) -> bool {
         self.stopping.get()
             && inbound.sessions.is_empty()
             && self.accepting.get() == 0
@@ -248,7 +249,7 @@ impl Shard {
         next.into_iter().chain(again).min()
     }
 
-    fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound>) -> bool {
+    fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound<S>>) -> bool {
         let mut worked = false;
         while let Ok(order) = self.wiring.orders.try_recv() {
             worked = true;
@@ -265,10 +266,10 @@ impl Shard {
         worked
     }
 
-    fn stop(&self, inbound: &Inbound) {
+    fn stop(&self, inbound: &Inbound<S>) {
         self.stopping.set(true);
         for listener in self.listeners.borrow().iter() {
-            net::listener::shut(listener);
+            listener.shut();
         }
         inbound.sessions.stop();
     }

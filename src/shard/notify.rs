@@ -13,21 +13,22 @@ use crate::message::Message;
 use crate::net;
 use crate::outcome::{Bounced, LegState, Reply, Verdict};
 use crate::queue::Change;
+use crate::spool::storage::Storage;
 use crate::spool::{AppendError, Note, reader};
 
 /// Counts a bounce out when its task ends, however it ends.
-struct Making {
-    shard: Rc<Shard>,
+struct Making<S: Storage> {
+    shard: Rc<Shard<S>>,
 }
 
-impl Drop for Making {
+impl<S: Storage> Drop for Making<S> {
     fn drop(&mut self) {
         self.shard.bounces.set(self.shard.bounces.get() - 1);
         self.shard.wiring.inbox.event().notify();
     }
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// Starts the bounces that are due, a few at a time.
     pub(super) fn make_bounces(self: &Rc<Self>) {
         while self.bounces.get() < BOUNCES_MAX && !self.stopping.get() {

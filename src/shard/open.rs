@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Log, Part, Shard};
+use super::{Part, Shard};
 use crate::clock::Now;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId, PartId};
@@ -10,8 +10,8 @@ use crate::metrics::{DamageKind, ShardMetrics};
 use crate::net;
 use crate::outcome::LegState;
 use crate::queue::{Change, Queue};
-use crate::spool::storage::disk::Disk;
-use crate::spool::{Fence, Flaw, Liveness, LogOptions, Recovered, RecoveryReport, SpoolError};
+use crate::spool::storage::Storage;
+use crate::spool::{Fence, Flaw, Liveness, Log, LogOptions, Recovered, RecoveryReport, SpoolError};
 
 /// Findings of a part's restart that get a line each: a part that is rotten all over must not fill the log.
 const FINDINGS_TOLD_MAX: usize = 20;
@@ -29,19 +29,19 @@ pub struct PartPlan {
 ///
 /// # Errors
 /// When a part cannot be read, or holds what this version does not understand. Nothing was changed then.
-pub async fn open_parts(
-    disk: &Disk,
+pub async fn open_parts<S: Storage>(
+    disk: &S,
     plans: &[PartPlan],
     options: &LogOptions,
     fence: &Fence,
     queue: &mut Queue,
     metrics: &ShardMetrics,
     events: &EventSender,
-) -> Result<Vec<Part>, SpoolError> {
+) -> Result<Vec<Part<S>>, SpoolError> {
     let mut parts = Vec::new();
     for plan in plans {
         let mut apply = |recovered: Recovered<'_>| apply(queue, recovered, net::now());
-        let mut salt = random;
+        let mut salt = net::random;
         let (log, report) = Log::open(
             disk.clone(),
             plan.id,
@@ -58,7 +58,7 @@ pub async fn open_parts(
     Ok(parts)
 }
 
-/// One record of the last run. Returns the place of a copy that is dead now.
+/// Folds one record of an earlier run into `queue`. Returns the place of a copy that is dead now.
 pub fn apply(queue: &mut Queue, recovered: Recovered<'_>, now: Now) -> Option<Location> {
     let change = match &recovered {
         Recovered::Accepted { id, location, envelope, legs } => Change::Accepted {
@@ -115,19 +115,10 @@ fn damage_kind(flaw: Flaw) -> DamageKind {
     }
 }
 
-/// Random bits for segment salts, so that bytes in a mail cannot pass for records.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| {
-        // No entropy source: the clock differs from segment to segment, which is what stale blocks must not share.
-        let now = net::now();
-        (now.wall.0 << 20) ^ now.mono.0
-    })
-}
-
 /// What the log's ring asks the queue.
-struct QueueLiveness(Rc<Shard>);
+struct QueueLiveness<S: Storage>(Rc<Shard<S>>);
 
-impl Liveness for QueueLiveness {
+impl<S: Storage> Liveness for QueueLiveness<S> {
     fn state(&self, id: MessageId) -> Option<(Location, Vec<LegState>)> {
         self.0.queue.borrow().state(id)
     }
@@ -154,7 +145,7 @@ impl Liveness for QueueLiveness {
     }
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// Starts the tasks of the logs.
     pub fn start_logs(self: &Rc<Self>) {
         for part in &self.parts {
@@ -165,7 +156,7 @@ impl Shard {
             }));
             net::spawn_vital(part.log.clone().run_committer());
             net::spawn_vital(part.log.clone().run_clock());
-            net::spawn_vital(part.log.clone().run_upkeep(QueueLiveness(self.clone()), random));
+            net::spawn_vital(part.log.clone().run_upkeep(QueueLiveness(self.clone()), net::random));
         }
     }
 

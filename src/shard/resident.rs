@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use crate::hash::HashState;
 
 use crate::clock::Moment;
 use crate::id::MessageId;
@@ -21,7 +21,7 @@ const KEPT_FOR: Duration = Duration::from_secs(3);
 pub struct Resident {
     bytes_max: usize,
     bytes: usize,
-    messages: HashMap<MessageId, Arc<Message>, RandomState>,
+    messages: HashMap<MessageId, Arc<Message>, HashState>,
     /// In order of arrival; ids that have left since are skipped.
     order: VecDeque<(MessageId, Moment)>,
 }

@@ -12,6 +12,7 @@ use crate::net;
 use crate::outcome::{Enhanced, LegResult, Outcome, Reply, Verdict};
 use crate::queue::{self, Change, Expired};
 use crate::routing::{PathKind, RouteAnswer};
+use crate::spool::storage::Storage;
 use crate::spool::{AppendError, Note};
 
 /// Where a result comes from.
@@ -20,7 +21,7 @@ struct Source<'a> {
     counts_as_attempt: bool,
 }
 
-impl Shard {
+impl<S: Storage> Shard<S> {
     /// Takes in reports and grants.
     pub(super) async fn take_reports(self: &Rc<Self>) -> bool {
         let mut worked = false;

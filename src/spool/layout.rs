@@ -5,6 +5,7 @@
 //! spool/format        format version and the next part's number; replaced whole, never changed in place
 //! spool/lock          held (flock) while a relay runs; says which (`lock`)
 //! spool/part-00000/   segments of part 0
+//! spool/gone-00001/   what is left of part 1, which was drained and is being removed; never read
 //! spool/damaged/      bytes that were set aside, for people to look at; the relay never reads or removes them
 //! ```
 
@@ -13,7 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs, syncfs};
 
 use super::error::SpoolError;
 use super::lock;
@@ -21,6 +22,8 @@ use crate::id::PartId;
 
 /// Version of the directory's layout. A higher one is refused.
 pub const FORMAT: u32 = 1;
+/// The file that is locked while a relay runs.
+pub const LOCK: &str = "lock";
 const FIRST_LINE: &str = "ringpost spool";
 
 /// An open, locked spool directory.
@@ -31,6 +34,9 @@ pub struct Layout {
     /// Held for its lock.
     _lock: File,
 }
+
+/// How the directory of a part begins that is being removed.
+const GONE: &str = "gone-";
 
 /// Directory of a part within the spool.
 pub fn part_dir(part: PartId) -> String {
@@ -70,7 +76,9 @@ impl Layout {
         let layout = Self { root: root.to_owned(), next_part: next_part.unwrap_or(0), _lock: lock };
         let made = (|| {
             layout.make_dir("damaged")?;
+            layout.remove_gone()?;
             if next_part.is_none() {
+                layout.sync_parent()?;
                 layout.write_format()?;
             }
             Ok::<(), io::Error>(())
@@ -102,8 +110,22 @@ impl Layout {
 
     /// Removes a drained part with the segments in it. The caller has closed its log and knows that nothing is live.
     pub fn remove_part(&self, part: PartId) -> io::Result<()> {
-        fs::remove_dir_all(self.root.join(part_dir(part)))?;
-        self.sync_root()
+        let gone = self.root.join(format!("{GONE}{:05}", part.0));
+        // The part goes whole: a crash that leaves messages of it without their settlements would bring them back to life.
+        fs::rename(self.root.join(part_dir(part)), &gone)?;
+        self.sync_root()?;
+        fs::remove_dir_all(gone)
+    }
+
+    /// Ends removals that a crash has cut short.
+    fn remove_gone(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(GONE) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     fn make_dir(&self, name: &str) -> io::Result<()> {
@@ -124,6 +146,15 @@ impl Layout {
 
     fn sync_root(&self) -> io::Result<()> {
         File::open(&self.root)?.sync_all()
+    }
+
+    /// Makes the spool's own name durable: without it a power cut takes everything that is synced below.
+    fn sync_parent(&self) -> io::Result<()> {
+        match File::open(self.root.join("..")) {
+            Ok(parent) => parent.sync_all(),
+            // Not ours to look into; its file system, which is that of the name, can still be synced.
+            Err(_) => Ok(syncfs(File::open(&self.root)?)?),
+        }
     }
 }
 
@@ -178,7 +209,7 @@ fn read_format(root: &Path) -> Result<Option<u32>, String> {
             let entries = fs::read_dir(root).map_err(|error| error.to_string())?;
             for entry in entries {
                 let name = entry.map_err(|error| error.to_string())?.file_name();
-                if !["lost+found", "lock", "damaged", "format.new"].iter().any(|known| name == **known) {
+                if !["lost+found", LOCK, "damaged", "format.new"].iter().any(|known| name == **known) {
                     return Err(format!("is no spool, and not empty: there is {}", name.display()));
                 }
             }
@@ -226,6 +257,28 @@ mod tests {
         let mut layout = Layout::open(root.path()).unwrap();
         assert_eq!(layout.parts().unwrap(), [PartId(0)]);
         assert_eq!(layout.create_part().unwrap(), PartId(2));
+    }
+
+    #[test]
+    fn a_removal_that_a_crash_has_cut_short_leaves_no_part_behind() {
+        let root = root();
+        let mut layout = Layout::open(root.path()).unwrap();
+        let (kept, removed) = (layout.create_part().unwrap(), layout.create_part().unwrap());
+        let directory = root.path().join(part_dir(removed));
+        // A file in the way stops the removal before anything of the part is touched.
+        let gone = root.path().join(format!("{GONE}{:05}", removed.0));
+        fs::write(&gone, "").unwrap();
+        fs::write(directory.join("segment-0000000001"), "").unwrap();
+        layout.remove_part(removed).expect_err("something is in the way");
+        assert!(directory.join("segment-0000000001").exists(), "all of it or nothing");
+        fs::remove_file(&gone).unwrap();
+        fs::rename(&directory, &gone).unwrap();
+        drop(layout);
+        let layout = Layout::open(root.path()).unwrap();
+        assert_eq!(layout.parts().unwrap(), [kept]);
+        let names: Vec<_> =
+            fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!names.iter().any(|name| name.to_string_lossy().starts_with(GONE)), "{names:?}");
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub(super) struct Replay<S: Storage> {
     /// Lowest segment that is still needed.
     pub oldest: u32,
     /// Chunks of the messages that are not settled.
-    pub chunks: HashMap<MessageId, Vec<Location>, foldhash::fast::RandomState>,
+    pub chunks: HashMap<MessageId, Vec<Location>, crate::hash::HashState>,
     /// Bytes of records of messages that are not settled, by segment.
     pub live: BTreeMap<u32, u64>,
 }

@@ -36,6 +36,32 @@ impl Flaw {
     pub fn is_damage(self) -> bool {
         self != Self::Torn
     }
+
+    /// What follows from it for the operator, in some lines.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Torn => {
+                "The last write before a crash did not complete, and nobody was told 250 for it:\n\
+                 nothing is lost, and there is nothing to do."
+            }
+            Self::Rot => {
+                "These bytes were acknowledged and have changed since: look at the disk and its file system.\n\
+                 A damaged `Accepted` is a message that is lost: its sender has to send it again.\n\
+                 A damaged `Chunk` is a piece of a long message, which is not sent.\n\
+                 A damaged `Outcome` or `Bounced` is an attempt that may be repeated."
+            }
+            Self::Header => "The other copy stands for it and nothing is lost: look at the disk.",
+            Self::Footer => "The segment's batches say the same and nothing is lost: look at the disk.",
+            Self::Unreadable => {
+                "Messages in this segment are lost, and attempts noted in it may be repeated. The file is kept:\n\
+                 look at the disk. With a copy of the file from a backup everything can be read again."
+            }
+            Self::Missing => {
+                "Messages in this segment are lost, and attempts noted in it may be repeated.\n\
+                 If the file can be brought back, stop the relay first."
+            }
+        }
+    }
 }
 
 /// A place that is not as it was written.
@@ -65,31 +91,6 @@ impl Finding {
         let what = if self.flaw == Flaw::Torn { "torn" } else { "rot" };
         format!("part-{:05}-segment-{:010}-at-{start}.{what}", self.part.0, self.segment)
     }
-
-    /// What follows from it for the operator.
-    pub fn advice(&self) -> &'static str {
-        match self.flaw {
-            Flaw::Torn => {
-                "The last write before a crash did not complete, and nobody was told 250 for it: nothing is lost, \
-                 there is nothing to do."
-            }
-            Flaw::Rot => {
-                "These bytes were acknowledged and have changed since: look at the disk and its file system. A damaged \
-                 `Accepted` is a message that is lost: ask its sender for it. A damaged `Chunk` is a piece of a long \
-                 message, which is not delivered. A damaged `Outcome` or `Bounced` is an attempt that may be repeated."
-            }
-            Flaw::Header => "The other copy stands for it and nothing is lost: look at the disk.",
-            Flaw::Footer => "The segment's batches say the same and nothing is lost: look at the disk.",
-            Flaw::Unreadable => {
-                "Nothing in this segment can be read: messages in it are lost, and attempts noted in it may be \
-                 repeated. The file is kept. Look at the disk; from a backup of the file everything can be read again."
-            }
-            Flaw::Missing => {
-                "Messages in this segment are lost, and attempts noted in it may be repeated. If the file can be brought \
-                 back, stop the relay first."
-            }
-        }
-    }
 }
 
 impl fmt::Display for Finding {
@@ -100,7 +101,8 @@ impl fmt::Display for Finding {
         }
         match self.flaw {
             Flaw::Torn => f.write_str("are torn, the end of a write that was never acknowledged"),
-            Flaw::Rot => write!(f, "are rotten; {} intact records in them apply", self.salvaged),
+            Flaw::Rot if self.salvaged == 0 => f.write_str("are rotten, with no intact record in them"),
+            Flaw::Rot => write!(f, "are rotten; what is intact in them applies, records: {}", self.salvaged),
             Flaw::Header => f.write_str("one of two copies of its header is damaged"),
             Flaw::Footer => f.write_str("its footer is damaged, its batches are read instead"),
             Flaw::Unreadable => f.write_str("its header is lost and nothing in it can be read"),
@@ -202,6 +204,6 @@ pub(super) fn text(finding: &Finding, segment_path: &str, traces: &[Trace]) -> S
     if label == "records" {
         text.push_str("records  none of the damaged ones has a header that can be read\n");
     }
-    text.push_str(&format!("\n{}\n", finding.advice()));
+    text.push_str(&format!("\n{}\n", finding.flaw.advice()));
     text
 }

@@ -74,9 +74,9 @@ pub(super) struct State<S: Storage> {
     /// The last try to append an abort found no place; the next segment ends this.
     pub aborts_blocked: bool,
     /// Where the chunks of long bodies lie: of open transactions and of accepted messages.
-    pub chunks: HashMap<MessageId, Vec<Location>, foldhash::fast::RandomState>,
+    pub chunks: HashMap<MessageId, Vec<Location>, crate::hash::HashState>,
     /// Messages with chunks between their Accepted being placed and their acceptor being told.
-    pub accepting: HashSet<MessageId, foldhash::fast::RandomState>,
+    pub accepting: HashSet<MessageId, crate::hash::HashState>,
     pub leaving: Vec<Leaving>,
     /// Outcomes and bounces in the filling batch, and in the one being written.
     pub notes_filling: u64,

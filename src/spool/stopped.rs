@@ -134,3 +134,112 @@ impl<S: Storage> StoppedPart<S> {
         self.segments.iter().enumerate().filter(|(_, found)| found.number >= self.replay.oldest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::BLOCK_BYTES;
+    use crate::spool::segment;
+    use crate::spool::storage::memory::MemoryDisk;
+    use crate::spool::testing::{DIR, Executor, Model, PART, drive, message, open};
+
+    const SEGMENT: u32 = 64 * 1024;
+    const FIRST: &str = "part-00001/segment-0000000001";
+
+    /// A disk with a part that some messages of 3,000 bytes have filled to the third segment.
+    fn filled() -> MemoryDisk {
+        let disk = MemoryDisk::new(1 << 30);
+        let executor = Executor::new(&disk);
+        let (log, _, model) = open(&executor, &disk, SEGMENT, 1).expect("an empty part");
+        drive(&executor, &log, &model);
+        let done = executor.run(async move {
+            for _ in 0..40 {
+                let id = log.next_id();
+                let (_, location) = log.accept(&message(id, 3000)).await.expect("room");
+                model.0.borrow_mut().insert(id, (location, 0));
+            }
+            log.storage_sleep().await;
+            log.close().await;
+        });
+        done.expect("it ends");
+        disk.copy()
+    }
+
+    /// What a look into the part found: at first as a restart does, and in all of it; and how many messages there are.
+    type Looked = (Vec<Finding>, Vec<(Finding, Vec<Trace>)>, usize);
+
+    fn look(disk: &MemoryDisk) -> Looked {
+        let (on, model) = (disk.clone(), Model::default());
+        let folded = model.clone();
+        let before = disk.event_count();
+        let looked = Executor::new(disk).run(async move {
+            let mut apply = |record: crate::spool::Recovered<'_>| folded.apply(record);
+            let mut part = StoppedPart::read(on, PART, DIR, &mut apply).await.expect("readable");
+            let first = part.report().findings(PART);
+            part.scan_sealed().await.expect("readable");
+            (first, part.findings().await.expect("readable"))
+        });
+        assert_eq!(disk.event_count(), before, "something was written");
+        let (first, all) = looked.expect("it ends");
+        (first, all, model.ids().len())
+    }
+
+    #[test]
+    fn a_sound_part_is_read_as_a_restart_reads_it_and_nothing_is_found_or_written() {
+        let disk = filled();
+        let (first, all, messages) = look(&disk);
+        assert_eq!((first, all, messages), (Vec::new(), Vec::new(), 40));
+        let (_, _, recovered) = open(&Executor::new(&disk), &disk, SEGMENT, 9).expect("sound");
+        assert_eq!(recovered.ids().len(), messages);
+    }
+
+    #[test]
+    fn rot_in_a_sealed_segment_is_found_though_a_restart_reads_its_footer() {
+        let disk = filled();
+        // Within the first record's body, and in the padding behind a batch.
+        for at in
+            [segment::BATCHES_OFFSET as usize + 1000, segment::BATCHES_OFFSET as usize + BLOCK_BYTES - 1]
+        {
+            let copy = disk.copy();
+            copy.flip(FIRST, at, 4);
+            let (first, all, messages) = look(&copy);
+            assert_eq!((first.len(), messages), (0, 40), "the footer hides it");
+            let [(finding, traces)] = &all[..] else { panic!("{all:?}") };
+            assert_eq!((finding.segment, finding.flaw, finding.flaw.is_damage()), (1, Flaw::Rot, true));
+            let struck = traces.iter().map(|trace| trace.header.id.sequence()).collect::<Vec<_>>();
+            let padding = at % BLOCK_BYTES == BLOCK_BYTES - 1;
+            assert_eq!(struck, if padding { vec![] } else { vec![1] }, "who is concerned is named");
+        }
+    }
+
+    #[test]
+    fn a_footer_that_is_damaged_or_says_something_else_is_found() {
+        let disk = filled();
+        let bytes = disk.contents(FIRST).expect("a segment");
+        let place = bytes.len() - segment::TRAILER_BYTES as usize;
+        let (header, footer) = segment::Header::decode_trailer(&bytes[place..]).expect("it is sealed");
+        let flaws = |disk: &MemoryDisk| look(disk).1.iter().map(|(found, _)| found.flaw).collect::<Vec<_>>();
+        let damaged = disk.copy();
+        damaged.flip(FIRST, footer.offset as usize + 50, 1);
+        assert_eq!(flaws(&damaged), [Flaw::Footer]);
+        assert_eq!(look(&damaged).2, 40, "its batches say the same");
+        // A footer that a bug had written without its last record: all checksums hold.
+        let mut shorter = bytes.clone();
+        let mut entries = Vec::new();
+        let listed = &bytes[footer.offset as usize..][..footer.bytes as usize];
+        read_footer::<Refusal>(listed, header.salt, 1, &mut |_, meta, _| {
+            entries.push(crate::spool::record::padded(crate::spool::record::HEADER_BYTES + meta.len()));
+            Ok(())
+        })
+        .expect("intact");
+        let left = listed.len() - entries.last().expect("records");
+        let checksum = header.salt.checksum(&listed[..left]);
+        let lying = segment::Footer { bytes: left as u32, checksum, ..footer };
+        header.encode_trailer(lying, &mut shorter[place..]);
+        let lies = disk.copy();
+        lies.put(FIRST, shorter);
+        let (first, all, messages) = look(&lies);
+        assert_eq!((first.len(), messages), (0, 39), "a restart believes it");
+        assert_eq!(all.iter().map(|(found, _)| found.flaw).collect::<Vec<_>>(), [Flaw::Footer]);
+    }
+}

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::commit::{Log, Note};
 use super::error::AppendError;
-use super::storage::memory::{Fault, MemoryDisk};
+use super::storage::memory::{Fault, MemoryDisk, Rule};
 use super::testing::*;
 use crate::id::{Location, MessageId};
 use crate::limits::BATCH_BYTES_MAX;
@@ -176,12 +176,9 @@ fn a_power_cut_at_any_write_loses_nothing_acknowledged_and_applies_nothing_half(
 
 /// Recovers, checks, accepts one more, cuts the power again and recovers again.
 fn check_image(image: &MemoryDisk, journal: &Journal, events: usize, seed: u64) {
-    let history = MemoryDisk::new(1 << 30);
-    for path in image.paths() {
-        history.put_durably(&path, image.contents(&path).unwrap());
-    }
-    let executor = Executor::new(&history);
-    let (log, report, model) = open(&executor, &history, SEGMENT, seed).unwrap();
+    let history = image;
+    let executor = Executor::new(history);
+    let (log, report, model) = open(&executor, history, SEGMENT, seed).unwrap();
     assert!(!report.has_rot(), "a power cut is no rot: {report:?}");
     for id in journal.owed(events) {
         assert!(model.0.borrow().contains_key(&id), "event {events}, seed {seed}: {id} is lost");
@@ -212,10 +209,7 @@ fn a_power_cut_at_any_write_of_a_recovery_changes_nothing() {
     workload(&disk, &executor, &log, &model, &journal, 5);
     for events in (1..=disk.event_count()).step_by(3) {
         let image = disk.cut(events, &mut coin(events as u64));
-        let history = MemoryDisk::new(1 << 30);
-        for path in image.paths() {
-            history.put_durably(&path, image.contents(&path).unwrap());
-        }
+        let history = image;
         let start = history.event_count();
         let (_, _, first) = open(&Executor::new(&history), &history, SEGMENT, 5).unwrap();
         for at in start..=history.event_count() {
@@ -237,7 +231,8 @@ fn a_failed_call_at_any_place_is_never_acknowledged_and_the_fence_stays() {
     for (call, sticky) in (0..calls + 2).flat_map(|call| [(call, false), (call, true)]) {
         let disk = MemoryDisk::new(1 << 30);
         let executor = Executor::new(&disk);
-        disk.set_fault(Some(Fault { call, errno: 5, sticky }));
+        let rule = Rule::new(Fault::Error(5)).after(call);
+        disk.set_faults(if sticky { rule.sticky() } else { rule });
         let Ok((log, _, model)) = open(&executor, &disk, SEGMENT, 1) else { continue };
         drive(&executor, &log, &model);
         let journal = Journal::default();
@@ -257,7 +252,7 @@ fn a_failed_call_at_any_place_is_never_acknowledged_and_the_fence_stays() {
             let more = journal.0.borrow().len() - told;
             assert!(more == 8 || log.fence().reason().is_some(), "call {call}: what did not fail goes on");
         }
-        disk.set_fault(None);
+        disk.heal();
         let after = disk.cut(disk.event_count(), &mut coin(call));
         let (_, report, recovered) = open(&Executor::new(&after), &after, SEGMENT, 99).unwrap();
         assert!(!report.has_rot(), "call {call}: {report:?}");

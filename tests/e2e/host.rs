@@ -86,6 +86,28 @@ fn a_host_without_io_uring_is_told_what_to_change() {
 }
 
 #[test]
+fn a_kernel_that_is_too_old_is_named_with_the_one_that_is_needed() {
+    // A process of this personality is told that it runs on Linux 2.6.
+    let old = |command: &mut Command| {
+        command.args([std::env::consts::ARCH, "--uname-2.6"]);
+    };
+    let mut uname = Command::new("setarch");
+    old(&mut uname);
+    let told = uname.args(["uname", "-r"]).output();
+    if !told.is_ok_and(|told| told.stdout.starts_with(b"2.6.")) {
+        return skip("no setarch, or personalities are forbidden");
+    }
+    let lab = Lab::new();
+    let serve = lab.command(&Config::new());
+    let mut command = Command::new("setarch");
+    old(&mut command);
+    command.arg(serve.get_program()).args(serve.get_args());
+    let ended = lab.run(command);
+    refused(&ended, &["kernel is 2.6.", "5.8"]);
+    assert!(!lab.spool().exists(), "nothing was made");
+}
+
+#[test]
 fn a_second_relay_on_the_same_spool_or_port_is_refused_and_the_first_goes_on() {
     if !host_is_able() {
         return;

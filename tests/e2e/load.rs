@@ -28,11 +28,9 @@ impl Load {
     /// A sink that waits.
     pub fn new() -> Self {
         let board = SharedBoard::default();
-        let sink = Sink::start(
-            parse("").sink_options.settings(&[([127, 0, 0, 1], 0).into()]).expect("valid"),
-            &board,
-        )
-        .expect("the sink starts");
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = parse("").sink_options.settings(&[anywhere.into()]).expect("valid");
+        let sink = Sink::start(settings, &board).expect("the sink starts");
         let sink_address = sink.addresses()[0];
         Self { board, run: Run(0), source: None, sink: Some(sink), sink_address }
     }

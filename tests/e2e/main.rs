@@ -12,6 +12,8 @@
 //! | `policy` | who may send what, and how much |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
+//! | `format` | the spool on disk, read by a program that knows the documented format alone |
+//! | `fixture` | a spool of version 1, kept for ever |
 //! | `seeing` | metrics, health, and that idleness costs nothing |
 //!
 //! Where the host denies io_uring each test says SKIP on standard error and passes.
@@ -22,6 +24,8 @@
 mod harness;
 
 mod exchanges;
+mod fixture;
+mod format;
 mod host;
 mod kills;
 mod load;

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 use crate::harness::client::content;
 use crate::harness::host_is_able;
 use crate::harness::relay::{Config, Lab};
@@ -18,15 +20,15 @@ fn spool_command(arguments: &[&str], directory: &Path) -> Command {
     command
 }
 
-fn spool(arguments: &[&str], directory: &Path) -> Output {
+pub fn spool(arguments: &[&str], directory: &Path) -> Output {
     spool_command(arguments, directory).output().expect("the command can be run")
 }
 
-fn out(output: &Output) -> String {
+pub fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn err(output: &Output) -> String {
+pub fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -51,10 +53,42 @@ fn picture(directory: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)> {
     tree(directory).into_iter().map(look).collect()
 }
 
-fn rows(directory: &Path, arguments: &[&str]) -> Vec<serde_json::Value> {
+pub fn rows(directory: &Path, arguments: &[&str]) -> Vec<Value> {
     let listed = spool(&[&["list", "--json"], arguments].concat(), directory);
     assert!(listed.status.success(), "{}", err(&listed));
     out(&listed).lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect()
+}
+
+/// Of a message to two recipients of whom one was delivered and one deferred.
+fn assert_half_done(row: &Value) {
+    assert_eq!(
+        (&row["sender"], &row["envid"], &row["ret"]),
+        (&"a@client.test".into(), &"e1".into(), &"hdrs".into())
+    );
+    let leg = &row["legs"][0];
+    assert_eq!((&leg["domain"], &leg["attempts"]), (&"one.test".into(), &1.into()));
+    let recipients = leg["recipients"].as_array().expect("recipients");
+    assert_eq!(recipients.len(), 1, "the delivered one is settled: {leg}");
+    assert_eq!(
+        (&recipients[0]["address"], &recipients[0]["state"]),
+        (&"busy@one.test".into(), &"open".into())
+    );
+    assert_eq!(recipients[0]["reply"]["text"], "mailbox busy");
+}
+
+fn look_into_a_copy_that_cannot_be_written(lab: &Lab) {
+    fs::remove_file(lab.spool().join("lock")).expect("there was one");
+    for path in tree(&lab.spool()) {
+        let mode = if path.is_dir() { 0o500 } else { 0o400 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
+    }
+    let copy = picture(&lab.spool());
+    assert!(spool(&["verify"], &lab.spool()).status.success());
+    assert_eq!(rows(&lab.spool(), &[]).len(), 5);
+    assert!(copy == picture(&lab.spool()), "something was changed");
+    for path in tree(&lab.spool()).into_iter().filter(|path| path.is_dir()) {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("ours");
+    }
 }
 
 #[test]
@@ -92,31 +126,14 @@ fn a_stopped_spool_is_listed_exported_and_verified_and_nothing_in_it_changes() {
     let listed = rows(&lab.spool(), &[]);
     let ids: Vec<_> = listed.iter().map(|row| row["id"].as_str().expect("an id")).collect();
     assert_eq!(ids, sent.keys().map(String::as_str).collect::<Vec<_>>(), "in order of their ids, each once");
-    let row = listed.iter().find(|row| row["id"] == *half).expect("the deferred one");
-    assert_eq!(
-        (&row["sender"], &row["envid"], &row["ret"]),
-        (&"a@client.test".into(), &"e1".into(), &"hdrs".into())
-    );
-    let leg = &row["legs"][0];
-    assert_eq!((&leg["domain"], &leg["attempts"]), (&"one.test".into(), &1.into()));
-    let recipients = leg["recipients"].as_array().expect("recipients");
-    assert_eq!(recipients.len(), 1, "the delivered one is settled: {leg}");
-    assert_eq!(
-        (&recipients[0]["address"], &recipients[0]["state"]),
-        (&"busy@one.test".into(), &"open".into())
-    );
-    assert_eq!(recipients[0]["reply"]["text"], "mailbox busy");
+    assert_half_done(listed.iter().find(|row| row["id"] == *half).expect("the deferred one"));
     let two = rows(&lab.spool(), &["--domain", "TWO.test"]);
     assert_eq!(two.len(), 4);
     assert!(two.iter().all(|row| row["legs"].as_array().is_some_and(|legs| legs.len() == 1)), "{two:?}");
     let text = out(&spool(&["list"], &lab.spool()));
-    for words in [
-        "busy@one.test: 450 4.2.1 mailbox busy",
-        "1 attempt\n",
-        "due in 59 min",
-        "x@held.test\n",
-        "5 messages",
-    ] {
+    for words in
+        ["busy@one.test: 450 4.2.1 mailbox busy", "1 attempt\n", "due in 5", "x@held.test\n", "5 messages"]
+    {
         assert!(text.contains(words), "`{words}` is missing: {text}");
     }
     for (id, content) in &sent {
@@ -132,20 +149,7 @@ fn a_stopped_spool_is_listed_exported_and_verified_and_nothing_in_it_changes() {
     assert!(out(&verified).contains("5 messages, every body read and whole"), "{}", out(&verified));
     assert_eq!(spool(&["export", "0000000000zzz"], &lab.spool()).status.code(), Some(2));
     assert!(before == picture(&lab.spool()), "something was changed");
-
-    // A copy without a lock, in which nothing may be written.
-    fs::remove_file(lab.spool().join("lock")).expect("there was one");
-    for path in tree(&lab.spool()) {
-        let mode = if path.is_dir() { 0o500 } else { 0o400 };
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
-    }
-    let copy = picture(&lab.spool());
-    assert!(spool(&["verify"], &lab.spool()).status.success());
-    assert_eq!(rows(&lab.spool(), &[]).len(), 5);
-    assert!(copy == picture(&lab.spool()), "something was changed");
-    for path in tree(&lab.spool()).into_iter().filter(|path| path.is_dir()) {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("ours");
-    }
+    look_into_a_copy_that_cannot_be_written(&lab);
 }
 
 #[test]
@@ -178,7 +182,7 @@ fn a_spool_in_use_is_neither_opened_twice_nor_looked_into() {
 }
 
 /// Offsets at which `needle` stands in the files of parts, with their paths.
-fn find(lab: &Lab, needle: &[u8]) -> Vec<(PathBuf, u64)> {
+pub fn find(lab: &Lab, needle: &[u8]) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for path in tree(&lab.spool()).into_iter().filter(|path| path.to_string_lossy().contains("segment-")) {
         let bytes = fs::read(&path).expect("a segment");
@@ -217,7 +221,8 @@ fn damage_is_found_told_counted_and_set_aside_and_all_other_mail_is_delivered() 
     let last = client.mail("a@client.test", &["last@a.test"], &content("n", "body of the last"));
     // The next one proves it acknowledged.
     ids.push(client.mail("a@client.test", &["more@a.test"], &content("n", "more")));
-    relay.stop();
+    // A clean stop would seal the last one, too.
+    relay.kill();
     assert_eq!(spool(&["verify"], &lab.spool()).status.code(), Some(0));
     flip(&lab, "body number 003");
     flip(&lab, "body of the last");
@@ -276,7 +281,8 @@ fn files_are_for_their_owner_alone_whatever_the_umask() {
         }
         relay.client().mail("a@client.test", &["x@a.test"], &content("n", "body of the last"));
         relay.client().mail("a@client.test", &["x@a.test"], &content("n", "more"));
-        relay.stop();
+        // Not by a clean stop, which seals the last segment: its records would not be read at the next start.
+        relay.kill();
         flip(&lab, "body of the last");
         // Sets bytes aside, reads a part that is not its own, drains it.
         let relay = run(&config.to(sink.address()));

@@ -6,21 +6,26 @@ measured, raises `Skip` with the reason when the machine lacks something, and an
 
 import argparse
 import atexit
+import json
 import os
 import pathlib
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SKIPPED = 77
 PORTS = range(24000, 25000)
+# Most messages that two shards may have at the workers for one path (delivery.window): as many a fault may repeat.
+IN_FLIGHT = 2 * 1024
 # What `serve` names when the host, not the relay, is at fault.
 HOST_FAULTS = ("io_uring", "memlock", "RLIMIT_MEMLOCK")
 
@@ -129,44 +134,57 @@ class Lab:
 
 
 class Relay:
-    """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections.
+    """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections, `keeping`
+    lines about the spool, `spool` its directory and `flags` what `serve` is given besides. Within `patience` seconds it must be
+    ready: that is a limit for a busy machine, not a measurement."""
 
-    Within `patience` seconds it must be ready: that is a limit for a busy machine, not a measurement.
-    """
-
-    def __init__(self, lab, routes, settings="", name="relay", patience=30):
+    def __init__(self, lab, routes, settings="", keeping="", spool=None, flags=(), name="relay", patience=30):
         self.lab, self.name, self.patience = lab, name, patience
+        self.spool = spool or lab.directory / f"{name}-spool"
+        self.flags = list(flags)
         self.log = f"{name}.log"
         self.port, self.admin = lab.port(), lab.port()
         self.config = lab.directory / f"{name}.toml"
         lines = "".join(f'"{pattern}" = "{target}"\n' for pattern, target in routes.items())
         self.config.write_text(
             f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n'
-            f'[spool]\ndirectory = "{lab.directory / name}-spool"\n'
+            f'[spool]\ndirectory = "{self.spool}"\n{keeping}'
             f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[routes]\n{lines}{settings}')
         self.process = None
         self.start()
 
-    def start(self):
-        """Starts it and waits until it is ready."""
-        arguments = [self.lab.bin / "ringpost", "serve", "--config", self.config]
+    def command(self):
+        """What starts it."""
+        return [self.lab.bin / "ringpost", "serve", "--config", self.config, *self.flags]
+
+    def start(self, may_fail=False):
+        """Starts it and waits until it is ready; says whether it is. Where it may fail it must have ended then, with a reason."""
         environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
-        self.process = self.lab.spawn(arguments, self.log, env=environment, cwd=self.lab.directory)
+        self.process = self.lab.spawn(self.command(), self.log, env=environment, cwd=self.lab.directory)
         deadline = time.monotonic() + self.patience
-        while True:
+        while self.readiness() != 200:
             if self.process.poll() is not None:
                 said = self.lab.text(self.log).strip().splitlines()[-3:]
                 if any(fault in line for line in said for fault in HOST_FAULTS):
                     raise Skip(f"this host cannot run the relay: {said[0]}")
+                if may_fail and self.process.returncode == 1 and said[-1].startswith("ringpost: "):
+                    return False
                 raise Fault(f"the relay exited with {self.process.returncode} at the start: {said}")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=1) as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                pass
+            if may_fail and self.readiness() == 503:
+                return False
             check(time.monotonic() < deadline, f"the relay was not ready within {self.patience} s")
             time.sleep(0.02)
+        return True
+
+    def readiness(self):
+        """Status of `/readyz`; None if nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=1) as answer:
+                return answer.status
+        except urllib.error.HTTPError as answer:
+            return answer.code
+        except OSError:
+            return None
 
     def kill(self):
         """SIGKILL."""
@@ -205,13 +223,66 @@ class Relay:
         lines = pathlib.Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
+    def metric(self, name):
+        """The sum of a metric's lines."""
+        return sum(value for line, value in self.metrics().items() if line.split("{")[0] == name)
+
     def queued(self):
         """Messages that the relay holds, in any state."""
-        return sum(value for name, value in self.metrics().items() if name.startswith("ringpost_queue_messages"))
+        return self.metric("ringpost_queue_messages")
 
     def lines(self, word):
         """Log lines about mail that end their fixed part with `word` (accepted, delivered, deferred, failed, bounced)."""
         return [line for line in self.lab.text(self.log).splitlines() if f" mail: {word} " in line]
+
+
+class Load:
+    """`ringpost-load run` for some seconds, against a relay that may fail, go away and come back."""
+
+    def __init__(self, lab, relay, sink, seconds, *more):
+        self.lab, self.report = lab, lab.directory / "load.json"
+        self.process = lab.load(
+            ["run", "--target", f"127.0.0.1:{relay.port}", "--sink", f"127.0.0.1:{sink}", "--reconnect", "--repeats-allowed",
+             "--duration", seconds, "--drain-timeout", 60, "--json", self.report, *more])
+
+    def lasts(self, seconds):
+        """Lets it run on; False if it has ended."""
+        try:
+            self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def judge(self, repeated=0, ambiguous=0):
+        """Its report, once it has ended. The law: what was accepted arrived, whole; nothing else did, but for `ambiguous` ones
+        that a failing disk had kept when they were refused; and not more came twice than `repeated`."""
+        self.process.wait()
+        check(self.report.exists(), f"no report of ringpost-load: {self.lab.text('load.log')[-700:]}")
+        report = json.loads(self.report.read_text())
+        ledger = report["ledger"]
+        for fault in ("lost", "corrupted", "misdelivered", "delivered_after_failure"):
+            same(ledger[fault], 0, f"{fault} of {ledger['accepted']} accepted")
+        for what, most in (("repeated", repeated), ("refused_but_delivered", ambiguous)):
+            check(ledger[what] <= most, f"{ledger[what]} {what}, at most {most} of {ledger['accepted']} may be")
+        check(ledger["accepted"] > 0, "nothing was accepted: nothing was tried")
+        return report
+
+
+def replies(report, *codes):
+    """How many replies of these codes the load got."""
+    return sum(reply["count"] for reply in report["source"]["replies"] if reply["code"] in codes)
+
+
+def send_one(relay):
+    """The reply to a message that goes nowhere the ledger looks."""
+    with smtplib.SMTP("127.0.0.1", relay.port, timeout=60) as client:
+        try:
+            client.sendmail("one@source.load.invalid", ["one@sink.load.invalid"], b"Subject: one\r\n\r\none\r\n")
+        except smtplib.SMTPResponseException as refusal:
+            return refusal.smtp_code
+        except smtplib.SMTPRecipientsRefused as refusal:
+            return min(code for code, _ in refusal.recipients.values())
+    return 250
 
 
 def wait_for(condition, seconds, what):
@@ -225,8 +296,18 @@ def wait_for(condition, seconds, what):
         time.sleep(0.02)
 
 
-def run(row):
-    """Runs `row(lab)` as a script: the last line of its output is the verdict."""
+def mounts_of_its_own():
+    """Starts this script again where its mounts are nobody else's, and end with it."""
+    if os.geteuid() != 0 or os.environ.get("RINGPOST_MOUNTS") or shutil.which("unshare") is None:
+        return
+    os.environ["RINGPOST_MOUNTS"] = "private"
+    os.execvp("unshare", ["unshare", "-m", "--propagation", "private", sys.executable, *sys.argv])
+
+
+def run(row, mounts=False):
+    """Runs `row(lab)` as a script: the last line of its output is the verdict. One that `mounts` does so in private."""
+    if mounts:
+        mounts_of_its_own()
     parser = argparse.ArgumentParser(description=sys.modules[row.__module__].__doc__)
     parser.add_argument("--full", action="store_true", help="full size instead of that of CI")
     parser.add_argument("--bin", required=True, help="directory with ringpost and ringpost-load")

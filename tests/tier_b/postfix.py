@@ -44,7 +44,7 @@ default_transport = discard:
 relay_transport = discard:
 local_transport = discard:
 virtual_transport = discard:
-transport_maps = inline:{{content.invalid=smtp:[127.0.0.1]:{sink}, out.invalid=smtp:[127.0.0.1]:{relay}}}
+transport_maps = inline:{{content.invalid=smtp:[127.0.0.1]:{sink}, .load.invalid=smtp:[127.0.0.1]:{sink}, out.invalid=smtp:[127.0.0.1]:{relay}}}
 message_size_limit = 20000000
 smtp_tls_security_level = none
 smtpd_tls_security_level = none

@@ -1,15 +1,18 @@
-//! The command line. Its translation into settings is in [`settings`], the values' forms in [`values`].
+//! The command line. Its translation into settings is in [`settings`], the values' forms in [`values`]; a command line
+//! written down is a [`scenario`], and what is wrong in a file is said with its [`place`].
 
+pub mod place;
 pub mod scenario;
 pub mod settings;
 pub mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use settings::{OptionError, is_loopback};
+pub use settings::{OptionError, is_loopback, listens_here};
 
 /// SMTP load generator and sink with a ledger, for any relay.
 #[derive(Debug, Parser)]
@@ -39,6 +42,18 @@ pub enum Command {
     Page(PageCommand),
 }
 
+impl Command {
+    /// The run that it is or is made of.
+    pub fn run(&self) -> Option<&RunCommand> {
+        match self {
+            Self::Run(command) => Some(command),
+            Self::Search(command) => Some(&command.run),
+            Self::Crash(command) => Some(&command.run),
+            _ => None,
+        }
+    }
+}
+
 /// `source`.
 #[derive(Debug, Args)]
 pub struct SourceCommand {
@@ -53,12 +68,20 @@ pub struct SourceCommand {
 /// `sink`.
 #[derive(Debug, Args)]
 pub struct SinkCommand {
-    /// Where to listen; may be given again
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2526")]
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen, with a profile of its own instead of --profile; may be given again
+    #[arg(
+        long,
+        value_name = "ADDR:PORT[=PROFILE]",
+        default_value = "127.0.0.1:2526",
+        help_heading = "The sink"
+    )]
+    pub listen: Vec<Listen>,
     /// How it behaves.
     #[command(flatten)]
     pub sink: SinkOptions,
+    /// Allow addresses that are not loopback: whatever is delivered there is gone
+    #[arg(long)]
+    pub i_own_this_host: bool,
     /// Answer `stats`, `ids` and `quit` on this loopback address
     #[arg(long, value_name = "ADDR:PORT")]
     pub control: Option<SocketAddr>,
@@ -129,20 +152,25 @@ pub struct RunCommand {
     /// A scenario: smoke, steady, mixed, bursts, storm, soak, or a TOML file whose keys are options' names
     pub scenario: Option<String>,
     /// Start the relay with this command, and stop it afterwards; {target} and {sink} stand for the addresses
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", help_heading = "The relay")]
     pub relay: Option<String>,
     /// Append the output of --relay to this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "The relay")]
     pub relay_log: Option<PathBuf>,
-    /// Longest wait for the relay to listen
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    /// Longest wait for the relay to be ready: to greet
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "The relay")]
     pub relay_wait: u64,
     /// What must hold for success, such as 'p99<=50ms' or 'errors<=0.1%'; may be given again
-    #[arg(long, value_name = "BOUND")]
+    #[arg(long, value_name = "BOUND", help_heading = "The verdict")]
     pub bound: Vec<String>,
-    /// Where the sink listens; the relay must deliver there. May be given again
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2526")]
-    pub sink: Vec<SocketAddr>,
+    /// Where the sink listens, with a profile of its own instead of --profile; the relay must deliver there. May be given again
+    #[arg(
+        long,
+        value_name = "ADDR:PORT[=PROFILE]",
+        default_value = "127.0.0.1:2526",
+        help_heading = "The sink"
+    )]
+    pub sink: Vec<Listen>,
     /// What is sent.
     #[command(flatten)]
     pub source: SourceOptions,
@@ -150,19 +178,19 @@ pub struct RunCommand {
     #[command(flatten)]
     pub sink_options: SinkOptions,
     /// Longest wait for accepted messages to arrive after the last was sent
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "The verdict")]
     pub drain_timeout: u64,
     /// Watch this long for repeats after everything arrived
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 500)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 500, help_heading = "The verdict")]
     pub linger: u64,
     /// Read CPU time and memory of this process and its descendants
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", help_heading = "The relay")]
     pub pid: Option<u32>,
     /// Report repeats but do not fail for them: after kill -9, "at least once" is what can be promised
-    #[arg(long)]
+    #[arg(long, help_heading = "The verdict")]
     pub repeats_allowed: bool,
     /// Wait for a bounce of each message that the sink refused for good, and fail if one is missing
-    #[arg(long)]
+    #[arg(long, help_heading = "The verdict")]
     pub expect_bounces: bool,
     /// How it is reported.
     #[command(flatten)]
@@ -171,6 +199,7 @@ pub struct RunCommand {
 
 /// How results are shown.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Results")]
 pub struct OutputOptions {
     /// Also write the report as JSON
     #[arg(long, value_name = "FILE")]
@@ -195,6 +224,31 @@ pub struct OutputOptions {
     pub csv: Option<PathBuf>,
 }
 
+/// Where a sink listens, and how it behaves there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Name or file of its profile; `None` for the sink's.
+    pub profile: Option<String>,
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, profile: None }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let (address, profile) = text.split_once('=').map_or((text, None), |(a, p)| (a, Some(p.to_owned())));
+        let wrong = |_| OptionError(format!("`{address}` is not ADDR:PORT, such as 127.0.0.1:2526"));
+        Ok(Self { address: address.parse().map_err(wrong)?, profile })
+    }
+}
+
 /// When a connection is secured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TlsMode {
@@ -208,13 +262,14 @@ pub enum TlsMode {
 
 /// What a source sends.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "What is sent")]
 pub struct SourceOptions {
     /// The relay
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2525")]
     pub target: String,
-    /// Connections kept busy
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub connections: usize,
+    /// Connections. Without --rate each is kept busy: closed loop [default: 32]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<usize>,
     /// Messages in all
     #[arg(long, value_name = "N")]
     pub messages: Option<u64>,
@@ -225,7 +280,7 @@ pub struct SourceOptions {
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub warmup: u64,
     /// Open loop, whatever the relay does: messages per second as RATE, poisson:RATE, FROM..TO (a ramp) or
-    /// burst:RATExSIZE; else closed loop
+    /// burst:RATExSIZE [default: 100 if --connections is not given either]
     #[arg(long, value_name = "PATTERN")]
     pub rate: Option<String>,
     /// Bytes of a message, header included: BYTES, a list as in 1k=80,50k=18,1m=2, lognormal:MEDIAN,SIGMA or uniform:A..B
@@ -253,31 +308,31 @@ pub struct SourceOptions {
     #[arg(long, value_name = "N")]
     pub tenants: Option<String>,
     /// Messages on a connection before QUIT; 0 keeps it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "The dialogue")]
     pub reuse: u64,
     /// An envelope in one write and the next one behind the final dot, if the relay offers PIPELINING (the default)
-    #[arg(long, overrides_with = "no_pipelining")]
+    #[arg(long, overrides_with = "no_pipelining", help_heading = "The dialogue")]
     pub pipelining: bool,
     /// Wait for each reply
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub no_pipelining: bool,
     /// Send content with BDAT, in one chunk (RFC 3030)
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub bdat: bool,
     /// Speak LMTP (RFC 2033)
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub lmtp: bool,
     /// Secure connections: after STARTTLS or from the start. Any certificate is taken
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = TlsMode::Off)]
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = TlsMode::Off, help_heading = "The dialogue")]
     pub tls: TlsMode,
     /// A full TLS handshake for each connection
-    #[arg(long)]
+    #[arg(long, help_heading = "The dialogue")]
     pub no_resume: bool,
     /// The name asked for with TLS
-    #[arg(long, value_name = "NAME", default_value = "relay.load.invalid")]
+    #[arg(long, value_name = "NAME", default_value = "relay.load.invalid", help_heading = "The dialogue")]
     pub server_name: String,
     /// Authenticate with AUTH PLAIN
-    #[arg(long, value_name = "USER:PASSWORD")]
+    #[arg(long, value_name = "USER:PASSWORD", help_heading = "The dialogue")]
     pub auth: Option<String>,
     /// Source threads
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -291,13 +346,14 @@ pub struct SourceOptions {
     /// Open lost connections again, for as long as the run lasts: for relays that are killed and restarted
     #[arg(long)]
     pub reconnect: bool,
-    /// Allow targets that are not loopback, and recipient domains that might exist
+    /// Allow targets and sinks that are not loopback, and domains that might exist
     #[arg(long)]
     pub i_own_this_host: bool,
 }
 
 /// How a sink behaves.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The sink")]
 pub struct SinkOptions {
     /// Sink threads
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -316,7 +372,7 @@ pub struct SinkOptions {
     /// Do not offer CHUNKING
     #[arg(long)]
     pub no_chunking: bool,
-    /// A profile of behaviour: clean, provider-mix, deferral-storm, slow, flaky, or a TOML file
+    /// A profile of behaviour: clean, provider-mix, deferral-storm, slow, flaky, or a TOML file. Each listener counts for itself
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
     /// Offer STARTTLS, or expect TLS from the start
@@ -334,7 +390,7 @@ pub struct SinkOptions {
     /// Speak LMTP
     #[arg(long)]
     pub sink_lmtp: bool,
-    /// Write each message to a file in this directory
-    #[arg(long, value_name = "DIR")]
+    /// Keep whole messages: in a Maildir, or in one file if it ends in .mbox
+    #[arg(long, value_name = "DIR|FILE.mbox")]
     pub keep: Option<PathBuf>,
 }

@@ -1,16 +1,19 @@
 //! The command line's translation into settings. It reads the files named there. What could hurt somebody is
 //! refused here.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::bounds::Bound;
 use crate::clock;
 use crate::limits::{
-    CONNECTIONS_MAX, DURATION_SECONDS_DEFAULT, DURATION_SECONDS_MAX, MESSAGE_BYTES_MAX, MESSAGES_MAX,
-    RECIPIENTS_MAX, TEMPLATES,
+    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, DURATION_SECONDS_DEFAULT, DURATION_SECONDS_MAX, MESSAGE_BYTES_MAX,
+    MESSAGES_MAX, RATE_DEFAULT, RECIPIENTS_MAX, TEMPLATES, THREADS_MAX,
 };
-use crate::options::{RunCommand, SinkOptions, SourceOptions, TlsMode, values};
+use crate::options::{Listen, RunCommand, SinkOptions, SourceOptions, TlsMode, values};
+use crate::sink::Listener;
+use crate::sink::keep::Keeper;
 use crate::sink::profile::{self, Profile};
 use crate::sink::script::Script;
 use crate::sink::session::Manners;
@@ -45,9 +48,11 @@ impl SourceOptions {
         ensure(is_loopback(target.ip()) || self.i_own_this_host, || {
             format!("--target {} is not this machine: add --i-own-this-host if you may load it", self.target)
         })?;
-        ensure((1..=CONNECTIONS_MAX).contains(&self.connections), || {
+        let connections = self.connections.unwrap_or(CONNECTIONS_DEFAULT);
+        ensure((1..=CONNECTIONS_MAX).contains(&connections), || {
             format!("--connections takes 1 to {CONNECTIONS_MAX}")
         })?;
+        ensure((1..=THREADS_MAX).contains(&self.threads), || format!("--threads takes 1 to {THREADS_MAX}"))?;
         let client = || tls::client(!self.no_resume).map_err(|error| OptionError(format!("TLS: {error}")));
         let security = match self.tls {
             TlsMode::Off => Security::None,
@@ -59,7 +64,7 @@ impl SourceOptions {
             security,
             server_name: given(server_name, || format!("--server-name {}: no name", self.server_name))?,
             target,
-            connections: self.connections,
+            connections,
             threads: self.threads,
             timeout: self.timeout.saturating_mul(1_000_000),
             reconnect: self.reconnect,
@@ -188,6 +193,11 @@ impl SourceOptions {
         Ok(made)
     }
 
+    /// The pattern of an open loop, which is the default; `None` if only the connections say how much is sent.
+    pub fn open_loop(&self) -> Option<&str> {
+        self.rate.as_deref().or(self.connections.is_none().then_some(RATE_DEFAULT))
+    }
+
     /// When it is sent, from `start` on.
     pub fn pace(&self, start: clock::Micros) -> Result<Pace, OptionError> {
         let default = self.messages.is_none().then_some(DURATION_SECONDS_DEFAULT);
@@ -199,7 +209,7 @@ impl SourceOptions {
             format!("--messages takes at most {MESSAGES_MAX}")
         })?;
         let duration = seconds.map(|seconds| seconds * 1_000_000);
-        let pattern = self.rate.as_deref().map(str::parse::<Pattern>).transpose();
+        let pattern = self.open_loop().map(str::parse::<Pattern>).transpose();
         let pattern = pattern.map_err(|error| OptionError(error.to_string()))?;
         let pattern = pattern.map(|pattern| pattern.complete(self.seed, duration, self.messages));
         ensure(self.warmup <= DURATION_SECONDS_MAX, || {
@@ -211,6 +221,19 @@ impl SourceOptions {
 }
 
 impl RunCommand {
+    /// Reads every value once, so that what is wrong is said before anything starts.
+    pub fn check(&self) -> Result<(), OptionError> {
+        self.bounds()?;
+        self.source.settings()?;
+        self.source.plan()?;
+        self.source.pace(0)?;
+        listens_here(&self.sink, self.source.i_own_this_host)?;
+        self.sink.iter().try_for_each(|listen| {
+            let name = listen.profile.as_ref().or(self.sink_options.profile.as_ref());
+            self.sink_options.behaviour(name).map(drop)
+        })
+    }
+
     /// What must hold.
     pub fn bounds(&self) -> Result<Vec<Bound>, OptionError> {
         let read = |text: &String| text.parse().map_err(|error| OptionError(format!("--bound {error}")));
@@ -219,21 +242,37 @@ impl RunCommand {
 }
 
 impl SinkOptions {
-    /// How the sink behaves, on these addresses.
-    pub fn settings(&self, listen: &[SocketAddr]) -> Result<sink::Settings, OptionError> {
-        if let Some(directory) = &self.keep {
-            std::fs::create_dir_all(directory)
-                .map_err(|error| OptionError(format!("--keep {}: {error}", directory.display())))?;
-        }
-        let rules = Script::parse(&self.refuse).map_err(|error| OptionError(format!("--refuse {error}")))?;
-        let profile = self.profile()?;
+    /// How the sink behaves, at these addresses.
+    pub fn settings(&self, listen: &[Listen]) -> Result<sink::Settings, OptionError> {
+        let keep = |path: &PathBuf| match Keeper::open(path) {
+            Ok(keeper) => Ok(Arc::new(keeper)),
+            Err(error) => Err(OptionError(format!("--keep {}: {error}", path.display()))),
+        };
         let files = self.sink_cert.as_deref().zip(self.sink_key.as_deref());
         let tls = (self.sink_tls != TlsMode::Off).then(|| tls::server(files)).transpose();
-        let manners = profile.manners;
+        ensure((1..=THREADS_MAX).contains(&self.sink_threads), || {
+            format!("--sink-threads takes 1 to {THREADS_MAX}")
+        })?;
+        let listener = |listen: &Listen| {
+            let name = listen.profile.as_ref().or(self.profile.as_ref());
+            Ok(Listener { address: listen.address, name: name.cloned(), profile: self.behaviour(name)? })
+        };
         Ok(sink::Settings {
-            listen: listen.to_vec(),
+            listeners: listen.iter().map(listener).collect::<Result<_, _>>()?,
             threads: self.sink_threads,
-            script: rules.before(profile.script),
+            tls: tls.map_err(|error| OptionError(format!("--sink-tls: {error}")))?,
+            implicit: self.sink_tls == TlsMode::Implicit,
+            keep: self.keep.as_ref().map(keep).transpose()?,
+        })
+    }
+
+    /// A profile, with what the command line says besides.
+    fn behaviour(&self, name: Option<&String>) -> Result<Profile, OptionError> {
+        let rules = Script::parse(&self.refuse).map_err(|error| OptionError(format!("--refuse {error}")))?;
+        let written = name.map_or_else(|| Ok(Profile::default()), |name| profile(name))?;
+        let manners = written.manners;
+        Ok(Profile {
+            script: rules.before(written.script),
             manners: Manners {
                 pipelining: manners.pipelining && !self.sink_no_pipelining,
                 chunking: manners.chunking && !self.no_chunking,
@@ -242,26 +281,21 @@ impl SinkOptions {
                 lmtp: self.sink_lmtp,
                 ..manners
             },
-            connections_max: profile.connections_max,
-            messages_per_second: profile.messages_per_second,
-            tls: tls.map_err(|error| OptionError(format!("--sink-tls: {error}")))?,
-            implicit: self.sink_tls == TlsMode::Implicit,
-            keep: self.keep.clone(),
+            ..written
         })
     }
+}
 
-    fn profile(&self) -> Result<Profile, OptionError> {
-        let Some(name) = &self.profile else { return Ok(Profile::default()) };
-        let known = profile::BUILT_IN.iter().find(|(known, _)| known == name);
-        let text = match known {
-            Some((_, text)) => (*text).to_owned(),
-            None => std::fs::read_to_string(name).map_err(|error| {
-                let known: Vec<&str> = profile::BUILT_IN.iter().map(|(known, _)| *known).collect();
-                OptionError(format!("--profile {name}: {error}; built in are {}", known.join(", ")))
-            })?,
-        };
-        profile::read(&text).map_err(|error| OptionError(format!("--profile {name}: {error}")))
-    }
+fn profile(name: &str) -> Result<Profile, OptionError> {
+    let known = profile::BUILT_IN.iter().find(|(known, _)| *known == name);
+    let text = match known {
+        Some((_, text)) => (*text).to_owned(),
+        None => std::fs::read_to_string(name).map_err(|error| {
+            let known: Vec<&str> = profile::BUILT_IN.iter().map(|(known, _)| *known).collect();
+            OptionError(format!("profile {name}: {error}; built in are {}", known.join(", ")))
+        })?,
+    };
+    profile::read(&text).map_err(|error| OptionError(format!("profile {name}: {error}")))
 }
 
 /// The argument of AUTH PLAIN for `USER:PASSWORD` (RFC 4616).
@@ -269,6 +303,17 @@ fn plain(option: &str, text: &str) -> Result<String, OptionError> {
     let pair = text.split_once(':').filter(|(user, _)| !user.is_empty());
     let (user, password) = given(pair, || format!("{option} takes USER:PASSWORD"))?;
     Ok(base64::encode(format!("\0{user}\0{password}").as_bytes()))
+}
+
+/// A sink that others can reach takes their mail and drops it.
+pub fn listens_here(listen: &[Listen], owned: bool) -> Result<(), OptionError> {
+    let open = listen.iter().find(|listen| !is_loopback(listen.address.ip()));
+    open.filter(|_| !owned).map_or(Ok(()), |listen| {
+        Err(OptionError(format!(
+            "the sink at {} could be reached by others, whose mail it would drop: add --i-own-this-host if that is wanted",
+            listen.address
+        )))
+    })
 }
 
 /// Nobody else's machine.
@@ -339,10 +384,19 @@ mod tests {
     fn defaults_are_bounded_and_pipelined() -> Result<(), OptionError> {
         let (plan, settings, pace) = source(&[])?;
         assert_eq!((plan.pipelining, settings.connections, plan.recipients(3)), (true, 32, 1));
-        assert_eq!(pace, Pace::new(0, None, Some(MESSAGES_MAX), Some(10_000_000)));
         assert_eq!(plan.template(0).bytes(), 4096);
-        assert_eq!(source(&["--messages", "5"])?.2, Pace::new(0, None, Some(5), None));
+        assert_eq!(pace.intended_count(), Some(1000), "100 a second for 10 s");
+        assert_eq!(source(&["--messages", "5"])?.2.intended_count(), Some(5));
         assert!(!source(&["--no-pipelining"])?.0.pipelining);
+        Ok(())
+    }
+
+    #[test]
+    fn the_loop_is_open_unless_only_the_connections_are_given() -> Result<(), OptionError> {
+        let closed = Pace::new(0, None, Some(MESSAGES_MAX), Some(10_000_000));
+        assert_eq!(source(&["--connections", "4"])?.2, closed);
+        let open = source(&["--connections", "4", "--rate", "7"])?;
+        assert_eq!((open.1.connections, open.2.intended_count()), (4, Some(70)));
         Ok(())
     }
 
@@ -357,8 +411,40 @@ mod tests {
             ["--local", "a=0"],
             ["--domain", "a b.invalid"],
             ["--target", "nowhere"],
+            ["--threads", "0"],
+            ["--threads", "1025"],
+            ["--duration", "99999999999"],
+            ["--warmup", "99999999999"],
+            ["--messages", "99999999999"],
         ] {
             assert!(source(&arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    proptest::proptest! {
+        // Each case makes the messages of a plan for each option.
+        #![proptest_config(proptest::test_runner::Config::with_cases(48))]
+        #[test]
+        fn no_value_of_any_option_makes_it_panic(
+            value in proptest::prop_oneof![
+                "\\PC{0,16}",
+                "[-0-9.eExskmg:=,@*/]{0,16}",
+                "(lognormal|uniform|exponential|zipf|poisson|burst):[0-9.,x]{0,12}",
+                "(p99|p99.9|errors|mail.p50|achieved|rate|cpu|memory|lost)(<=|>=)[0-9.msuµ%k]{0,8}",
+                "[a-z*@]{0,6}=(450 x|550|drop|[0-9]{3}-.{0,5})@(rcpt|dot|mail|data)(:(first|p)=.{0,5})?",
+            ]
+        ) {
+            // Not those that name files or hosts: nothing is to be opened or looked up here.
+            for option in [
+                "rate", "size", "recipients", "domains", "domain", "local", "sender-domain", "tenants", "auth", "bound",
+                "refuse", "sink-auth", "server-name", "sink", "connections", "duration", "messages", "warmup", "seed",
+            ] {
+                let words = ["ringpost-load".to_owned(), "run".into(), format!("--{option}={value}")];
+                if let Ok(Options { command: Command::Run(command) }) = Options::try_parse_from(words) {
+                    let profiles = command.sink.iter().all(|listen| listen.profile.is_none());
+                    let _ = profiles.then(|| command.check());
+                }
+            }
         }
     }
 

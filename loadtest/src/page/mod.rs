@@ -11,7 +11,8 @@ use crate::page::chart::{Series, grouped};
 use crate::report::text::duration;
 use crate::report::{Report, SourceReport};
 
-const STYLE: &str = include_str!("style.css");
+/// The style sheet: colours for a light and a dark screen, tables and plots.
+pub const STYLE: &str = include_str!("style.css");
 /// Colours of the percentile curves, in their order.
 const COLOURS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -55,16 +56,23 @@ fn head(report: &Report, page: &mut String) {
         escaped(&report.environment.generator),
         escaped(&report.command)
     );
+    if !report.failures.is_empty() {
+        list(page, "failure", "It failed:", &report.failures);
+    }
     let generator = &report.generator;
     if !generator.warnings.is_empty() {
         let word =
             if generator.was_the_limit { "The generator was the limit." } else { "Mind when reading:" };
-        let _ = write!(page, "<div class=\"warning\"><b>{word}</b><ul>");
-        for warning in &generator.warnings {
-            let _ = write!(page, "<li>{}</li>", escaped(warning));
-        }
-        *page += "</ul></div>\n";
+        list(page, "warning", word, &generator.warnings);
     }
+}
+
+fn list(page: &mut String, class: &str, word: &str, lines: &[String]) {
+    let _ = write!(page, "<div class=\"{class}\"><b>{word}</b><ul>");
+    for line in lines {
+        let _ = write!(page, "<li>{}</li>", escaped(line));
+    }
+    *page += "</ul></div>\n";
 }
 
 fn tiles(report: &Report, page: &mut String) {
@@ -96,7 +104,7 @@ fn tile_list(report: &Report, tile: &mut dyn FnMut(String, &str, bool)) {
         tile(grouped(ledger.repeated), "repeated", ledger.repeated > 0);
     }
     if let Some(relay) = &report.relay {
-        tile(format!("{:.1} µs", relay.cpu_micros_per_message), "relay's CPU per message", false);
+        tile(duration(relay.cpu_micros_per_message as u64), "relay's CPU per message", false);
     }
 }
 
@@ -187,7 +195,7 @@ mod tests {
             board.timeline.at(message * 10_000).record(200 + message);
             board.timeline.at(message * 10_000).accepted += 1;
         }
-        let mut source = SourceReport::of(&board, true);
+        let mut source = SourceReport::of(&board, Some("1000"));
         source.replies = vec![ReplyCount {
             stage: "RCPT".into(),
             code: 550,

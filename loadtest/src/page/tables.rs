@@ -18,6 +18,7 @@ pub fn all(report: &Report, page: &mut String) {
     verdict(report, page);
     generator(report, page);
     *page += "</div>\n";
+    sink(report, page);
     environment(report, page);
 }
 
@@ -72,7 +73,7 @@ fn phases(source: &SourceReport, report: &Report, page: &mut String) {
             row(name, &late, None);
         }
     }
-    if let Some(sink) = report.sink.filter(|sink| sink.transit.count > 0) {
+    if let Some(sink) = report.sink.as_ref().filter(|sink| sink.transit.count > 0) {
         row("sent → at the sink", &sink.transit, None);
     }
     *page += "</table></section>\n";
@@ -155,6 +156,23 @@ fn verdict(report: &Report, page: &mut String) {
         let _ = writeln!(page, "<p class=\"hint\">{}</p>", escaped(note));
     }
     *page += "</section>\n";
+}
+
+fn sink(report: &Report, page: &mut String) {
+    let Some(sink) = report.sink.as_ref().filter(|sink| !sink.listeners.is_empty()) else { return };
+    *page += "<section><h2>Sink</h2><p class=\"hint\">What each listener took and refused, and its profile.</p><table>\n\
+              <tr><th>listener</th><th>connections</th><th>messages</th><th>bounces</th><th>deferred</th><th>rejected</th>\
+              <th>dropped</th><th>bad commands</th></tr>\n";
+    for (name, of) in &sink.listeners {
+        let _ = write!(page, "<tr><td>{}</td>", escaped(name));
+        for count in
+            [of.connections, of.messages, of.bounces, of.deferred, of.rejected, of.dropped, of.errors]
+        {
+            let _ = write!(page, "<td>{}</td>", grouped(count));
+        }
+        *page += "</tr>\n";
+    }
+    *page += "</table></section>\n";
 }
 
 fn generator(report: &Report, page: &mut String) {

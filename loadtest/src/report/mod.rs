@@ -49,6 +49,16 @@ pub struct Report {
     pub bounds: Vec<BoundReport>,
     /// Whether anything was accepted, the ledger holds and the bounds do; only after a whole run.
     pub holds: Option<bool>,
+    /// Why it does not.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    /// It does not hold, and why.
+    pub fn fail(&mut self, why: impl Into<String>) {
+        self.holds = Some(false);
+        self.failures.push(why.into());
+    }
 }
 
 /// A latency distribution in microseconds.
@@ -129,6 +139,8 @@ pub struct PhaseReport {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SourceReport {
+    /// Open loop only: its pattern.
+    pub rate: Option<String>,
     /// Messages answered 2xx.
     pub accepted: u64,
     /// Messages answered 4xx or 5xx.
@@ -172,11 +184,13 @@ pub struct SourceReport {
 }
 
 /// What the sink saw.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SinkReport {
     /// Counts.
     pub counts: SinkCounts,
+    /// The same for each listener, by address and profile.
+    pub listeners: Vec<(String, SinkCounts)>,
     /// From the first to the last message, in seconds.
     pub seconds: f64,
     /// Messages per second of that time.
@@ -202,8 +216,9 @@ pub struct RelayReport {
 }
 
 impl SourceReport {
-    /// From the board; `open_loop` adds what only exists then.
-    pub fn of(board: &Board, open_loop: bool) -> Self {
+    /// From the board; an open loop's `rate` adds what only exists then.
+    pub fn of(board: &Board, rate: Option<&str>) -> Self {
+        let open_loop = rate.is_some();
         let tally = &board.source;
         let seconds = seconds(tally.first_and_last);
         let replies = tally.replies.iter().map(|((stage, code), (count, text))| ReplyCount {
@@ -213,6 +228,7 @@ impl SourceReport {
             text: text.clone(),
         });
         Self {
+            rate: rate.map(str::to_owned),
             accepted: tally.accepted,
             refused: tally.refused,
             unknown: tally.unknown,
@@ -244,6 +260,7 @@ impl SinkReport {
         let seconds = seconds(tally.first_and_last);
         Self {
             counts: tally.counts,
+            listeners: tally.listeners.clone(),
             seconds,
             messages_per_second: per_second(tally.counts.messages, seconds),
             transit: Percentiles::of(&tally.transit),
@@ -317,7 +334,7 @@ mod tests {
     fn an_empty_report_prints_and_divides_by_nothing() {
         let board = Board::default();
         let report = Report {
-            source: Some(SourceReport::of(&board, true)),
+            source: Some(SourceReport::of(&board, Some("100"))),
             sink: Some(SinkReport::of(&board)),
             ledger: Some(Verdict::default()),
             relay: Some(RelayReport::of(&Usage::default(), &Usage::default(), 0)),

@@ -1,7 +1,8 @@
 //! PURE. The report as text for people.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
+use crate::board::SinkCounts;
 use crate::ledger::Verdict;
 use crate::report::{Percentiles, PhaseReport, Report, SinkReport, SourceReport};
 
@@ -50,7 +51,7 @@ impl fmt::Display for Report {
         }
         match self.holds {
             Some(true) => writeln!(f, "PASS       every accepted recipient is accounted for"),
-            Some(false) => writeln!(f, "FAIL       see the lines above"),
+            Some(false) => writeln!(f, "FAIL       {}", self.failures.join("; ")),
             None => Ok(()),
         }
     }
@@ -61,9 +62,9 @@ impl Report {
         let generator = &self.generator;
         writeln!(
             f,
-            "generator  source {:.2} s CPU, sink {:.2} s CPU, busiest thread {:.0} %",
-            generator.source_cpu_seconds,
-            generator.sink_cpu_seconds,
+            "generator  source {}, sink {}, busiest thread {:.0} %",
+            cpu(generator.source_cpu_seconds, self.source.as_ref().map_or(0, |source| source.accepted)),
+            cpu(generator.sink_cpu_seconds, self.sink.as_ref().map_or(0, |sink| sink.counts.messages)),
             generator.busiest_thread * 100.0
         )?;
         if generator.was_the_limit {
@@ -77,7 +78,7 @@ impl Report {
 
     fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(source) = &self.source else {
-            let transit = self.sink.map(|sink| sink.transit).filter(|transit| transit.count > 0);
+            let transit = self.sink.as_ref().map(|sink| sink.transit).filter(|transit| transit.count > 0);
             return transit.map_or(Ok(()), |transit| {
                 heading(f, "latency", false)?;
                 row(f, "sent → at the sink", &transit, None)
@@ -96,11 +97,21 @@ impl Report {
                 row(f, name, &percentiles, None)?;
             }
         }
-        match self.sink.map(|sink| sink.transit).filter(|transit| transit.count > 0) {
+        match self.sink.as_ref().map(|sink| sink.transit).filter(|transit| transit.count > 0) {
             Some(transit) => row(f, "sent → at the sink", &transit, None),
             None => Ok(()),
         }
     }
+}
+
+/// CPU time, and the share of each message.
+fn cpu(seconds: f64, messages: u64) -> String {
+    let share = if messages > 0 {
+        format!(" ({:.1} µs a message)", seconds * 1e6 / messages as f64)
+    } else {
+        String::new()
+    };
+    format!("{seconds:.2} s CPU{share}")
 }
 
 fn heading(f: &mut fmt::Formatter<'_>, title: &str, open_loop: bool) -> fmt::Result {
@@ -145,8 +156,11 @@ impl SourceReport {
         )?;
         writeln!(
             f,
-            "           {} connections, {} lost, {} connects failed",
-            self.connections, self.connections_lost, self.connects_failed
+            "           {}; {} connections, {} lost, {} connects failed",
+            self.rate.as_ref().map_or("closed loop".into(), |rate| format!("open loop, {rate} messages/s")),
+            self.connections,
+            self.connections_lost,
+            self.connects_failed
         )?;
         if self.handshakes_full + self.handshakes_resumed > 0 {
             let (full, resumed) = (self.handshakes_full, self.handshakes_resumed);
@@ -175,22 +189,32 @@ impl SinkReport {
             counts.bytes as f64 / 1e6,
             counts.connections
         )?;
-        let rest = [
-            (counts.bounces, "bounces"),
-            (counts.foreign, "without our id"),
-            (counts.corrupted, "corrupted"),
-            (counts.deferred, "deferred by the script"),
-            (counts.rejected, "rejected by the script"),
-            (counts.dropped, "dropped by the script"),
-            (counts.errors, "bad commands"),
-        ];
-        let rest =
-            rest.iter().filter(|(count, _)| *count > 0).fold(String::new(), |mut text, (count, name)| {
-                let _ = write!(text, "{}{count} {name}", if text.is_empty() { "" } else { ", " });
-                text
-            });
-        if rest.is_empty() { Ok(()) } else { writeln!(f, "           {rest}") }
+        let rest = rest(counts);
+        if !rest.is_empty() {
+            writeln!(f, "           {rest}")?;
+        }
+        for (name, counts) in self.listeners.iter().filter(|_| self.listeners.len() > 1) {
+            write!(f, "           {name}: {} messages, {} connections", counts.messages, counts.connections)?;
+            let rest = self::rest(counts);
+            writeln!(f, "{}{rest}", if rest.is_empty() { "" } else { ", " })?;
+        }
+        Ok(())
     }
+}
+
+/// What there was besides messages.
+fn rest(counts: &SinkCounts) -> String {
+    let counts = [
+        (counts.bounces, "bounces"),
+        (counts.foreign, "without our id"),
+        (counts.corrupted, "corrupted"),
+        (counts.deferred, "deferred by the script"),
+        (counts.rejected, "rejected by the script"),
+        (counts.dropped, "dropped by the script"),
+        (counts.errors, "bad commands"),
+    ];
+    let there = counts.iter().filter(|(count, _)| *count > 0);
+    there.map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
 }
 
 fn ledger_text(ledger: &Verdict, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::board::SharedBoard;
 use crate::clock;
+use crate::limits::DURATION_SECONDS_MAX;
 use crate::options::CrashCommand;
 use crate::run::relay::{Recipe, Relay};
 use crate::run::trial::{Ordeal, recipe, trial};
@@ -66,7 +67,7 @@ impl Ordeal for Kills {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![format!(
-            "killed {} times with SIGKILL; it listened again within {:.2} s at the slowest",
+            "killed {} times with SIGKILL; it was ready again within {:.2} s at the slowest",
             self.done,
             self.slowest_start.as_secs_f64()
         )];
@@ -83,14 +84,15 @@ impl Ordeal for Kills {
 /// Runs the campaign.
 pub fn crash(command: &CrashCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
     let mut run = command.run.clone();
-    let sink = run.sink.first().copied().filter(|sink| sink.port() != 0);
+    let sink = run.sink.first().map(|sink| sink.address).filter(|sink| sink.port() != 0);
     let sink = sink.ok_or("crash needs --sink with a port: the relay must find it again")?;
     let recipe = recipe(&run, run.source.settings()?.target, sink);
     let recipe = recipe.ok_or("crash needs --relay COMMAND: it kills only what it has started")?;
     run.source.reconnect = true;
     run.repeats_allowed = true;
     // The kills decide when it is over; this only bounds it.
-    let bound = (u64::from(command.kills) + 1) * (command.life_max / 1000 + run.relay_wait + 1);
+    let life = (command.life_max / 1000).saturating_add(run.relay_wait).saturating_add(1);
+    let bound = (u64::from(command.kills) + 1).saturating_mul(life).min(DURATION_SECONDS_MAX);
     run.source.duration = Some(run.source.duration.unwrap_or(bound).max(1));
     let board = SharedBoard::default();
     let mut kills = Kills {
@@ -107,8 +109,7 @@ pub fn crash(command: &CrashCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failu
     };
     let mut report = trial(&run, stop, &board, &mut kills)?;
     if kills.done < command.kills {
-        report.notes.push(format!("only {} of {} kills were done", kills.done, command.kills));
-        report.holds = Some(false);
+        report.fail(format!("only {} of {} kills were done", kills.done, command.kills));
     }
     publish(&report, &board.lock(), &run.output)?;
     Ok(u8::from(report.holds != Some(true)))

@@ -18,7 +18,9 @@ use crate::clock;
 use crate::compare;
 use crate::environment::{Environment, busy_between, cpu_ticks};
 use crate::measure::export;
-use crate::options::{Command, Options, OutputOptions, RunCommand, SinkCommand, SourceCommand, is_loopback};
+use crate::options::{
+    Command, Options, OutputOptions, RunCommand, SinkCommand, SourceCommand, is_loopback, listens_here,
+};
 use crate::page;
 use crate::report::curves::{Curve, Seconds};
 use crate::report::generator::GeneratorReport;
@@ -85,7 +87,7 @@ fn source(command: &SourceCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure
     let board = board.lock();
     let mut report = Report {
         run: Some(format!("{:08x}", run.0)),
-        source: Some(SourceReport::of(&board, command.source.rate.is_some())),
+        source: Some(SourceReport::of(&board, command.source.open_loop())),
         generator: GeneratorReport::of(&threads, &[], busy_between(ticks, cpu_ticks()), &board),
         ..Report::default()
     };
@@ -102,6 +104,7 @@ fn sink(command: &SinkCommand, stop: &Arc<AtomicBool>) -> Result<u8, Failure> {
         }
         eprintln!("control on {}", control::start(address, board.clone(), stop.clone())?);
     }
+    listens_here(&command.listen, command.i_own_this_host)?;
     let sink = Sink::start(command.sink.settings(&command.listen)?, &board)?;
     for address in sink.addresses() {
         eprintln!("listening on {address}; Ctrl-C ends and prints the counts");

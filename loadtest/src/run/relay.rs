@@ -2,7 +2,7 @@
 //! are reached and nobody else's. Groups that its descendants lead count as its own: Postfix's master makes itself one.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -16,6 +16,8 @@ use crate::process;
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(10);
+/// How long one greeting is waited for, before another connection is tried.
+const GREETING: Duration = Duration::from_secs(5);
 /// How long a relay may take to stop by itself.
 const STOP: Duration = Duration::from_secs(30);
 
@@ -28,8 +30,10 @@ pub struct Recipe {
     pub target: SocketAddr,
     /// Where it must deliver.
     pub sink: SocketAddr,
-    /// Longest wait until it listens.
+    /// Longest wait until it is ready.
     pub wait: Duration,
+    /// It greets first: all but TLS from the start.
+    pub greets: bool,
     /// Where its output goes; nowhere if not given.
     pub log: Option<PathBuf>,
 }
@@ -42,9 +46,9 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until it is ready: what its start takes is not to be measured as its first replies.
     pub fn start(recipe: &Recipe, stop: &AtomicBool) -> io::Result<Self> {
-        let Recipe { target, wait, .. } = *recipe;
+        let Recipe { target, wait, greets, .. } = *recipe;
         if TcpStream::connect(target).is_ok() {
             return Err(io::Error::other(format!(
                 "something listens on {target} already; --relay starts its own"
@@ -68,15 +72,16 @@ impl Relay {
             .spawn()?;
         let mut relay = Self { child, alive: true };
         let deadline = Instant::now() + wait;
-        while TcpStream::connect(target).is_err() {
+        while !is_ready(target, greets) {
             if let Some(status) = relay.child.try_wait()? {
                 let why = format!(
-                    "the relay ended with {status} before it listened on {target}; --relay-log keeps its output"
+                    "the relay ended with {status} before it was ready on {target}; --relay-log keeps its output"
                 );
                 return Err(io::Error::other(why));
             }
             if Instant::now() >= deadline || stop.load(Ordering::Relaxed) {
-                return Err(io::Error::other(format!("the relay does not listen on {target}")));
+                let what = if greets { "greet with 220" } else { "listen" };
+                return Err(io::Error::other(format!("the relay does not {what} on {target}")));
             }
             std::thread::sleep(LOOK);
         }
@@ -136,6 +141,19 @@ impl Relay {
         let pid = |id: u32| i32::try_from(id).ok().and_then(Pid::from_raw);
         std::iter::once(own).chain(others).filter_map(pid).collect()
     }
+}
+
+/// Whether somebody takes connections there and, if that is wanted, greets.
+fn is_ready(target: SocketAddr, greets: bool) -> bool {
+    let Ok(mut stream) = TcpStream::connect(target) else { return false };
+    let mut code = [0; 3];
+    let mut greeted = || -> io::Result<bool> {
+        stream.set_read_timeout(Some(GREETING))?;
+        stream.read_exact(&mut code)?;
+        stream.write_all(b"QUIT\r\n")?;
+        Ok(code == *b"220")
+    };
+    !greets || greeted().unwrap_or(false)
 }
 
 fn signal(groups: &[Pid], signal: Signal) {

@@ -62,8 +62,11 @@ impl Bisection {
             // Upwards in large steps: most of the range is far too much.
             (Some(low), None) => (low * 2.0).min(self.highest),
             (Some(low), Some(high)) if high <= low * (1.0 + self.precision) => 0.0,
-            // The middle of a ratio, since rates are compared by ratio.
-            (Some(low), Some(high)) => (low * high).sqrt(),
+            // The middle of a ratio, since rates are compared by ratio; in numbers that can be typed again.
+            (Some(low), Some(high)) => match (low * high).sqrt() {
+                rate if rate < 100.0 => (rate * 100.0).round() / 100.0,
+                rate => rate.round(),
+            },
         };
         self.trying = (next, 0);
     }
@@ -147,7 +150,8 @@ fn line(rate: f64, held: bool, report: &Report) -> String {
         .collect();
     let p99 = report.source.as_ref().and_then(|source| source.from_intended).map_or(0, |part| part.p99);
     let word = if held { "holds" } else { "fails" };
-    format!("{rate:>10.0}/s  {word}  p99 {}  {}", duration(p99), missed.join(", "))
+    let missed = if missed.is_empty() { String::new() } else { format!("  {}", missed.join(", ")) };
+    format!("{rate:>10.0}/s  {word}  p99 {}{missed}", duration(p99))
 }
 
 #[cfg(test)]
@@ -172,6 +176,7 @@ mod tests {
             let (found, runs) = find(limit, 1);
             let rate = found.found().unwrap_or(0.0);
             assert!(rate <= limit && rate * 1.06 >= limit, "{limit}: {rate}");
+            assert_eq!(rate, (rate * 100.0).round() / 100.0, "can be typed again");
             assert!(runs <= 16, "{limit}: {runs}");
         }
         assert_eq!(find(1e9, 1).0.found(), Some(100_000.0));

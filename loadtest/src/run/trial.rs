@@ -9,7 +9,7 @@ use crate::board::{SharedBoard, ThreadUse};
 use crate::bounds::Bound;
 use crate::clock::{self, Micros};
 use crate::environment::{busy_between, cpu_ticks};
-use crate::options::RunCommand;
+use crate::options::{RunCommand, TlsMode, listens_here};
 use crate::process::{self, Usage};
 use crate::report::generator::GeneratorReport;
 use crate::report::{RelayReport, Report, SinkReport, SourceReport, faults};
@@ -54,6 +54,7 @@ pub fn trial(
     let plan = command.source.plan()?;
     let run = plan.run;
     let settings = command.source.settings()?;
+    listens_here(&command.sink, command.source.i_own_this_host)?;
     let sink = Sink::start(command.sink_options.settings(&command.sink)?, board)?;
     let first = sink.addresses().first().copied().ok_or("--sink is empty")?;
     let recipe = recipe(command, settings.target, first);
@@ -78,13 +79,14 @@ pub fn trial(
     }
     let source_threads = source.join()?;
     let busy = busy_between(ticks, cpu_ticks());
-    drain(command, board, run, stop, &mut live);
+    let given_up = drain(command, board, run, stop, &mut live);
     // One that was killed and started again has lost the account of its earlier lives.
     let same = relay.as_ref().is_none_or(|relay| Some(relay.pid()) == pid);
     let after = pid.and_then(process::usage).filter(|_| same);
     let before = before.filter(|_| same);
     let sink_threads = sink.stop()?;
     let mut notes = ordeal.notes();
+    notes.extend(given_up);
     let went_wrong = failed.is_some();
     notes.extend(failed.map(|error| error.to_string()));
     if let Some(relay) = relay {
@@ -97,7 +99,7 @@ pub fn trial(
     finish(&mut report, &board.lock(), &command.output, Some(command.source.seed));
     apply(&bounds, &mut report);
     if went_wrong {
-        report.holds = Some(false);
+        report.fail("the run was cut short");
     }
     Ok(report)
 }
@@ -106,7 +108,8 @@ pub fn trial(
 pub fn recipe(command: &RunCommand, target: SocketAddr, sink: SocketAddr) -> Option<Recipe> {
     let wait = Duration::from_secs(command.relay_wait);
     let log = command.relay_log.clone();
-    command.relay.clone().map(|command| Recipe { command, target, sink, wait, log })
+    let greets = command.source.tls != TlsMode::Implicit;
+    command.relay.clone().map(|command| Recipe { command, target, sink, wait, greets, log })
 }
 
 fn relay_report(report: &mut Report, before: Option<Usage>, after: Option<Usage>) {
@@ -123,12 +126,22 @@ fn relay_report(report: &mut Report, before: Option<Usage>, after: Option<Usage>
 /// Adds what became of the bounds to the verdict.
 fn apply(bounds: &[Bound], report: &mut Report) {
     report.bounds = bounds.iter().map(|bound| bound.judge(report)).collect();
-    let kept = report.bounds.iter().all(|bound| bound.holds);
-    report.holds = report.holds.map(|holds| holds && kept);
+    let missed: Vec<String> =
+        report.bounds.iter().filter(|bound| !bound.holds).map(|bound| bound.bound.clone()).collect();
+    if !missed.is_empty() {
+        report.fail(format!("missed: {}", missed.join(", ")));
+    }
 }
 
-/// Waits until everything accepted has arrived (and bounced, if that is expected), then watches for repeats.
-fn drain(command: &RunCommand, board: &SharedBoard, run: Run, stop: &AtomicBool, live: &mut Live) {
+/// Waits until everything accepted has arrived (and bounced, if that is expected), then watches for repeats. What it says
+/// if it gave up waiting is for the report.
+fn drain(
+    command: &RunCommand,
+    board: &SharedBoard,
+    run: Run,
+    stop: &AtomicBool,
+    live: &mut Live,
+) -> Option<String> {
     let seconds = Duration::from_secs(command.drain_timeout).as_micros();
     let deadline = clock::now().saturating_add(Micros::try_from(seconds).unwrap_or(Micros::MAX));
     let mut settled_at = None;
@@ -142,18 +155,30 @@ fn drain(command: &RunCommand, board: &SharedBoard, run: Run, stop: &AtomicBool,
         if open == 0 {
             let since: Micros = *settled_at.get_or_insert(now);
             if now - since >= command.linger.saturating_mul(1000) {
-                return;
+                return None;
             }
         } else {
             settled_at = None;
         }
         let stopped_now = interrupted.is_none() && stop.load(Ordering::Relaxed);
         if now >= deadline || stopped_now || interrupted.is_some_and(|end| now >= end) {
-            return;
+            return (open > 0).then(|| given_up(open, now, board));
         }
         std::thread::sleep(LOOK);
         live.look(board);
     }
+}
+
+/// A queue that is still being worked off is no loss, but it looks like one.
+fn given_up(open: u64, now: Micros, board: &SharedBoard) -> String {
+    let last = board.lock().sink.first_and_last.map_or(0, |(_, last)| last);
+    let silence = now.saturating_sub(last) as f64 / 1e6;
+    let guess = if silence < 5.0 {
+        "they may be in the relay's queue still: a longer --drain-timeout would tell"
+    } else {
+        "if the relay tries again later than that, --drain-timeout is too short"
+    };
+    format!("{open} were awaited when the run ended, {silence:.1} s after the last arrival; {guess}")
 }
 
 fn judge(
@@ -166,19 +191,21 @@ fn judge(
     let mut board = board.lock();
     let board = &mut *board;
     let verdict = board.books.ledger(run).map(|ledger| ledger.verdict()).unwrap_or_default();
-    let bounced = !command.expect_bounces || verdict.bounces_missing == 0;
-    Report {
+    let mut report = Report {
         run: Some(format!("{:08x}", run.0)),
-        source: Some(SourceReport::of(board, command.source.rate.is_some())),
+        source: Some(SourceReport::of(board, command.source.open_loop())),
         sink: Some(SinkReport::of(board)),
-        holds: Some(verdict.holds(command.repeats_allowed) && bounced && verdict.accepted > 0),
-        notes: if verdict.accepted > 0 {
-            faults(board, run, FAULTS_SHOWN)
-        } else {
-            vec!["nothing was accepted".into()]
-        },
-        ledger: Some(verdict),
+        holds: Some(true),
+        notes: faults(board, run, FAULTS_SHOWN),
         generator: GeneratorReport::of(source, sink, busy, board),
         ..Report::default()
+    };
+    if verdict.accepted == 0 {
+        report.fail("nothing was accepted");
     }
+    verdict.faults(command.repeats_allowed).into_iter().for_each(|fault| report.fail(fault));
+    if command.expect_bounces && verdict.bounces_missing > 0 {
+        report.fail(format!("{} bounces missing", verdict.bounces_missing));
+    }
+    Report { ledger: Some(verdict), ..report }
 }

@@ -1,7 +1,9 @@
-//! The receiving side: the dialogue ([`session`]), what is refused and delayed ([`script`], written down as a
-//! [`profile`]), the threads ([`worker`]), and a way for tests to ask ([`control`]).
+//! The receiving side: the dialogue ([`session`]), what is refused and delayed ([`script`] with its [`meter`], written down
+//! as a [`profile`]), the threads ([`worker`]), whole messages on disk ([`keep`]), and a way for tests to ask ([`control`]).
 
 pub mod control;
+pub mod keep;
+pub mod meter;
 pub mod profile;
 pub mod script;
 pub mod session;
@@ -9,34 +11,38 @@ pub mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crate::board::{SharedBoard, ThreadUse};
+use crate::board::{SharedBoard, SinkCounts, ThreadUse};
+use crate::sink::keep::Keeper;
+use crate::sink::profile::Profile;
+
+/// Where a sink listens, and how it behaves there. Its limits and rules are counted for this listener alone.
+#[derive(Debug)]
+pub struct Listener {
+    /// Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// The profile's name, for people.
+    pub name: Option<String>,
+    /// How it behaves.
+    pub profile: Profile,
+}
 
 /// How a sink behaves.
 #[derive(Debug)]
 pub struct Settings {
-    /// Addresses to listen on; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    /// Where it listens.
+    pub listeners: Vec<Listener>,
     /// Threads.
     pub threads: usize,
-    /// Whom it refuses.
-    pub script: script::Script,
-    /// What it offers, and to whom how much.
-    pub manners: session::Manners,
-    /// Connections at once; further ones get 421.
-    pub connections_max: Option<usize>,
-    /// Messages begun in a second; further ones get 450.
-    pub messages_per_second: Option<u32>,
     /// TLS, if any.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// TLS from the start.
     pub implicit: bool,
-    /// Directory for whole messages.
-    pub keep: Option<PathBuf>,
+    /// Where whole messages are kept.
+    pub keep: Option<Arc<Keeper>>,
 }
 
 /// A running sink.
@@ -50,16 +56,23 @@ impl Sink {
     /// Binds and starts the threads. The first one accepts and hands connections round.
     pub fn start(settings: Settings, board: &SharedBoard) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let listeners = settings.listen.iter().map(|address| {
-            mio::net::TcpListener::bind(*address).map_err(|error| {
-                io::Error::new(error.kind(), format!("the sink cannot listen on {address}: {error}"))
+        let bind = |listener: &Listener| {
+            mio::net::TcpListener::bind(listener.address).map_err(|error| {
+                let what = format!("the sink cannot listen on {}: {error}", listener.address);
+                io::Error::new(error.kind(), what)
             })
-        });
-        let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
-        let addresses = listeners.iter().map(mio::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
+        };
+        let sockets = settings.listeners.iter().map(bind).collect::<io::Result<Vec<_>>>()?;
+        let addresses: Vec<SocketAddr> =
+            sockets.iter().map(mio::net::TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let name = |(address, listener): (&SocketAddr, &Listener)| {
+            let profile = listener.name.as_ref().map_or(String::new(), |name| format!(" {name}"));
+            (format!("{address}{profile}"), SinkCounts::default())
+        };
+        board.lock().sink.listeners = addresses.iter().zip(&settings.listeners).map(name).collect();
         let threads = settings.threads.max(1);
         let settings = Arc::new(settings);
-        let shared = Arc::new(worker::Shared::new());
+        let shared = Arc::new(worker::Shared::new(settings.listeners.len()));
         let mut doors = Vec::new();
         let mut workers = Vec::new();
         for index in 0..threads {
@@ -68,7 +81,7 @@ impl Sink {
             workers.push(worker);
             doors.push(door);
         }
-        workers[0].accept_for(listeners, doors)?;
+        workers[0].accept_for(sockets, doors)?;
         let spawn = |(index, worker): (usize, worker::Worker)| {
             std::thread::Builder::new().name(format!("sink-{index}")).spawn(move || worker.run())
         };

@@ -7,13 +7,15 @@
 //! STAGE   = "connect" | "ehlo" | "mail" | "rcpt" | "data" | "dot"
 //! OPTION  = "first=N" (only the first N times for a recipient) | "p=0.1" (this share)
 //! ```
-//! Example: `defer*=450 4.2.0 try later@rcpt:first=1`. The first rule that matches a stage decides. Profiles say more:
-//! several texts, tarpits, delays and times; see [`profile`](crate::sink::profile).
+//! Example: `defer*=450 4.2.0 try later@rcpt:first=1`. Of a stage's rules the first one decides that fits and is not used
+//! up; the same for delays. Profiles say more: several texts, tarpits, delays, rates and times; see
+//! [`profile`](crate::sink::profile).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Micros;
+use crate::sink::meter::Meter;
 use crate::wire::template::mix;
 
 /// When a rule is applied.
@@ -141,6 +143,8 @@ pub struct Rule {
     pub delays: Vec<Micros>,
     /// Only the first so many times for each recipient.
     pub first: Option<u32>,
+    /// Only what exceeds so many a second.
+    pub above: Option<u32>,
     /// For this share.
     pub share: f64,
     /// Only then.
@@ -157,19 +161,32 @@ pub struct RuleError {
     what: &'static str,
 }
 
-/// All rules and how often each was applied to whom.
+/// All rules and what was made of them.
 #[derive(Debug, Default)]
 pub struct Script {
     rules: Vec<Rule>,
+    /// What each rule with `above` has let through.
+    passed: Vec<Meter>,
     /// Applications by hash of rule and recipient; only of rules with `first`.
     applied: Mutex<HashMap<u64, u32>>,
 }
 
-/// A rule that concerns a recipient of the transaction, kept until its stage comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pending {
-    rule: usize,
-    recipient: u64,
+/// What the rules say about an address at a stage. It may be made before its stage comes: what is to happen at DATA is
+/// known from RCPT on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// How long the reply is held back, if it is.
+    pub delay: Option<Micros>,
+    /// The rule that refuses; [`Script::action`] has it.
+    refusal: Option<usize>,
+}
+
+impl Decision {
+    /// This one, and from the other what this one leaves open.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self { delay: self.delay.or(other.delay), refusal: self.refusal.or(other.refusal) }
+    }
 }
 
 impl Script {
@@ -179,19 +196,20 @@ impl Script {
             let rule = rule.as_ref();
             parse(rule).map_err(|what| RuleError { rule: rule.to_owned(), what })
         });
-        Ok(Self { rules: rules.collect::<Result<_, _>>()?, applied: Mutex::default() })
+        Ok(Self::new(rules.collect::<Result<_, _>>()?))
     }
 
     /// From rules made elsewhere.
     pub fn new(rules: Vec<Rule>) -> Self {
-        Self { rules, applied: Mutex::default() }
+        let passed = rules.iter().map(|_| Meter::default()).collect();
+        Self { rules, passed, applied: Mutex::default() }
     }
 
-    /// These rules first, then the others.
+    /// These rules first, then the others; none has been applied yet.
     #[must_use]
     pub fn before(mut self, other: Self) -> Self {
         self.rules.extend(other.rules);
-        self
+        Self::new(self.rules)
     }
 
     /// No rules: nothing is ever refused.
@@ -199,47 +217,47 @@ impl Script {
         self.rules.is_empty()
     }
 
-    /// The first rule of `stage` that refuses an address.
-    pub fn matching(&self, stage: Stage, address: &[u8], moment: Moment) -> Option<Pending> {
-        self.find(address, moment, |rule| rule.stage == stage && rule.action.is_some())
-    }
-
-    /// The first rule of `stage` that delays an address.
-    pub fn slowing(&self, stage: Stage, address: &[u8], moment: Moment) -> Option<Pending> {
-        self.find(address, moment, |rule| rule.stage == stage && !rule.delays.is_empty())
-    }
-
-    fn find(&self, address: &[u8], moment: Moment, want: impl Fn(&Rule) -> bool) -> Option<Pending> {
+    /// What the rules of `stage` say about an address. Rules that this uses count it.
+    pub fn decide(&self, stage: Stage, address: &[u8], moment: Moment) -> Decision {
         let at = memchr::memrchr(b'@', address).unwrap_or(address.len());
         let (local, domain) = (&address[..at], address.get(at + 1..).unwrap_or_default());
-        let hit = |(index, rule): &(usize, &Rule)| {
-            let chance = mix(moment.chance ^ *index as u64);
-            want(rule) && rule.matches(local, domain, Moment { chance, ..moment })
-        };
-        let (rule, _) = self.rules.iter().enumerate().find(hit)?;
-        let recipient = address.iter().fold(rule as u64, |hash, byte| mix(hash ^ u64::from(*byte)));
-        Some(Pending { rule, recipient })
-    }
-
-    /// How long a rule delays, this time.
-    pub fn delay(&self, pending: Pending, moment: Moment) -> Option<Micros> {
-        let delays = &self.rules.get(pending.rule)?.delays;
-        let index = mix(moment.chance ^ 0x0064_656c_6179) as usize;
-        delays.get(index % delays.len().max(1)).copied()
-    }
-
-    /// Applies a rule, unless it has been applied to this recipient as often as it says.
-    pub fn apply(&self, pending: Pending) -> Option<&Action> {
-        let rule = self.rules.get(pending.rule)?;
-        if let Some(first) = rule.first {
-            let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = applied.entry(pending.recipient).or_default();
-            if *count >= first {
-                return None;
+        let mut decision = Decision::default();
+        for (index, rule) in self.rules.iter().enumerate().filter(|(_, rule)| rule.stage == stage) {
+            let refuses = rule.action.is_some() && decision.refusal.is_none();
+            let delays = !rule.delays.is_empty() && decision.delay.is_none();
+            let chance = mix(moment.chance ^ index as u64);
+            if (refuses || delays)
+                && rule.matches(local, domain, Moment { chance, ..moment })
+                && self.is_left(index, rule, address, moment.elapsed)
+            {
+                decision = decision.or(Decision {
+                    delay: rule.delays.get(mix(chance) as usize % rule.delays.len().max(1)).copied(),
+                    refusal: refuses.then_some(index),
+                });
             }
-            *count += 1;
         }
-        rule.action.as_ref()
+        decision
+    }
+
+    /// How a decision refuses, if it does.
+    pub fn action(&self, decision: Decision) -> Option<&Action> {
+        self.rules.get(decision.refusal?)?.action.as_ref()
+    }
+
+    /// A rule is used, unless it has been for this recipient as often as it says, or its rate is not exceeded.
+    fn is_left(&self, index: usize, rule: &Rule, address: &[u8], elapsed: Micros) -> bool {
+        if let (Some(above), Some(passed)) = (rule.above, self.passed.get(index))
+            && passed.admit(above, elapsed)
+        {
+            return false;
+        }
+        let Some(first) = rule.first else { return true };
+        let recipient = address.iter().fold(index as u64, |hash, byte| mix(hash ^ u64::from(*byte)));
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = applied.entry(recipient).or_default();
+        let left = *count < first;
+        *count += u32::from(left);
+        left
     }
 }
 
@@ -284,7 +302,7 @@ fn parse(rule: &str) -> Result<Rule, &'static str> {
     let (local, domain) = pattern.rsplit_once('@').unwrap_or((pattern, "*"));
     let action = match action {
         "drop" => Action::Drop,
-        text => Action::Replies { texts: vec![reply(text)?], tarpit: 0 },
+        text => Action::Replies { texts: vec![reply(text, stage)?], tarpit: 0 },
     };
     Ok(Rule {
         stage,
@@ -293,13 +311,14 @@ fn parse(rule: &str) -> Result<Rule, &'static str> {
         action: Some(action),
         delays: Vec::new(),
         first,
+        above: None,
         share,
         window: None,
     })
 }
 
 /// Reads a reply of one or more lines, each with the same code, and gives it CRLF line ends.
-pub fn reply(text: &str) -> Result<Box<str>, &'static str> {
+pub fn reply(text: &str, stage: Stage) -> Result<Box<str>, &'static str> {
     const WRONG: &str =
         "a reply is such as `450 4.2.0 try later`, or lines such as `421-4.7.0 a` and `421 4.7.0 b`";
     let lines: Vec<&str> = text.trim_end().lines().collect();
@@ -307,6 +326,12 @@ pub fn reply(text: &str) -> Result<Box<str>, &'static str> {
     let digits = code.bytes().all(|byte| byte.is_ascii_digit());
     if !digits || !code.starts_with(['4', '5']) {
         return Err(WRONG);
+    }
+    if code == "552" && stage == Stage::Rcpt {
+        // Neither a bounce nor a retry would be wrong, so nothing could be said about the relay.
+        return Err(
+            "552 at RCPT is for now with some relays and for good with others (RFC 5321 §4.5.3.1.10): use 452 or 554",
+        );
     }
     for (index, line) in lines.iter().enumerate() {
         let last = index + 1 == lines.len();
@@ -324,8 +349,8 @@ mod tests {
     use super::*;
 
     fn hit(script: &Script, stage: Stage, address: &str) -> Option<Action> {
-        let moment = Moment { chance: 1, elapsed: 0 };
-        script.matching(stage, address.as_bytes(), moment).and_then(|pending| script.apply(pending).cloned())
+        let decision = script.decide(stage, address.as_bytes(), Moment { chance: 1, elapsed: 0 });
+        script.action(decision).cloned()
     }
 
     #[test]
@@ -354,13 +379,21 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_is_used_up_leaves_the_word_to_the_next() -> Result<(), RuleError> {
+        let script = Script::parse(["*=450 later@rcpt:first=1", "*=550 never@rcpt"])?;
+        let permanent = || hit(&script, Stage::Rcpt, "a@x").map(|action| action.is_permanent());
+        assert_eq!([permanent(), permanent()], [Some(false), Some(true)]);
+        Ok(())
+    }
+
+    #[test]
     fn a_share_is_about_that_share() -> Result<(), RuleError> {
         let script = Script::parse(["*=550 no@dot:p=0.25"])?;
-        let hits = (0..10_000)
-            .filter(|chance| {
-                script.matching(Stage::Dot, b"a@x", Moment { chance: *chance, elapsed: 0 }).is_some()
-            })
-            .count();
+        let hit = |chance| {
+            let decision = script.decide(Stage::Dot, b"a@x", Moment { chance, elapsed: 0 });
+            script.action(decision).is_some()
+        };
+        let hits = (0..10_000).filter(|chance| hit(*chance)).count();
         assert!((2_300..2_700).contains(&hits), "{hits}");
         Ok(())
     }
@@ -378,6 +411,7 @@ mod tests {
             "a=drop@data:p=2",
             "a=drop@data:often",
             "a=450 x\r\ny@rcpt",
+            "a=552 full@rcpt",
         ] {
             assert!(Script::parse([bad]).is_err(), "{bad:?}");
         }

@@ -2,11 +2,9 @@
 //! round: with few of them, SO_REUSEPORT would leave threads idle.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs;
 use std::io::{self, ErrorKind, IoSlice};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -19,6 +17,9 @@ use crate::clock::{self, Micros};
 use crate::limits::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN_MAX, REPLIES_BYTES_MAX};
 use crate::measure::phase::record;
 use crate::sink::Settings;
+use crate::sink::keep::Keeper;
+use crate::sink::meter::Meter;
+use crate::sink::profile::Profile;
 use crate::sink::script::Moment;
 use crate::sink::session::{Counted, Delivery, Fixed, Flow, Host, Session};
 use crate::stream::Stream;
@@ -36,38 +37,36 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Where a thread takes connections in.
 pub struct Door {
-    sender: Sender<TcpStream>,
+    sender: Sender<(TcpStream, usize)>,
     waker: Arc<Waker>,
 }
 
 /// What a sink's threads count together.
 pub struct Shared {
     started: Micros,
+    gates: Vec<Gate>,
+}
+
+/// What a listener's connections count together.
+#[derive(Default)]
+struct Gate {
+    /// Connections.
     open: AtomicUsize,
-    /// A second since the start, and messages begun in it: 32 bits each.
-    second: AtomicU64,
+    /// Messages begun.
+    begun: Meter,
 }
 
 impl Shared {
-    /// Nothing has happened yet.
-    #[allow(clippy::new_without_default, reason = "it reads the clock")]
-    pub fn new() -> Self {
-        Self { started: clock::now(), open: AtomicUsize::new(0), second: AtomicU64::new(0) }
-    }
-
-    /// One more message may begin in this second.
-    fn admit(&self, most: u32, now: Micros) -> bool {
-        let second = now.saturating_sub(self.started) / 1_000_000;
-        let step = |value: u64| {
-            let count = if value >> 32 == second { value & 0xffff_ffff } else { 0 };
-            (count < u64::from(most)).then_some(second << 32 | (count + 1))
-        };
-        self.second.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
+    /// Nothing has happened yet at any of so many listeners.
+    pub fn new(listeners: usize) -> Self {
+        Self { started: clock::now(), gates: std::iter::repeat_with(Gate::default).take(listeners).collect() }
     }
 }
 
 struct Connection {
     stream: Stream,
+    /// Where it came in.
+    listener: usize,
     session: Session,
     replies: Vec<u8>,
     replies_done: usize,
@@ -82,7 +81,11 @@ struct Connection {
 /// Collects a turn's events: the sessions' host.
 struct Tray {
     now: Micros,
-    counts: SinkCounts,
+    /// By listener.
+    counts: Vec<SinkCounts>,
+    /// Where the connection came in whose turn it is.
+    listener: usize,
+    settings: Arc<Settings>,
     arrived: Vec<(Id, u16, bool)>,
     misdelivered: Vec<Id>,
     transits: Vec<Micros>,
@@ -90,27 +93,27 @@ struct Tray {
     bounced: Vec<Id>,
     /// Delays asked for in this turn of a session.
     holds: Vec<(usize, Micros)>,
-    started: Micros,
     chance: u64,
-    keep: Option<PathBuf>,
-    kept: u64,
-    thread: usize,
-    per_second: Option<u32>,
+    keep: Option<Arc<Keeper>>,
     shared: Arc<Shared>,
 }
 
 impl Tray {
     fn settle(&mut self, board: &mut Board) {
         let tally = &mut board.sink;
-        if self.counts != SinkCounts::default() {
+        for (counts, (_, total)) in self.counts.iter_mut().zip(&mut tally.listeners) {
+            if *counts == SinkCounts::default() {
+                continue;
+            }
             let slot = board.timeline.at(self.now);
-            slot.arrived += self.counts.messages;
-            slot.sink_refused += self.counts.deferred + self.counts.rejected + self.counts.dropped;
+            slot.arrived += counts.messages;
+            slot.sink_refused += counts.deferred + counts.rejected + counts.dropped;
+            if counts.messages > 0 {
+                widen(&mut tally.first_and_last, self.now);
+            }
+            total.add(counts);
+            tally.counts.add(&std::mem::take(counts));
         }
-        if self.counts.messages > 0 {
-            widen(&mut tally.first_and_last, self.now);
-        }
-        tally.counts.add(&std::mem::take(&mut self.counts));
         self.transits.drain(..).for_each(|micros| record(&mut tally.transit, micros));
         let books = &mut board.books;
         for (id, recipient, intact) in self.arrived.drain(..) {
@@ -137,28 +140,28 @@ impl Tray {
     }
 
     fn is_empty(&self) -> bool {
-        self.counts == SinkCounts::default() && self.failed.is_empty()
+        self.failed.is_empty() && self.counts.iter().all(|counts| *counts == SinkCounts::default())
     }
 
-    fn keep(&mut self, content: &[u8]) -> io::Result<()> {
-        let Some(directory) = &self.keep else { return Ok(()) };
-        self.kept += 1;
-        fs::write(directory.join(format!("{:02}-{:09}.eml", self.thread, self.kept)), content)
+    fn counts(&mut self) -> &mut SinkCounts {
+        &mut self.counts[self.listener]
     }
 }
 
 impl Host for Tray {
     fn delivered(&mut self, delivery: &Delivery<'_>) {
-        let Delivery { receipt, recipients, null_sender, content } = delivery;
-        self.counts.messages += 1;
-        self.counts.recipients += recipients.len() as u64;
-        self.counts.bytes += receipt.bytes();
-        if let Err(error) = self.keep(content) {
+        let Delivery { receipt, recipients, null_sender, envelope, content } = delivery;
+        self.counts().messages += 1;
+        self.counts().recipients += recipients.len() as u64;
+        self.counts().bytes += receipt.bytes();
+        if let Some(keeper) = &self.keep
+            && let Err(error) = keeper.keep(envelope, content, clock::wall())
+        {
             eprintln!("ringpost-load: cannot keep a message: {error}; no further one is kept");
             self.keep = None;
         }
         if *null_sender {
-            self.counts.bounces += 1;
+            self.counts().bounces += 1;
             for recipient in *recipients {
                 if let Local::Sender(id) = recipient {
                     self.bounced.push(*id);
@@ -167,10 +170,10 @@ impl Host for Tray {
             return;
         }
         let Some(id) = receipt.id() else {
-            self.counts.foreign += 1;
+            self.counts().foreign += 1;
             return;
         };
-        self.counts.corrupted += u64::from(!receipt.intact());
+        self.counts().corrupted += u64::from(!receipt.intact());
         // A turn may be long, and the sender's clock is read at each message too.
         if let Some(transit) = receipt.sent().and_then(|sent| clock::now().checked_sub(sent)) {
             self.transits.push(transit);
@@ -191,16 +194,16 @@ impl Host for Tray {
 
     fn count(&mut self, counted: Counted) {
         match counted {
-            Counted::Deferred => self.counts.deferred += 1,
-            Counted::Rejected => self.counts.rejected += 1,
-            Counted::Dropped => self.counts.dropped += 1,
-            Counted::Error => self.counts.errors += 1,
+            Counted::Deferred => self.counts().deferred += 1,
+            Counted::Rejected => self.counts().rejected += 1,
+            Counted::Dropped => self.counts().dropped += 1,
+            Counted::Error => self.counts().errors += 1,
         }
     }
 
     fn moment(&mut self) -> Moment {
         self.chance = self.chance.wrapping_add(1);
-        Moment { chance: mix(self.chance), elapsed: self.now.saturating_sub(self.started) }
+        Moment { chance: mix(self.chance), elapsed: self.now.saturating_sub(self.shared.started) }
     }
 
     fn hold(&mut self, from: usize, micros: Micros) {
@@ -208,7 +211,9 @@ impl Host for Tray {
     }
 
     fn admit(&mut self) -> bool {
-        self.per_second.is_none_or(|most| self.shared.admit(most, self.now))
+        let elapsed = self.now.saturating_sub(self.shared.started);
+        let most = self.settings.listeners[self.listener].profile.messages_per_second;
+        most.is_none_or(|most| self.shared.gates[self.listener].begun.admit(most, elapsed))
     }
 }
 
@@ -222,7 +227,7 @@ pub struct Worker {
     alarm: Alarm,
     /// When held replies of which connection may leave.
     timers: BTreeSet<(Micros, usize)>,
-    inlet: Receiver<TcpStream>,
+    inlet: Receiver<(TcpStream, usize)>,
     listeners: Vec<TcpListener>,
     doors: Vec<Door>,
     next_door: usize,
@@ -250,7 +255,9 @@ impl Worker {
         let door = Door { sender, waker: Arc::new(Waker::new(poll.registry(), WAKER)?) };
         let tray = Tray {
             now: 0,
-            counts: SinkCounts::default(),
+            counts: vec![SinkCounts::default(); settings.listeners.len()],
+            listener: 0,
+            settings: settings.clone(),
             arrived: Vec::new(),
             misdelivered: Vec::new(),
             transits: Vec::new(),
@@ -258,11 +265,7 @@ impl Worker {
             bounced: Vec::new(),
             chance: mix(thread as u64) >> 8,
             keep: settings.keep.clone(),
-            kept: 0,
-            thread,
             holds: Vec::new(),
-            started: shared.started,
-            per_second: settings.messages_per_second,
             shared: shared.clone(),
         };
         let worker = Self {
@@ -349,9 +352,9 @@ impl Worker {
             };
             self.next_door = (self.next_door + 1) % self.doors.len().max(1);
             if self.next_door == 0 {
-                self.enter(stream);
+                self.enter(stream, index);
             } else if let Some(door) = self.doors.get(self.next_door)
-                && door.sender.send(stream).is_ok()
+                && door.sender.send((stream, index)).is_ok()
             {
                 // A failed wake leaves the connection to the other thread's next turn.
                 let _ = door.waker.wake();
@@ -360,12 +363,12 @@ impl Worker {
     }
 
     fn take_in(&mut self) {
-        while let Ok(stream) = self.inlet.try_recv() {
-            self.enter(stream);
+        while let Ok((stream, listener)) = self.inlet.try_recv() {
+            self.enter(stream, listener);
         }
     }
 
-    fn enter(&mut self, mut stream: TcpStream) {
+    fn enter(&mut self, mut stream: TcpStream, listener: usize) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() - 1
@@ -377,10 +380,12 @@ impl Worker {
             self.free.push(index);
             return;
         }
-        self.tray.counts.connections += 1;
-        let open = self.shared.open.fetch_add(1, Ordering::Relaxed);
+        self.tray.listener = listener;
+        self.tray.counts().connections += 1;
+        let open = self.shared.gates[listener].open.fetch_add(1, Ordering::Relaxed);
         let mut connection = Connection {
             stream: Stream::Clear(stream),
+            listener,
             session: Session::default(),
             replies: Vec::new(),
             replies_done: 0,
@@ -390,12 +395,12 @@ impl Worker {
         };
         if self.settings.implicit && connection.secure(&self.settings).is_err() {
             connection.closing = true;
-        } else if self.settings.connections_max.is_some_and(|most| open >= most) {
+        } else if self.settings.listeners[listener].profile.connections_max.is_some_and(|most| open >= most) {
             self.tray.count(Counted::Deferred);
             connection.replies.extend_from_slice(TOO_MANY);
             connection.closing = true;
         } else {
-            let fixed = fixed(&self.settings, &self.finder);
+            let fixed = fixed(&self.settings, listener, &self.finder);
             let flow = connection.session.greet(&fixed, &mut connection.replies, &mut self.tray);
             connection.closing = flow != Flow::Continue;
         }
@@ -416,8 +421,8 @@ impl Worker {
     }
 
     fn close(&mut self, index: usize) {
-        if self.connections[index].take().is_some() {
-            self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(connection) = self.connections[index].take() {
+            self.shared.gates[connection.listener].open.fetch_sub(1, Ordering::Relaxed);
             self.free.push(index);
         }
     }
@@ -448,8 +453,9 @@ impl Worker {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return self.close(index),
             };
-            let fixed = fixed(&self.settings, &self.finder);
-            let Connection { session, replies, .. } = connection;
+            let Connection { session, replies, listener, .. } = connection;
+            self.tray.listener = *listener;
+            let fixed = fixed(&self.settings, *listener, &self.finder);
             let flow = session.receive(&fixed, &self.buffer[..count], replies, &mut self.tray);
             if !self.tray.holds.is_empty() {
                 self.hold(index);
@@ -480,8 +486,9 @@ impl Worker {
     }
 }
 
-fn fixed<'a>(settings: &'a Settings, finder: &'a DotFinder) -> Fixed<'a> {
-    Fixed { script: &settings.script, manners: &settings.manners, keep: settings.keep.is_some(), finder }
+fn fixed<'a>(settings: &'a Settings, listener: usize, finder: &'a DotFinder) -> Fixed<'a> {
+    let Profile { script, manners, .. } = &settings.listeners[listener].profile;
+    Fixed { script, manners, keep: settings.keep.is_some(), finder }
 }
 
 impl Connection {

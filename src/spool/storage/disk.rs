@@ -16,6 +16,7 @@ use glommio::io::{DmaBuffer, DmaFile, OpenOptions, OwnedDmaFile, ReadResult};
 
 use super::{DiskBuffer, Storage, StorageFile};
 use crate::clock::Moment;
+use crate::spool::layout::LOCK;
 
 /// Mode of new files: mail is private.
 const FILE_MODE: u32 = 0o600;
@@ -35,12 +36,11 @@ struct Inner {
 }
 
 impl Disk {
-    /// Uses the directory `root`, which must exist and be writable. Within a glommio executor only.
+    /// Uses the directory `root`, a spool that [`layout`](crate::spool::layout) has opened. Within a glommio executor only.
     pub async fn open(root: &Path) -> io::Result<Self> {
         let disk = Self(Rc::new(Inner { root: root.to_owned(), start: Instant::now() }));
-        // A file without a name: nothing is left behind, whatever happens.
-        let mut options = OpenOptions::new();
-        let first = options.write(true).tmpfile(true).mode(FILE_MODE).dma_open(root).await;
+        // The lock file is there, nobody writes to it, and unlike O_TMPFILE every file system can open it.
+        let first = OpenOptions::new().write(true).dma_open(root.join(LOCK)).await;
         first.map_err(io::Error::from)?.close().await.map_err(io::Error::from)?;
         Ok(disk)
     }
@@ -188,6 +188,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(directory.path().join(DIR)).expect("a part's directory");
         std::fs::create_dir(directory.path().join("damaged")).expect("a directory");
+        std::fs::write(directory.path().join(LOCK), "").expect("a file");
         let root = directory.path().to_owned();
         let builder = glommio::LocalExecutorBuilder::default().io_memory(4 << 20);
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {

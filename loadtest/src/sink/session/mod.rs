@@ -1,13 +1,15 @@
 //! PURE. The server side of one connection. Fed received bytes, it appends replies and tells the [`Host`] of messages.
 //! It copies nothing but a command line that two reads share; content streams through as slices.
 
+mod envelope;
 mod replies;
 #[cfg(test)]
 mod tests;
 
 use crate::clock::Micros;
-use crate::sink::script::{Action, Moment, Pending, Script, Stage};
-use crate::sink::session::replies::{answer, refuse, scripted, slow, slow_later};
+use crate::sink::script::{Action, Moment, Script, Stage};
+use crate::sink::session::envelope::Envelope;
+use crate::sink::session::replies::{answer, refuse, scripted, slow};
 use crate::wire::content::{Content, DotFinder};
 use crate::wire::mark::{Id, Local, parse_digits};
 use crate::wire::receipt::Receipt;
@@ -77,7 +79,9 @@ pub struct Delivery<'a> {
     pub recipients: &'a [Local],
     /// From the null sender.
     pub null_sender: bool,
-    /// The whole content if the host keeps it, else empty.
+    /// The envelope as header lines, if the host keeps messages, else empty.
+    pub envelope: &'a [u8],
+    /// The whole content if the host keeps messages, else empty.
     pub content: &'a [u8],
 }
 
@@ -136,45 +140,6 @@ enum State {
     Discard {
         left: u64,
     },
-}
-
-/// The envelope under way. Kept between transactions for its buffers.
-#[derive(Debug, Default)]
-struct Envelope {
-    /// MAIL was taken; the sender's id if it is one of a source's.
-    from: Option<Option<Id>>,
-    null_sender: bool,
-    recipients: Vec<Local>,
-    /// The first rules for later stages that concern a recipient.
-    at_data: Option<Pending>,
-    at_dot: Option<Pending>,
-    /// The same for delays.
-    slow_data: Option<Pending>,
-    slow_dot: Option<Pending>,
-    /// BDAT has begun.
-    chunking: bool,
-    receipt: Receipt,
-    content: Vec<u8>,
-}
-
-impl Envelope {
-    fn reset(&mut self) {
-        self.from = None;
-        self.null_sender = false;
-        self.recipients.clear();
-        (self.at_data, self.at_dot) = (None, None);
-        (self.slow_data, self.slow_dot) = (None, None);
-        self.chunking = false;
-        self.receipt.reset();
-        self.content.clear();
-    }
-
-    fn take(&mut self, keep: bool, piece: &[u8]) {
-        self.receipt.take(piece);
-        if keep {
-            self.content.extend_from_slice(piece);
-        }
-    }
 }
 
 /// One connection's session.
@@ -348,6 +313,7 @@ impl Session {
             out.extend_from_slice(b"421 4.7.0 Too many messages on this connection\r\n");
             return Flow::Close;
         }
+        self.envelope.turned_away = true;
         if let Some(flow) = scripted(fixed, Stage::Mail, address, out, host) {
             return flow;
         }
@@ -356,7 +322,9 @@ impl Session {
             out.extend_from_slice(b"450 4.7.1 Too many messages, slow down\r\n");
             return Flow::Continue;
         }
+        self.envelope.turned_away = false;
         self.messages += 1;
+        self.envelope.note(fixed.keep, [b"Return-Path: <", address, b">\r\n"]);
         self.envelope.null_sender = address.is_empty();
         self.envelope.from = Some(match Local::parse(local(address)) {
             Local::Sender(id) => Some(id),
@@ -369,7 +337,9 @@ impl Session {
     fn rcpt(&mut self, fixed: &Fixed<'_>, argument: &[u8], out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         let address = path(argument, b"TO:").filter(|address| !address.is_empty());
         let (Some(from), Some(address)) = (self.envelope.from, address) else {
-            host.count(Counted::Error);
+            if !self.envelope.turned_away || address.is_none() {
+                host.count(Counted::Error);
+            }
             out.extend_from_slice(if address.is_some() { SEQUENCE } else { SYNTAX });
             return Flow::Continue;
         };
@@ -381,21 +351,25 @@ impl Session {
         let recipient = Local::parse(local(address));
         if !fixed.script.is_empty() {
             let moment = host.moment();
-            slow(fixed, fixed.script.slowing(Stage::Rcpt, address, moment), out, moment, host);
-            let matching = |stage, salt| fixed.script.matching(stage, address, moment.salted(salt));
-            if let Some(action) = matching(Stage::Rcpt, 0).and_then(|pending| fixed.script.apply(pending)) {
+            let decide = |stage, salt| fixed.script.decide(stage, address, moment.salted(salt));
+            let decision = decide(Stage::Rcpt, 0);
+            slow(decision, out, host);
+            if let Some(action) = fixed.script.action(decision) {
                 if action.is_permanent() {
                     failed(from, recipient, host);
                 }
                 return refuse(action, moment, out, host);
             }
-            let envelope = &mut self.envelope;
-            let slowing = |stage, salt| fixed.script.slowing(stage, address, moment.salted(salt));
-            envelope.at_data = envelope.at_data.or_else(|| matching(Stage::Data, 1));
-            envelope.at_dot = envelope.at_dot.or_else(|| matching(Stage::Dot, 2));
-            envelope.slow_data = envelope.slow_data.or_else(|| slowing(Stage::Data, 3));
-            envelope.slow_dot = envelope.slow_dot.or_else(|| slowing(Stage::Dot, 4));
+            let Envelope { at_data, at_dot, each_at_dot, .. } = &mut self.envelope;
+            // A refusal there is of all recipients (but for LMTP's after the dot), so it counts for each of them.
+            *at_data = at_data.or(decide(Stage::Data, 1));
+            let dot = decide(Stage::Dot, 2);
+            *at_dot = at_dot.or(dot);
+            if fixed.manners.lmtp {
+                each_at_dot.push(dot);
+            }
         }
+        self.envelope.note(fixed.keep, [b"Delivered-To: ", address, b"\r\n"]);
         self.envelope.recipients.push(recipient);
         out.extend_from_slice(b"250 2.1.5 Ok\r\n");
         Flow::Continue
@@ -406,9 +380,9 @@ impl Session {
             self.out_of_order(out, host);
             return Flow::Continue;
         }
-        slow_later(fixed, self.envelope.slow_data, out, host);
-        if let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending)) {
-            return self.refuse_all(action, 1, out, host);
+        slow(self.envelope.at_data, out, host);
+        if let Some(action) = fixed.script.action(self.envelope.at_data) {
+            return self.refuse_all(action, out, host);
         }
         out.extend_from_slice(b"354 End data with <CR><LF>.<CR><LF>\r\n");
         self.state = State::Data(Content::default());
@@ -421,7 +395,9 @@ impl Session {
         if self.envelope.from.is_some() && !self.envelope.chunking {
             out.extend_from_slice(b"554 5.5.1 No valid recipients\r\n");
         } else {
-            host.count(Counted::Error);
+            if !self.envelope.turned_away {
+                host.count(Counted::Error);
+            }
             out.extend_from_slice(SEQUENCE);
         }
     }
@@ -444,11 +420,12 @@ impl Session {
         let mut wanted = !self.envelope.recipients.is_empty();
         if !wanted {
             self.out_of_order(out, host);
-        } else if !self.envelope.chunking
-            && let Some(action) = self.envelope.at_data.and_then(|pending| fixed.script.apply(pending))
-        {
-            wanted = false;
-            flow = self.refuse_all(action, 1, out, host);
+        } else if !self.envelope.chunking {
+            slow(self.envelope.at_data, out, host);
+            if let Some(action) = fixed.script.action(self.envelope.at_data) {
+                wanted = false;
+                flow = self.refuse_all(action, out, host);
+            }
         }
         self.envelope.chunking = wanted;
         self.state = if wanted { State::Chunk { left, last } } else { State::Discard { left } };
@@ -494,26 +471,48 @@ impl Session {
     /// The whole message is here.
     fn finish(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         self.state = State::Command;
-        let replies = if fixed.manners.lmtp { self.envelope.recipients.len() } else { 1 };
-        slow_later(fixed, self.envelope.slow_dot, out, host);
-        if let Some(action) = self.envelope.at_dot.and_then(|pending| fixed.script.apply(pending)) {
-            return self.refuse_all(action, replies, out, host);
+        slow(self.envelope.at_dot, out, host);
+        if fixed.manners.lmtp {
+            return self.finish_each(fixed, out, host);
         }
-        let Envelope { receipt, recipients, null_sender, content, .. } = &self.envelope;
-        host.delivered(&Delivery { receipt, recipients, null_sender: *null_sender, content });
-        (0..replies).for_each(|_| out.extend_from_slice(b"250 2.0.0 Ok\r\n"));
+        if let Some(action) = fixed.script.action(self.envelope.at_dot) {
+            return self.refuse_all(action, out, host);
+        }
+        self.envelope.deliver(host);
+        out.extend_from_slice(b"250 2.0.0 Ok\r\n");
         self.envelope.reset();
         Flow::Continue
     }
 
-    /// Refuses the transaction for all its recipients, in this many replies, and forgets it.
-    fn refuse_all(
-        &mut self,
-        action: &Action,
-        replies: usize,
-        out: &mut Vec<u8>,
-        host: &mut impl Host,
-    ) -> Flow {
+    /// The same with LMTP: each recipient has a reply of its own (RFC 2033 §4.2).
+    fn finish_each(&mut self, fixed: &Fixed<'_>, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
+        let moment = host.moment();
+        let mut flow = Flow::Continue;
+        let mut decisions = std::mem::take(&mut self.envelope.each_at_dot).into_iter();
+        let from = self.envelope.from.flatten();
+        self.envelope.recipients.retain(|recipient| {
+            let action = decisions.next().and_then(|decision| fixed.script.action(decision));
+            match action {
+                _ if flow != Flow::Continue => return false,
+                None => out.extend_from_slice(b"250 2.0.0 Ok\r\n"),
+                Some(action) => {
+                    if action.is_permanent() {
+                        failed(from, *recipient, host);
+                    }
+                    flow = refuse(action, moment, out, host);
+                }
+            }
+            action.is_none()
+        });
+        if !self.envelope.recipients.is_empty() {
+            self.envelope.deliver(host);
+        }
+        self.envelope.reset();
+        flow
+    }
+
+    /// Refuses the transaction for all its recipients, and forgets it.
+    fn refuse_all(&mut self, action: &Action, out: &mut Vec<u8>, host: &mut impl Host) -> Flow {
         if let Some(from) = self.envelope.from
             && action.is_permanent()
         {
@@ -521,11 +520,7 @@ impl Session {
         }
         self.envelope.reset();
         let moment = host.moment();
-        let mut flow = Flow::Continue;
-        for _ in 0..replies {
-            flow = refuse(action, moment, out, host);
-        }
-        flow
+        refuse(action, moment, out, host)
     }
 }
 

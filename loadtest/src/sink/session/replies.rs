@@ -1,6 +1,6 @@
 //! PURE. What the script does to replies: refusals, drops, delays.
 
-use crate::sink::script::{Action, Moment, Pending, Stage};
+use crate::sink::script::{Action, Decision, Moment, Stage};
 use crate::sink::session::{Counted, Fixed, Flow, Host};
 
 /// Appends a reply, and counts it if the command was bad.
@@ -24,30 +24,15 @@ pub(super) fn scripted(
         return None;
     }
     let moment = host.moment();
-    slow(fixed, fixed.script.slowing(stage, address, moment), out, moment, host);
-    let pending = fixed.script.matching(stage, address, moment)?;
-    let action = fixed.script.apply(pending)?;
-    Some(refuse(action, moment, out, host))
+    let decision = fixed.script.decide(stage, address, moment);
+    slow(decision, out, host);
+    Some(refuse(fixed.script.action(decision)?, moment, out, host))
 }
 
-/// Holds the next reply back as a rule says.
-pub(super) fn slow(
-    fixed: &Fixed<'_>,
-    rule: Option<Pending>,
-    out: &[u8],
-    moment: Moment,
-    host: &mut impl Host,
-) {
-    if let Some(micros) = rule.and_then(|rule| fixed.script.delay(rule, moment)) {
+/// Holds the next reply back if the script says so.
+pub(super) fn slow(decision: Decision, out: &[u8], host: &mut impl Host) {
+    if let Some(micros) = decision.delay {
         host.hold(out.len(), micros);
-    }
-}
-
-/// The same for a rule that was found earlier.
-pub(super) fn slow_later(fixed: &Fixed<'_>, rule: Option<Pending>, out: &[u8], host: &mut impl Host) {
-    if rule.is_some() {
-        let moment = host.moment();
-        slow(fixed, rule, out, moment, host);
     }
 }
 

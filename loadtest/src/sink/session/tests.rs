@@ -1,5 +1,7 @@
 //! Dialogues played against the session, whole and byte by byte.
 
+use proptest::strategy::Strategy as _;
+
 use super::*;
 use crate::wire::mark::Run;
 use crate::wire::template::Template;
@@ -14,7 +16,10 @@ struct Seen {
 
 impl Host for Seen {
     fn delivered(&mut self, delivery: &Delivery<'_>) {
-        let Delivery { receipt, recipients, content, .. } = delivery;
+        let Delivery { receipt, recipients, content, envelope, .. } = delivery;
+        assert!(
+            envelope.starts_with(b"Return-Path: <b-000000ab-000000000005@s.invalid>\r\nDelivered-To: load")
+        );
         assert_eq!(content.len() as u64, receipt.bytes(), "kept whole");
         self.delivered.push((receipt.id(), receipt.intact(), recipients.to_vec(), receipt.bytes()));
     }
@@ -135,6 +140,13 @@ fn refusals_at_each_stage_fail_the_right_recipients() {
 }
 
 #[test]
+fn what_a_pipelining_client_sent_behind_a_refused_mail_is_no_mistake_of_its() {
+    let bytes = [ENVELOPE.as_bytes(), b"DATA\r\nMAIL FROM:<>\r\nRSET\r\nRCPT TO:<a@b>\r\n"].concat();
+    let seen = check(&["b-*=451 4.7.0 busy@mail"], &bytes, "451 503 503 503 250 250 503", Flow::Continue);
+    assert_eq!(seen.counted, [Counted::Deferred, Counted::Error]);
+}
+
+#[test]
 fn commands_out_of_order_and_unknown_ones_are_refused() {
     check(&[], b"RCPT TO:<a@b>\r\nDATA\r\n", "503 503", Flow::Continue);
     check(
@@ -191,4 +203,58 @@ fn delays_hold_the_reply_and_a_421_closes() {
     let (replies, flow, seen) = play(&Manners::default(), &profile.script, ENVELOPE.as_bytes(), 1000);
     assert_eq!((codes(&replies).as_str(), flow), ("250 421", Flow::Close));
     assert_eq!(seen.held, [(0, 50_000), (replies.find("421").unwrap_or(0), 1_000_000)]);
+    let profile = crate::sink::profile::read("[[rule]]\nstage='data'\ndelay='30ms'").unwrap_or_default();
+    for command in ["DATA\r\n", "BDAT 1 LAST\r\n."] {
+        let bytes = [ENVELOPE, command].concat();
+        let (replies, _, seen) = play(&Manners::default(), &profile.script, bytes.as_bytes(), 1000);
+        let before = replies.rfind("250 2.1.5 Ok\r\n").map_or(0, |at| at + "250 2.1.5 Ok\r\n".len());
+        assert_eq!(seen.held, [(before, 30_000)], "{command}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_client_says_is_answered_the_same_in_any_split(
+        pieces in proptest::collection::vec(proptest::prop_oneof![
+            proptest::sample::select(vec![
+                "EHLO x\r\n", "MAIL FROM:<b-000000ab-000000000005@s.invalid>\r\n", "RCPT TO:<load000000000005-0@d>\r\n", "DATA\r\n",
+                "a\r\n.\r\n", "BDAT 3\r\nabc", "BDAT 0 LAST\r\n", "RSET\r\n", "BDAT 99999999999999999999 LAST\r\n", "AUTH PLAIN\r\n",
+            ]).prop_map(str::to_owned),
+            "[A-Z]{4} ?\\PC{0,9}\r\n",
+            "(MAIL FROM|RCPT TO):[<>a-z0-9@-]{0,30}\r\n",
+        ], 0..30),
+        chunk in 1usize..30,
+    ) {
+        let bytes = pieces.concat();
+        let whole = untyped(bytes.as_bytes(), usize::MAX);
+        proptest::prop_assert_eq!(&whole, &untyped(bytes.as_bytes(), chunk));
+        proptest::prop_assert!(whole.0.lines().all(|line| line.as_bytes()[..3].iter().all(u8::is_ascii_digit)));
+    }
+}
+
+/// The replies to bytes that nobody has vouched for.
+fn untyped(bytes: &[u8], chunk: usize) -> (String, Flow) {
+    struct Deaf;
+    impl Host for Deaf {
+        fn delivered(&mut self, _: &Delivery<'_>) {}
+        fn failed(&mut self, _: Id, _: u16) {}
+        fn count(&mut self, _: Counted) {}
+        fn moment(&mut self) -> Moment {
+            Moment::default()
+        }
+        fn admit(&mut self) -> bool {
+            true
+        }
+        fn hold(&mut self, _: usize, _: Micros) {}
+    }
+    let (finder, script) = (DotFinder::default(), Script::default());
+    let manners = Manners::default();
+    let fixed = Fixed { script: &script, manners: &manners, keep: true, finder: &finder };
+    let (mut session, mut out, mut flow) = (Session::default(), Vec::new(), Flow::Continue);
+    for piece in bytes.chunks(chunk) {
+        if flow == Flow::Continue {
+            flow = session.receive(&fixed, piece, &mut out, &mut Deaf);
+        }
+    }
+    (String::from_utf8_lossy(&out).into_owned(), flow)
 }

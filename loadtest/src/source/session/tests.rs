@@ -246,3 +246,39 @@ fn each_phase_is_timed_once_and_in_order() {
     use Phase::{Banner, Data, Hello, Mail, Rcpt};
     assert_eq!(host.phases, [Banner, Hello, Mail, Rcpt, Rcpt, Data]);
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_the_peer_says_each_message_that_was_begun_ends_once(
+        pieces in proptest::collection::vec(proptest::prop_oneof![
+            proptest::strategy::Just("250 ok\r\n".to_owned()),
+            proptest::strategy::Just("220 hello\r\n".to_owned()),
+            proptest::strategy::Just("354 go\r\n".to_owned()),
+            proptest::strategy::Just("250-PIPELINING\r\n250-CHUNKING\r\n250 AUTH PLAIN\r\n".to_owned()),
+            "[2-5][0-9]{2}[ -][a-z]{0,9}\r\n",
+            "\\PC{0,9}\r?\n",
+        ], 0..40),
+        form in 0u8..16,
+        chunk in 1usize..40,
+    ) {
+        let mut plan = plan(1 + u16::from(form & 3));
+        plan.pipelining = form & 4 > 0;
+        plan.chunking = form & 8 > 0;
+        let (mut session, mut host) = (Session::default(), Script { jobs: 30, ..Script::default() });
+        for piece in pieces.concat().as_bytes().chunks(chunk) {
+            let flow = session.receive(&plan, piece, 1, &mut host);
+            let queued: usize = session.out.slices(&plan).iter().map(|slice| slice.len()).sum();
+            session.written(&plan, queued.min(chunk * 7), 2);
+            if session.is_idle() {
+                session.start(&plan, 2, &mut host);
+            }
+            if flow != Flow::Continue {
+                break;
+            }
+        }
+        session.lost(3, &mut host);
+        let mut ended: Vec<u64> = host.log.iter().map(|(number, ..)| *number).collect();
+        ended.sort_unstable();
+        proptest::prop_assert_eq!(ended, (0..host.issued).collect::<Vec<_>>());
+    }
+}

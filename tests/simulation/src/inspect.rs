@@ -1,0 +1,74 @@
+//! What a crash at this instant would leave: recovers a copy of the disk into a queue, and looks who is in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_lite::future::block_on;
+use ringpost::envelope::Envelope;
+use ringpost::id::{MessageId, PartId};
+use ringpost::net;
+use ringpost::queue::{Queue, QueueOptions};
+use ringpost::shard::open::apply;
+use ringpost::spool::layout::part_dir;
+use ringpost::spool::storage::memory::MemoryDisk;
+use ringpost::spool::{Fence, Log, LogOptions, Recovered};
+
+use crate::mail::{Recipient, failed_recipients, recipient_of};
+use crate::relay::DISK_BYTES;
+
+/// What is on a disk.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Recipients that are queued, or whose sender is going to be told.
+    pub kept: BTreeSet<Recipient>,
+    /// Messages in the queue.
+    pub messages: usize,
+}
+
+/// Recovers every part of `disk`, which is changed by it and given room: how a restart copes with a full disk the run itself
+/// shows.
+///
+/// # Errors
+/// When a part cannot be recovered, or is damaged other than by a torn tail.
+pub fn look(disk: &MemoryDisk, parts: &[PartId]) -> Result<Found, String> {
+    disk.set_free(DISK_BYTES);
+    let mut queue = Queue::new(QueueOptions::default(), 1);
+    let mut envelopes: BTreeMap<MessageId, Envelope> = BTreeMap::new();
+    let mut logs = BTreeMap::new();
+    for part in parts {
+        let mut fold = |recovered: Recovered<'_>| {
+            if let Recovered::Accepted { id, envelope, .. } = &recovered {
+                envelopes.insert(*id, envelope.clone());
+            }
+            apply(&mut queue, recovered, net::now())
+        };
+        let options = LogOptions { segment_bytes: 512 * 1024, reserve_bytes: 0, ..LogOptions::default() };
+        let mut salt = net::random;
+        let dir = part_dir(*part);
+        let opened = Log::open(disk.clone(), *part, &dir, options, Fence::default(), &mut salt, &mut fold);
+        let (log, report) = block_on(opened).map_err(|error| error.to_string())?;
+        if report.has_rot() {
+            return Err(format!("part {} has rot: {report:?}", part.0));
+        }
+        logs.insert(*part, log);
+    }
+    let mut found = Found { messages: queue.depth().messages, ..Found::default() };
+    for (id, envelope) in &envelopes {
+        let Some((location, legs)) = queue.state(*id) else { continue };
+        if envelope.sender().is_empty() {
+            let whole = block_on(logs[&id.part()].read(*id, location)).map_err(|error| error.to_string())?;
+            found.kept.extend(failed_recipients(&whole.body));
+            continue;
+        }
+        for recipient in envelope.recipients() {
+            let is_left = legs.iter().any(|leg| {
+                let place =
+                    recipient.index.checked_sub(leg.leg).map(u32::from).filter(|place| *place < u64::BITS);
+                place.is_some_and(|place| (leg.open | leg.owed) & (1 << place) != 0)
+            });
+            if is_left {
+                found.kept.extend(recipient_of(recipient.mailbox));
+            }
+        }
+    }
+    Ok(found)
+}
