@@ -186,7 +186,11 @@ impl InMemory {
         let log = executor.run(async move { open(opening, segment_bytes, &mut queue()).await });
         executor.spawn(log.clone().run_committer());
         executor.spawn(log.clone().run_upkeep(Nothing, salts()));
-        Self { disk, executor, log }
+        let mut bench = Self { disk, executor, log };
+        // Until the spares are made: their zeros are written once, and never again.
+        let disk = bench.disk.clone();
+        bench.executor.run(async move { disk.sleep(Duration::from_millis(10)).await });
+        bench
     }
 
     fn accept(&mut self, count: usize, size: usize, keep: bool) {
@@ -240,6 +244,9 @@ mod on_disk {
                 let log = open(disk, segment_bytes, &mut queue()).await;
                 net::spawn_vital(log.clone().run_committer());
                 net::spawn_vital(log.clone().run_upkeep(Nothing, salts()));
+                while log.stats().spares < 2 {
+                    net::sleep(Duration::from_millis(5)).await;
+                }
                 // Nothing else runs on this executor: it may block between measurements.
                 while let Ok((rounds, count, size)) = asked.recv() {
                     let began = Instant::now();
@@ -312,12 +319,10 @@ fn count_writes() {
     for size in SIZES {
         for count in AT_ONCE {
             let mut bench = InMemory::new(64 << 20);
-            bench.accept(count, size, false);
-            // Until the spares are made: their zeros are written once, and never again.
-            let disk = bench.disk.clone();
-            bench.executor.run(async move { disk.sleep(Duration::from_millis(10)).await });
+            let rounds = (192 << 20) / (size * count).max(64 << 10) + 1;
+            // So that the ring has as many files as it will have.
+            bench.rounds(rounds as u64, count, size);
             let before = (bench.disk.written(), bench.log.stats());
-            let rounds = (256 << 20) / (size * count).max(64 << 10) + 1;
             bench.rounds(rounds as u64, count, size);
             let after = (bench.disk.written(), bench.log.stats());
             println!("{:8} {count:8}  {}", name(size), ratios(before, after, rounds * count, size));
