@@ -412,7 +412,8 @@ impl<S: Storage> Log<S> {
         let _ = self.ticket(last, None).await;
         poll_fn(|context| {
             let mut state = self.0.state.borrow_mut();
-            if state.closed || self.0.fence.reason().is_some() {
+            // Upkeep may be in the middle of a call that the executor must not end under.
+            if (state.closed || self.0.fence.reason().is_some()) && !state.upkeep_running {
                 return Poll::Ready(());
             }
             state.room.push(context.waker().clone());

@@ -62,7 +62,15 @@ struct Move {
 
 impl<S: Storage> Log<S> {
     /// Drives upkeep until the log is closed or fenced. Spawn once. `salt` gives random numbers.
-    pub async fn run_upkeep(self, liveness: impl Liveness, mut salt: impl FnMut() -> u64) {
+    pub async fn run_upkeep(self, liveness: impl Liveness, salt: impl FnMut() -> u64) {
+        self.0.state.borrow_mut().upkeep_running = true;
+        self.look_after(liveness, salt).await;
+        let mut state = self.0.state.borrow_mut();
+        state.upkeep_running = false;
+        state.wake_room();
+    }
+
+    async fn look_after(&self, liveness: impl Liveness, mut salt: impl FnMut() -> u64) {
         // As long as moving works it gives segments; else new mail needs new ones.
         let mut moving_works = true;
         loop {

@@ -73,6 +73,7 @@ pub(super) struct State<S: Storage> {
     pub committer: Option<Waker>,
     pub upkeep: Option<Waker>,
     pub upkeep_due: bool,
+    pub upkeep_running: bool,
     pub aborts: Vec<MessageId>,
     /// The last try to append an abort found no place; the next segment ends this.
     pub aborts_blocked: bool,
@@ -113,6 +114,7 @@ impl<S: Storage> State<S> {
             committer: None,
             upkeep: None,
             upkeep_due: true,
+            upkeep_running: false,
             aborts: Vec::new(),
             aborts_blocked: false,
             chunks: HashMap::default(),

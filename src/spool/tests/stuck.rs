@@ -80,3 +80,17 @@ fn a_disk_that_stands_still_answers_every_final_dot_in_time() {
     let (found, _) = Rig::open(&rig.disk.copy(), SEGMENT, 9).unwrap();
     assert_eq!(found.model.ids(), rig.model.ids());
 }
+
+#[test]
+fn a_log_is_closed_only_when_its_upkeep_has_ended() {
+    let rig = Rig::fresh(SEGMENT);
+    // Upkeep is about to make segments, and the disk takes its time for them.
+    rig.disk.set_faults(Rule::new(Fault::Delay(Duration::from_secs(3))).on(Call::Create).sticky());
+    rig.run(async |rig| {
+        rig.accept(100).await.expect("the head has room");
+        rig.log.close().await;
+    });
+    let calls = rig.disk.call_count();
+    rig.pass(100);
+    assert_eq!(rig.disk.call_count(), calls, "who has closed the log ends the executor under what is left");
+}
