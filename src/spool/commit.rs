@@ -206,6 +206,25 @@ impl<S: Storage> Drop for Acceptance<'_, S> {
     }
 }
 
+/// A notification that is on its way to the disk, with the settlement of those it tells of.
+#[must_use = "its segment stays until it has been waited for"]
+pub struct Notification<S: Storage> {
+    ticket: Ticket<S>,
+    id: MessageId,
+    location: Location,
+}
+
+impl<S: Storage> Notification<S> {
+    /// Waits until both are durable. The caller must hand the notification to the queue before its next await. Never
+    /// aborted, since the settlement counts on it: after an error a restart decides what stands.
+    pub async fn durable(self) -> Result<(Committed, Location), AppendError> {
+        let log = self.ticket.log.clone();
+        let committed = self.ticket.await?;
+        log.0.state.borrow_mut().told(self.id, self.location);
+        Ok((committed, self.location))
+    }
+}
+
 impl<S: Storage> Log<S> {
     pub(super) fn start(inner: Inner<S>) -> Self {
         Self(Rc::new(inner))
@@ -312,13 +331,14 @@ impl<S: Storage> Log<S> {
         Ok(self.ticket(placed.sequence, None))
     }
 
-    /// Settles owed recipients and accepts their notification, both in one batch. Returns when it is durable; the
-    /// caller must apply both to the queue before its next await.
+    /// Settles owed recipients and accepts their notification, both in one batch. Returns when they are in it: the caller
+    /// must apply `bounced` to the queue before its next await, or a move of the message would carry a state from before
+    /// it behind it. The notification is for [`Notification::durable`].
     pub async fn append_notification(
         &self,
         bounced: &Bounced,
         notification: &Message,
-    ) -> Result<(Committed, Location), AppendError> {
+    ) -> Result<Notification<S>, AppendError> {
         let mut fields = Vec::new();
         meta::push_bounced(&mut fields, bounced);
         let drafts = [
@@ -339,10 +359,8 @@ impl<S: Storage> Log<S> {
             placed
         })
         .await?;
-        // Never aborted: the Bounced beside it counts on it. Fenced, a restart decides what stands.
-        let committed = self.ticket(placed.sequence, None).await?;
-        self.0.state.borrow_mut().told(notification.id, placed.location);
-        Ok((committed, placed.location))
+        let ticket = self.ticket(placed.sequence, None);
+        Ok(Notification { ticket, id: notification.id, location: placed.location })
     }
 
     /// A message is settled for every recipient: its record at `location`, the newest, is not needed any more.

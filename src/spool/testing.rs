@@ -11,7 +11,7 @@ use std::task::{Context, Wake, Waker};
 
 use super::commit::{Log, LogOptions};
 use super::error::{Fence, SpoolError};
-use super::reclaim::Liveness;
+use super::moving::Liveness;
 use super::replay::{Recovered, RecoveryReport};
 use super::storage::memory::{Dice, MemoryDisk};
 use crate::clock::WallTime;

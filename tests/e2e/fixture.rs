@@ -194,7 +194,14 @@ impl Maker {
     async fn notify(&self, id: MessageId) {
         let notification = self.message(self.log.next_id(), |e| to(e, "", &["sender@a.test"]), 300);
         let bounced = Bounced { id, legs: vec![(0, 1)], notification: Some(notification.id) };
-        let (_, location) = self.log.append_notification(&bounced, &notification).await.expect("room");
+        let (_, location) = self
+            .log
+            .append_notification(&bounced, &notification)
+            .await
+            .expect("room")
+            .durable()
+            .await
+            .expect("a disk");
         self.accepted(&notification, location);
         let applied = self.queue.borrow_mut().apply(Change::Bounced(&bounced), net::now());
         self.log.settled(id, applied.settled.expect("its only recipient"));

@@ -1,5 +1,8 @@
 //! Commits: what is acknowledged is durable, what is refused is never delivered, what belongs together stays together.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use super::*;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::outcome::Bounced;
@@ -62,7 +65,8 @@ fn a_bounce_and_its_notification_stand_or_fall_together() {
         let bounced = Bounced { id, legs: vec![(0, 1)], notification: Some(notification) };
         rig.ledger.settling(id, rig.disk.event_count());
         rig.ledger.asked(notification, rig.disk.event_count());
-        rig.log.append_notification(&bounced, &message(notification, 20)).await.unwrap();
+        let on_its_way = rig.log.append_notification(&bounced, &message(notification, 20)).await.unwrap();
+        on_its_way.durable().await.unwrap();
         (id, notification)
     });
     for events in start..=rig.disk.event_count() {
@@ -76,6 +80,29 @@ fn a_bounce_and_its_notification_stand_or_fall_together() {
             }
         }
     }
+}
+
+#[test]
+fn a_settlement_is_told_before_it_is_durable_so_that_no_move_carries_an_older_state_behind_it() {
+    let rig = Rig::fresh(SEGMENT);
+    let (id, _) = rig.run(async move |rig| rig.accept(10).await.unwrap());
+    rig.disk.hold_completions(true);
+    let on_its_way = rig.run(async move |rig| {
+        let notification = rig.log.next_id();
+        let bounced = Bounced { id, legs: vec![(0, 1)], notification: Some(notification) };
+        rig.log.append_notification(&bounced, &message(notification, 20)).await.unwrap()
+    });
+    let done = Rc::new(Cell::new(false));
+    let tell = done.clone();
+    rig.spawn(async move |_| {
+        on_its_way.durable().await.unwrap();
+        tell.set(true);
+    });
+    rig.pass(20);
+    assert!(!done.get(), "the notification waits for the disk");
+    rig.disk.hold_completions(false);
+    rig.pass(20);
+    assert!(done.get());
 }
 
 #[test]
