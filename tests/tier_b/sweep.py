@@ -19,12 +19,14 @@ import subprocess
 import lab as tier
 
 TOLERANCE = 0.10
+# Programs that want a CPU, for each CPU, from which on a run of two seconds says nothing about a layout.
+BUSY = 5
 
 
 def sweep(lab, out, *more):
     """Runs it, and gives its runs as rows."""
     command = [lab.bin / "ringpost-tune", "sweep", "--relay", lab.bin / "ringpost", "--load", lab.bin / "ringpost-load",
-               "--out", out, "--by", "cpu", "--p99", 60000, "--connections", 32, "--seconds", lab.size(1, 5),
+               "--out", out, "--by", "cpu", "--p99", 60000, "--connections", 32, "--seconds", lab.size(2, 5),
                "--warmup", lab.size(0, 1), *lab.size(["--keep-pin"], []), *more]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     tier.check(done.returncode == 0, f"sweep ended with {done.returncode}: {done.stderr[-400:]}")
@@ -57,7 +59,7 @@ def cpu(lab, point):
     relay = lab.relay(routes={"*": f"smtp://127.0.0.1:{sink}"}, settings=settings)
     report = lab.directory / "pair.json"
     load = lab.load(["run", "--target", f"127.0.0.1:{relay.port}", "--sink", f"127.0.0.1:{sink}", "--connections", 32,
-                     "--messages", lab.size(4000, 60000), "--pid", relay.process.pid, "--json", report])
+                     "--messages", lab.size(3000, 60000), "--pid", relay.process.pid, "--json", report])
     tier.check(load.wait() == 0, f"ringpost-load: {lab.text('load.log')[-600:]}")
     relay.stop()
     shutil.rmtree(lab.directory / "relay-spool")
@@ -67,11 +69,14 @@ def cpu(lab, point):
 def row(lab):
     if not os.access(lab.bin / "ringpost-tune", os.X_OK):
         raise tier.Skip("ringpost-tune is not built: cargo build --workspace")
+    load, cpus = os.getloadavg()[0], os.cpu_count()
+    if load > BUSY * cpus:
+        raise tier.Skip(f"{load:.0f} programs want the {cpus} CPUs of this machine: layouts cannot be compared")
     # A relay that cannot start here is a reason to skip, which this finds out.
     lab.relay(routes={"*": "discard"}).stop()
-    repeats = lab.size(2, 3)
+    repeats = lab.size(1, 3)
     all_runs = sweep(lab, lab.directory / "all", "--exhaustive", "--repeats", repeats)
-    found_runs = sweep(lab, lab.directory / "found", "--runs", lab.size(10, 30), "--repeats", 2)
+    found_runs = sweep(lab, lab.directory / "found", "--runs", lab.size(7, 30), "--repeats", 2)
     costs = {}
     for run in all_runs:
         costs.setdefault(layout(run), []).append(float(run["cpu_micros"]))
@@ -81,7 +86,7 @@ def row(lab):
     point = recommended(file.read_text())
     tier.check(point in costs, f"{point} is none of the {len(costs)} points")
     best = min(costs, key=lambda layout: statistics.mean(costs[layout]))
-    told = (f"recommended {name(point)} after {len(found_runs)} runs; of {len(costs)} points measured {repeats} times each the best "
+    told = (f"recommended {name(point)} after {len(found_runs)} runs; of {len(costs)} points measured {repeats} times each, the best "
             f"is {name(best)}")
     if point == best:
         return told

@@ -58,12 +58,14 @@ pub fn run(options: &Options, disk: Option<Profile>) -> Result<End, String> {
                 state.save(&file)?;
                 bar.inc(1);
                 let (by, rate) = (state.settings.by, run.messages_per_second);
-                bar.println(format!(
+                let told = format!(
                     "{point}: {rate:.0} messages/s, {:.1} µs CPU, {:.0} {}",
                     run.cpu_micros,
                     by.score(&run),
                     by.unit()
-                ));
+                );
+                // Also where nobody watches the bar: a log shows how far it came.
+                bar.suspend(|| eprintln!("{told}"));
                 Ok(Some(run))
             }
             Err(Failure::Stopped) => Ok(None),
