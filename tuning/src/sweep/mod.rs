@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::disk::profile::Profile;
 pub use options::Options;
 use outcome::Outcome;
-use search::{Search, Seen, Step};
+use search::{Search, Step, Told};
 use space::{Point, Wiring};
 use state::{By, State};
 use trial::{Failure, Purpose, Run};
@@ -79,7 +79,7 @@ pub fn run(options: &Options, disk: Option<Profile>) -> Result<End, String> {
                 let Some(run) = one(&mut state, point, size, Purpose::Search)? else {
                     return Ok(End::Stopped);
                 };
-                search.tell(seen(&run, &state));
+                search.tell(told(&run, &state));
             }
             Step::Done(reason) => break reason,
         }
@@ -134,7 +134,7 @@ fn new_search(options: &Options, state: &State, disk: Option<Profile>) -> Search
     };
     let mut search = Search::new(&state.settings.space, options.rules(state), expected);
     for run in outcome::searched(state) {
-        search.tell(seen(run, state));
+        search.tell(told(run, state));
     }
     search
 }
@@ -149,8 +149,8 @@ fn throughput(point: &Point, cpus: f64, disk: Option<&Profile>) -> f64 {
     by_disk.map_or(by_cpu, |by_disk| by_cpu.min(by_disk))
 }
 
-fn seen(run: &Run, state: &State) -> Seen {
-    Seen { point: run.point, score: state.settings.by.score(run), p99: run.p99_micros }
+fn told(run: &Run, state: &State) -> Told {
+    Told { point: run.point, score: state.settings.by.score(run), p99: run.p99_micros }
 }
 
 /// The search's step, or the next point of all, in rounds.

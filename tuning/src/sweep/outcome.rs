@@ -107,21 +107,9 @@ impl Outcome<'_> {
             self.by().unit(),
             units::micros(settings.p99_max)
         );
-        let counts = |shards, workers| Point { shards, workers, ..best };
-        let _ = writeln!(
-                file,
-                "{}shards = {}",
-                self.rivals(
-                    |point| point.workers == best.workers && counts(point.shards, best.workers) == *point
-                ),
-                best.shards
-            );
-        let _ = writeln!(
-            file,
-            "{}workers = {}",
-            self.rivals(|point| point.shards == best.shards && counts(best.shards, point.workers) == *point),
-            best.workers
-        );
+        let shards = self.rivals(|point| *point == Point { shards: point.shards, ..best });
+        let workers = self.rivals(|point| *point == Point { workers: point.workers, ..best });
+        let _ = writeln!(file, "{shards}shards = {}\n{workers}workers = {}", best.shards, best.workers);
         let other = if best.wiring == Wiring::Shared { Wiring::Split } else { Wiring::Shared };
         file += &self.choice("wiring", &format!("\"{}\"", best.wiring.name()), other.name(), |point| {
             point.wiring == other && point.pin == best.pin && point.connections == best.connections
@@ -260,7 +248,7 @@ fn row(run: &Run) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sweep::search::{Rules, Search, Seen};
+    use crate::sweep::search::{Rules, Search, Told};
     use crate::sweep::state::tests::{run, settings};
 
     fn state() -> State {
@@ -278,7 +266,7 @@ mod tests {
         let rules = Rules { runs_max: 20, repeats: 3, tolerance: 0.01, p99_max: settings().p99_max };
         let mut search = Search::new(&state.settings.space, rules, |point| point.expected(2.0));
         for run in searched(state) {
-            search.tell(Seen { point: run.point, score: state.settings.by.score(run), p99: run.p99_micros });
+            search.tell(Told { point: run.point, score: state.settings.by.score(run), p99: run.p99_micros });
         }
         let known = search.known();
         look(&Outcome { state, known: &known, best: search.best(), reason: "enough" })
