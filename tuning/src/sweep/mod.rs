@@ -61,7 +61,7 @@ pub fn run(options: &Options, disk: Option<Profile>) -> Result<End, String> {
                 let told = format!(
                     "{point}: {rate:.0} messages/s, {:.1} µs CPU, {:.0} {}",
                     run.cpu_micros,
-                    by.score(&run),
+                    state.settings.score(&run),
                     by.unit()
                 );
                 // Also where nobody watches the bar: a log shows how far it came.
@@ -123,14 +123,7 @@ fn new_search(options: &Options, state: &State, disk: Option<Profile>) -> Search
     let (cpus, by) = (state.settings.space.cpus, state.settings.by);
     let expected = move |point: &Point| match by {
         By::Throughput => throughput(point, cpus, disk.as_ref()),
-        // A hand-over costs CPU, whatever the counts are.
-        By::Cpu => {
-            if point.wiring == Wiring::Shared {
-                1.0
-            } else {
-                1.0 / (1.0 + space::HAND_OVER)
-            }
-        }
+        By::Cpu => point.expected(cpus),
     };
     let mut search = Search::new(&state.settings.space, options.rules(state), expected);
     for run in outcome::searched(state) {
@@ -150,7 +143,7 @@ fn throughput(point: &Point, cpus: f64, disk: Option<&Profile>) -> f64 {
 }
 
 fn told(run: &Run, state: &State) -> Told {
-    Told { point: run.point, score: state.settings.by.score(run), p99: run.p99_micros }
+    Told { point: run.point, score: state.settings.score(run), p99: run.p99_micros }
 }
 
 /// The search's step, or the next point of all, in rounds.
