@@ -307,11 +307,13 @@ pub struct Threads {
     pub wiring: Wiring,
     /// Whether each executor stays on one CPU.
     pub pin: bool,
+    /// Whether a connection goes to the shard on whose CPU its packets come in. Without `pin` it does nothing.
+    pub steer: bool,
 }
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { shards: 0, workers: 0, wiring: Wiring::Auto, pin: true }
+        Self { shards: 0, workers: 0, wiring: Wiring::Auto, pin: true, steer: false }
     }
 }
 

@@ -191,6 +191,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
         "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
     "threads" "pin": threads.pin = Switch,
         "Whether each thread stays on one CPU.";
+    "threads" "steer": threads.steer = Switch,
+        "Whether a connection goes to the shard on whose CPU its packets come in: for a network card with a queue for each CPU. Needs pin.";
 
     "log" "format": log.format = LOG_FORMAT,
         "For people, or one JSON object a line.";

@@ -11,40 +11,48 @@ use crate::id::ShardIndex;
 
 /// Connections of every shard, shared by all of them. Touched when connections come and go, never while mail flows.
 #[derive(Clone, Debug)]
-pub struct Loads(Arc<[AtomicU32]>);
+pub struct Loads {
+    counts: Arc<[AtomicU32]>,
+    /// Connections were steered to where their packets come in: they stay there while it has at most an eighth more than the
+    /// least loaded shard. Strict balance would hand half of them over again.
+    steered: bool,
+}
 
 impl Loads {
     /// For `shards` shards without connections.
-    pub fn new(shards: u16) -> Self {
-        Self((0..shards).map(|_| AtomicU32::new(0)).collect())
+    pub fn new(shards: u16, steered: bool) -> Self {
+        Self { counts: (0..shards).map(|_| AtomicU32::new(0)).collect(), steered }
     }
 
-    /// Reserves a place on the shard with the fewest connections; `own` wins a tie.
+    /// Reserves a place on the shard with the fewest connections; `own` wins a tie, and a near one if connections are steered.
     pub fn reserve(&self, own: ShardIndex) -> ShardIndex {
         let mut best = (self.load(own), own);
-        for index in (0..self.0.len() as u16).map(ShardIndex) {
+        for index in (0..self.counts.len() as u16).map(ShardIndex) {
             let load = self.load(index);
             if load < best.0 {
                 best = (load, index);
             }
         }
-        self.0[usize::from(best.1.0)].fetch_add(1, Ordering::Relaxed);
+        if self.steered && self.load(own) <= best.0 + best.0 / 8 {
+            best.1 = own;
+        }
+        self.counts[usize::from(best.1.0)].fetch_add(1, Ordering::Relaxed);
         best.1
     }
 
     /// Moves a reservation: the other shard could not take the connection.
     pub fn move_place(&self, from: ShardIndex, to: ShardIndex) {
         self.release(from);
-        self.0[usize::from(to.0)].fetch_add(1, Ordering::Relaxed);
+        self.counts[usize::from(to.0)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Gives a place back.
     pub fn release(&self, shard: ShardIndex) {
-        self.0[usize::from(shard.0)].fetch_sub(1, Ordering::Relaxed);
+        self.counts[usize::from(shard.0)].fetch_sub(1, Ordering::Relaxed);
     }
 
     fn load(&self, shard: ShardIndex) -> u32 {
-        self.0[usize::from(shard.0)].load(Ordering::Relaxed)
+        self.counts[usize::from(shard.0)].load(Ordering::Relaxed)
     }
 }
 
@@ -54,7 +62,7 @@ mod tests {
 
     #[test]
     fn connections_spread_evenly_whoever_accepts_them() {
-        let loads = Loads::new(4);
+        let loads = Loads::new(4, false);
         let mut counts = [0; 4];
         for _ in 0..16 {
             counts[usize::from(loads.reserve(ShardIndex(0)).0)] += 1;
@@ -64,5 +72,18 @@ mod tests {
         assert_eq!(loads.reserve(ShardIndex(1)), ShardIndex(2));
         loads.move_place(ShardIndex(3), ShardIndex(1));
         assert_eq!(loads.reserve(ShardIndex(0)), ShardIndex(3));
+    }
+
+    #[test]
+    fn steered_connections_stay_until_their_shard_has_an_eighth_more_than_another() {
+        let loads = Loads::new(2, true);
+        assert_eq!(loads.reserve(ShardIndex(0)), ShardIndex(0));
+        assert_eq!(loads.reserve(ShardIndex(0)), ShardIndex(1), "few connections are balanced strictly");
+        for _ in 1..16 {
+            loads.reserve(ShardIndex(0));
+            loads.reserve(ShardIndex(1));
+        }
+        let stayed = (0..).take_while(|_| loads.reserve(ShardIndex(0)) == ShardIndex(0)).count();
+        assert_eq!(stayed, 3, "16 and 16: up to 2 more may be there when the next one comes");
     }
 }

@@ -330,6 +330,7 @@ impl Roles for Orders {
 
 /// One socket for each shard and address. With port 0 the first decides the port for the others.
 fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), StartError> {
+    let cpus = if config.threads.steer { seats::pinned_cpus(config) } else { Vec::new() };
     let mut by_shard: Vec<Vec<Bound>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
     let mut listening = Vec::new();
     for wanted in &config.smtp.listen {
@@ -340,7 +341,7 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), Start
             if index == 0 && address.port() != 0 {
                 listener::check_free(address).map_err(failed)?;
             }
-            let socket = listener::bind(address).map_err(failed)?;
+            let socket = listener::bind(address, cpus.get(index).copied()).map_err(failed)?;
             address = socket.local_address().map_err(failed)?;
             sockets.push(socket);
         }

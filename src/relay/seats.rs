@@ -110,7 +110,7 @@ pub fn make<P>(
     let (shard_orders, shard_inboxes) = inboxes(ORDERS_ROOM, &shard_bells);
     let (worker_orders, worker_inboxes) = inboxes(ORDERS_ROOM, &worker_bells);
     let (hand_to, handed) = inboxes(ORDERS_ROOM, &shard_bells);
-    let loads = Loads::new(config.threads.shards);
+    let loads = Loads::new(config.threads.shards, config.threads.steer);
 
     let mut shards = Vec::new();
     let parts = shard_inboxes.into_iter().zip(answers).zip(handed).zip(sockets).zip(plans);
@@ -181,6 +181,11 @@ fn connect<P>(shards: &mut [ShardSeat<P>], workers: &mut [WorkerSeat<P>], shared
     }
 }
 
+/// The CPU of each executor, as far as there are CPUs; shards come first with either wiring. Empty without `threads.pin`.
+pub(super) fn pinned_cpus(config: &Config) -> Vec<usize> {
+    if config.threads.pin { executor::online_cpus() } else { Vec::new() }
+}
+
 /// Lays the roles on executors.
 fn lay<P>(
     config: &Config,
@@ -188,8 +193,8 @@ fn lay<P>(
     shards: Vec<ShardSeat<P>>,
     workers: Vec<WorkerSeat<P>>,
 ) -> Vec<Seat<P>> {
-    let cpus = executor::online_cpus();
-    let cpu = |nth: usize| (config.threads.pin && nth < cpus.len()).then(|| cpus[nth]);
+    let cpus = pinned_cpus(config);
+    let cpu = |nth: usize| cpus.get(nth).copied();
     let mut seats = Vec::new();
     if shared {
         let (mut shards, mut workers) = (shards.into_iter(), workers.into_iter());

@@ -39,10 +39,10 @@ fn text(bytes: usize) -> Vec<u8> {
 const SIZES: [usize; 8] = [2, 4096, 65_535, 65_536, 65_537, 131_072, 200 * 1024, 3 << 20];
 
 /// Sends each size once with DATA and once in chunks, and compares what arrives.
-fn all_arrive(shards: u16, wiring: &str, offers: &'static [&'static str]) {
+fn all_arrive(config: Config, offers: &'static [&'static str]) {
     let lab = Lab::new();
     let sink = Sink::on(&[([127, 0, 0, 1], 0).into()], offers, |_| Act::Accept);
-    let relay = lab.start(&Config::new().threads(shards, wiring).to(sink.address()));
+    let relay = lab.start(&config.to(sink.address()));
     let mut sent = Vec::new();
     for (nth, size) in SIZES.into_iter().enumerate() {
         let content = text(size);
@@ -72,22 +72,33 @@ fn all_arrive(shards: u16, wiring: &str, offers: &'static [&'static str]) {
 #[test]
 fn messages_of_many_sizes_arrive_byte_identical_on_one_shared_executor() {
     if host_is_able() {
-        all_arrive(1, "shared", USUAL);
+        all_arrive(Config::new().threads(1, "shared"), USUAL);
     }
 }
 
 #[test]
 fn messages_of_many_sizes_arrive_byte_identical_on_three_shared_executors() {
     if host_is_able() {
-        all_arrive(3, "shared", &["8BITMIME", "SMTPUTF8"]);
+        all_arrive(Config::new().threads(3, "shared"), &["8BITMIME", "SMTPUTF8"]);
     }
 }
 
 #[test]
 fn messages_of_many_sizes_arrive_byte_identical_with_roles_on_their_own_executors() {
     if host_is_able() {
-        all_arrive(1, "split", &["PIPELINING", "8BITMIME", "CHUNKING"]);
-        all_arrive(3, "split", &["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "DSN"]);
+        all_arrive(Config::new().threads(1, "split"), &["PIPELINING", "8BITMIME", "CHUNKING"]);
+        all_arrive(
+            Config::new().threads(3, "split"),
+            &["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "DSN"],
+        );
+    }
+}
+
+#[test]
+fn messages_arrive_on_pinned_executors_to_which_connections_are_steered() {
+    if host_is_able() {
+        let config = Config::new().threads(2, "shared").set("threads.pin", true).set("threads.steer", true);
+        all_arrive(config, USUAL);
     }
 }
 
