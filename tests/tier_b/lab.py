@@ -135,9 +135,9 @@ class Lab:
 
 class Relay:
     """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections, `keeping`
-    lines about the spool, `spool` its directory and `flags` what `serve` is given besides."""
+    lines about the spool, `smtp` about the listening side, `spool` its directory and `flags` what `serve` is given besides."""
 
-    def __init__(self, lab, routes, settings="", keeping="", spool=None, flags=(), name="relay"):
+    def __init__(self, lab, routes, settings="", keeping="", smtp="", spool=None, flags=(), name="relay"):
         self.lab, self.name = lab, name
         self.spool = spool or lab.directory / f"{name}-spool"
         self.flags = list(flags)
@@ -146,7 +146,7 @@ class Relay:
         self.config = lab.directory / f"{name}.toml"
         lines = "".join(f'"{pattern}" = "{target}"\n' for pattern, target in routes.items())
         self.config.write_text(
-            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n'
+            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n{smtp}'
             f'[spool]\ndirectory = "{self.spool}"\n{keeping}'
             f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[routes]\n{lines}{settings}')
         self.process = None
@@ -282,6 +282,25 @@ def send_one(relay):
         except smtplib.SMTPRecipientsRefused as refusal:
             return min(code for code, _ in refusal.recipients.values())
     return 250
+
+
+def certificate(lab):
+    """Files with a self-signed certificate for localhost and its key."""
+    openssl = lab.program("openssl", "openssl")
+    files = lab.directory / "certificate.pem", lab.directory / "key.pem"
+    if not files[0].exists():
+        done = subprocess.run(
+            [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+             "-out", files[0], "-keyout", files[1]], capture_output=True, text=True, check=False)
+        same(done.returncode, 0, f"openssl req: {done.stderr[-300:]}")
+    return files
+
+
+def with_tls(lab):
+    """Lines for `Relay(smtp=...)` that offer STARTTLS."""
+    files = certificate(lab)
+    return f'tls_certificate = "{files[0]}"\ntls_key = "{files[1]}"\n'
 
 
 def wait_for(condition, seconds, what):
