@@ -15,6 +15,7 @@ from sink import Sink
 FILE = tier.ROOT / "tests" / "smuggling" / "sequences.txt"
 HIDDEN = (
     b"MAIL FROM:<evil@smuggled.invalid>\r\nRCPT TO:<victim@content.invalid>\r\nDATA\r\nSubject: hidden\r\n\r\nhidden")
+ESCAPED = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
 ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|.)")
 
 
@@ -22,7 +23,7 @@ def sequences():
     """Pairs of a sequence and whether it is a true end of data."""
     def byte(found):
         word = found.group(1)
-        return bytes([int(word[1:], 16)]) if len(word) == 3 else {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}[word]
+        return bytes([int(word[1:], 16)]) if len(word) == 3 else ESCAPED[word]
     for line in FILE.read_bytes().splitlines():
         if line and not line.startswith(b"#"):
             is_end = line.startswith(b"end ")
