@@ -95,7 +95,9 @@ impl Driver<'_> {
         let body = std::mem::take(&mut self.body);
         let text = [b"\n", body.as_slice()].concat();
         let bare = |pair: &[u8]| (pair[0] == b'\r') != (pair[1] == b'\n') && pair[0] != pair[1];
-        let is_plain = body.is_empty() || body.ends_with(b"\r\n") && !text[1..].windows(2).any(bare);
+        let is_binary = envelope.parameters().binary;
+        let is_plain =
+            is_binary || body.is_empty() || body.ends_with(b"\r\n") && !text[1..].windows(2).any(bare);
         assert!(is_plain, "a body with a bare newline: {}", body.escape_ascii());
         if envelope.sender().starts_with('b') {
             return self.session.committed(Err(reply::NOT_STORED), &mut self.seen.out);
@@ -142,6 +144,9 @@ pub fn check(bytes: &[u8]) {
             assert_eq!(run(&options, input, step), whole, "in pieces of {step}: {}", input.escape_ascii());
         }
     }
+    let options = Options::new("mx.test", 60, 4, Extensions::default()).with_lmtp();
+    let whole = run(&options, input, input.len().max(1));
+    assert_eq!(run(&options, input, 1 + usize::from(choice)), whole, "LMTP: {}", input.escape_ascii());
     // With STARTTLS the cuts matter by design: what comes in one piece with the command ends the session.
     let options = Options::new("mx.test", 1000, 4, Extensions::default()).with_starttls();
     for step in [1, 1 + usize::from(choice)] {

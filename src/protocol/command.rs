@@ -23,6 +23,7 @@ pub enum Verb {
     Rset,
     Ehlo,
     Helo,
+    Lhlo,
     Noop,
     Quit,
     Vrfy,
@@ -43,6 +44,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("RSET", Verb::Rset),
     ("EHLO", Verb::Ehlo),
     ("HELO", Verb::Helo),
+    ("LHLO", Verb::Lhlo),
     ("NOOP", Verb::Noop),
     ("QUIT", Verb::Quit),
     ("VRFY", Verb::Vrfy),
@@ -125,7 +127,14 @@ pub fn parse_mail<'a>(arguments: &'a str, offered: &Extensions) -> Result<Mail<'
             mail.size = Some(number(value).ok_or(reply::BAD_PARAMETER)?);
         } else if name.eq_ignore_ascii_case("BODY") {
             seen.once(2)?;
-            mail.parameters.eight_bit = one_of(value, ["7BIT", "8BITMIME"])? == 1;
+            match value.ok_or(reply::BAD_PARAMETER)? {
+                value if value.eq_ignore_ascii_case("7BIT") => {}
+                value if value.eq_ignore_ascii_case("8BITMIME") => mail.parameters.eight_bit = true,
+                value if offered.chunking && value.eq_ignore_ascii_case("BINARYMIME") => {
+                    mail.parameters.binary = true;
+                }
+                _ => return Err(reply::BAD_PARAMETER),
+            }
         } else if offered.smtputf8 && name.eq_ignore_ascii_case("SMTPUTF8") {
             seen.once(4)?;
             mail.parameters.smtputf8 = value.is_none().then_some(true).ok_or(reply::BAD_PARAMETER)?;
@@ -287,12 +296,12 @@ mod tests {
     /// `Ok` as `sender size flags envid`.
     fn mail(arguments: &str, offered: &Extensions) -> Result<String, u16> {
         let mail = parse_mail(arguments, offered).map_err(|refusal| refusal.code)?;
-        let Parameters { eight_bit, smtputf8, ret } = mail.parameters;
+        let Parameters { eight_bit, binary, smtputf8, ret, .. } = mail.parameters;
         let size = mail.size.map_or("-".into(), |size| size.to_string());
         Ok(format!(
             "{} {size} {} {} {ret:?} {}",
             mail.sender,
-            u8::from(eight_bit),
+            u8::from(eight_bit) + 2 * u8::from(binary),
             u8::from(smtputf8),
             mail.envid
         ))
@@ -304,6 +313,7 @@ mod tests {
             ("FROM:<>", Ok(" - 0 0 Unspecified ")),
             ("from:  <a@b>", Ok("a@b - 0 0 Unspecified ")),
             ("FROM:<a@b>  size=12  body=8bitmime", Ok("a@b 12 1 0 Unspecified ")),
+            ("FROM:<a@b> BODY=binarymime", Ok("a@b - 2 0 Unspecified ")),
             ("FROM:<a@b> BODY=7BIT RET=HDRS ENVID=x+2By", Ok("a@b - 0 0 Headers x+2By")),
             ("FROM:<é@b> SMTPUTF8 RET=FULL", Ok("é@b - 0 1 Full ")),
             ("FROM:<é@b>", Err(553)),
@@ -319,7 +329,7 @@ mod tests {
             ("FROM:<a@b> SIZE=+1", Err(501)),
             ("FROM:<a@b> SIZE=99999999999999999999", Err(501)),
             ("FROM:<a@b> SIZE=1 SIZE=1", Err(501)),
-            ("FROM:<a@b> BODY=BINARYMIME", Err(501)),
+            ("FROM:<a@b> BODY=9BITMIME", Err(501)),
             ("FROM:<a@b> SMTPUTF8=1", Err(501)),
             ("FROM:<a@b> RET=ALL", Err(501)),
             ("FROM:<a@b> ENVID=", Err(501)),

@@ -31,6 +31,11 @@ impl Refusal {
         self.code < 500
     }
 
+    /// Appends it `times` times: LMTP has one for each recipient (RFC 2033 §4.2).
+    pub fn write_each(&self, times: usize, out: &mut Vec<u8>) {
+        (0..times).for_each(|_| self.write(out));
+    }
+
     /// Appends `code enhanced text CRLF`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let Enhanced(class, subject, detail) = self.enhanced;
@@ -134,6 +139,8 @@ refusals! {
     LINE_TOO_LONG = 500 (5, 5, 2) "Line too long";
     /// A CR inside a command line.
     BARE_CR = 500 (5, 5, 2) "CR without LF in a command";
+    /// DATA behind BODY=BINARYMIME (RFC 3030 §3).
+    NEEDS_BDAT = 503 (5, 5, 1) "BODY=BINARYMIME is sent by BDAT";
     /// A LF without CR; the session ends.
     BARE_LF = 521 (5, 5, 2) "LF without CR, closing";
     /// A command that is not text, or no command at all.

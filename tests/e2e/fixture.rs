@@ -220,7 +220,7 @@ async fn make(directory: PathBuf) {
     let mut layout = Layout::open(&directory).expect("an empty directory");
     let part = Maker::open(&mut layout).await;
     let mixed = |e: &mut EnvelopeBuilder| {
-        let parameters = Parameters { eight_bit: true, smtputf8: false, ret: Return::Headers };
+        let parameters = Parameters { eight_bit: true, ret: Return::Headers, ..Parameters::default() };
         e.begin("sender@a.test", parameters, "envelope-1");
         e.set_tenant("tenant");
         let late = Notify(Notify::FAILURE | Notify::DELAY);

@@ -223,6 +223,34 @@ fn internationalised_addresses_pass_where_offered_and_bounce_where_not() {
 }
 
 #[test]
+fn a_binary_message_arrives_octet_by_octet_or_bounces_without_a_byte_of_it() {
+    if !host_is_able() {
+        return;
+    }
+    const OFFERS: &[&str] = &["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"];
+    let (lab, usual) = (Lab::new(), Sink::start());
+    let able = Sink::on(&[([127, 0, 0, 1], 0).into()], OFFERS, |_| Act::Accept);
+    let config = Config::new().to(usual.address()).route("able.test", format!("smtp://{}", able.address()));
+    let relay = lab.start(&config);
+    let octets: Vec<u8> = (0..300_000u32).map(|n| (u64::from(n).pow(2) >> 7) as u8).collect();
+    let message = [b"Subject: octets\r\n\r\n\n.\n\r.\r\n.\r\n", octets.as_slice(), b"\r"].concat();
+    let mut client = relay.client();
+    for (to, length) in [("short@able.test", 2000), ("long@able.test", message.len())] {
+        client.mail_in_chunks("from@client.test> BODY=BINARYMIME", &[to], &message[..length], 70_001);
+        let taken = able.await_to(to);
+        assert!(taken.mail_parameters.contains("BODY=BINARYMIME"), "{}", taken.mail_parameters);
+        assert!(taken.content.ends_with(&message[..length]), "{to}: other octets");
+    }
+    // Nobody can be sent it by DATA: the sender is told, in words alone.
+    let refused = "from@client.test> BODY=BINARYMIME RET=FULL";
+    client.mail_in_chunks(refused, &["to@usual.test"], b"Subject: x\r\n\r\nwith\0nul and\nlf", 1000);
+    let bounce = usual.await_to("from@client.test");
+    let text = String::from_utf8(bounce.content).expect("a notification is text");
+    assert!(text.contains("Status: 5.6.3") && !text.contains('\0') && !text.contains("nul and"), "{text}");
+    relay.stop();
+}
+
+#[test]
 fn hundreds_of_messages_in_one_pipelined_write_are_all_answered_in_order() {
     if !host_is_able() {
         return;

@@ -139,12 +139,12 @@ class Lab:
 
 class Relay:
     """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections, `keeping`
-    lines about the spool, `spool` its directory and `flags` what `serve` is given besides.
+    lines about the spool, `smtp` about the listening side, `spool` its directory and `flags` what `serve` is given besides.
 
     Within `patience` seconds it must be ready: that is a limit for a busy machine, not a measurement.
     """
 
-    def __init__(self, lab, routes, settings="", keeping="", spool=None, flags=(), name="relay", patience=30):
+    def __init__(self, lab, routes, settings="", keeping="", smtp="", spool=None, flags=(), name="relay", patience=30):
         self.lab, self.name, self.patience = lab, name, patience
         self.spool = spool or lab.directory / f"{name}-spool"
         self.flags = list(flags)
@@ -153,7 +153,7 @@ class Relay:
         self.config = lab.directory / f"{name}.toml"
         lines = "".join(f'"{pattern}" = "{target}"\n' for pattern, target in routes.items())
         self.config.write_text(
-            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n'
+            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n{smtp}'
             f'[spool]\ndirectory = "{self.spool}"\n{keeping}'
             f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[routes]\n{lines}{settings}')
         self.process = None
@@ -291,6 +291,25 @@ def send_one(relay):
     except smtplib.SMTPServerDisconnected:
         return None
     return 250
+
+
+def certificate(lab):
+    """Files with a self-signed certificate for localhost and its key."""
+    openssl = lab.program("openssl", "openssl")
+    files = lab.directory / "certificate.pem", lab.directory / "key.pem"
+    if not files[0].exists():
+        done = subprocess.run(
+            [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+             "-out", files[0], "-keyout", files[1]], capture_output=True, text=True, check=False)
+        same(done.returncode, 0, f"openssl req: {done.stderr[-300:]}")
+    return files
+
+
+def with_tls(lab):
+    """Lines for `Relay(smtp=...)` that offer STARTTLS."""
+    files = certificate(lab)
+    return f'tls_certificate = "{files[0]}"\ntls_key = "{files[1]}"\n'
 
 
 def wait_for(condition, seconds, what):

@@ -41,21 +41,24 @@ pub struct Options {
     size_max: u64,
     recipients_max: usize,
     extensions: Extensions,
+    lmtp: bool,
 }
 
 impl Options {
     /// `hostname` is our name in banner, EHLO and trace; `size_max` the longest message in octets; `recipients_max` is
     /// cut to [`RECIPIENTS_MAX`]. `<Postmaster>` without a domain is taken for `postmaster@hostname`.
     pub fn new(hostname: &str, size_max: u64, recipients_max: usize, extensions: Extensions) -> Self {
+        let recipients_max = recipients_max.min(RECIPIENTS_MAX);
         Self {
             hostname: hostname.to_owned(),
             banner: Vec::new(),
-            ehlo: extensions.ehlo_reply(hostname, size_max, false),
+            ehlo: extensions.ehlo_reply(hostname, size_max, recipients_max, false),
             ehlo_starttls: None,
             postmaster: format!("postmaster@{hostname}"),
             size_max,
-            recipients_max: recipients_max.min(RECIPIENTS_MAX),
+            recipients_max,
             extensions,
+            lmtp: false,
         }
         .with_greeting("ESMTP Ringpost")
     }
@@ -79,7 +82,15 @@ impl Options {
 
     /// Offers STARTTLS: the driver can shake hands.
     pub fn with_starttls(mut self) -> Self {
-        self.ehlo_starttls = Some(self.extensions.ehlo_reply(&self.hostname, self.size_max, true));
+        let (hostname, size_max) = (&self.hostname, self.size_max);
+        let reply = self.extensions.ehlo_reply(hostname, size_max, self.recipients_max, true);
+        self.ehlo_starttls = Some(reply);
+        self
+    }
+
+    /// Speaks LMTP instead of SMTP (RFC 2033): LHLO, and a reply for each recipient at the end of a message.
+    pub fn with_lmtp(mut self) -> Self {
+        self.lmtp = true;
         self
     }
 

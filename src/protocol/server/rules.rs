@@ -70,7 +70,7 @@ const fn rule(verb: Verb, argument: Argument, cells: [Cell; 6]) -> Rule {
 }
 
 #[rustfmt::skip]
-static RULES: [Rule; 15] = [
+static RULES: [Rule; 16] = [
     //                                             Start  Idle   Sender No     Recip  Chunks
     rule(Verb::Mail,     Argument::Something,     [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Rcpt,     Argument::Something,     [HELLO, MAIL,  YES,   YES,   YES,   CHNK]),
@@ -79,6 +79,7 @@ static RULES: [Rule; 15] = [
     rule(Verb::Rset,     Argument::Nothing,       [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Ehlo,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Helo,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
+    rule(Verb::Lhlo,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Noop,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Quit,     Argument::Nothing,       [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Vrfy,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
@@ -109,6 +110,7 @@ mod tests {
             Verb::Rset,
             Verb::Ehlo,
             Verb::Helo,
+            Verb::Lhlo,
             Verb::Noop,
             Verb::Quit,
             Verb::Vrfy,

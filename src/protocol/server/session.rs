@@ -33,7 +33,7 @@ enum State {
     /// Between BDAT chunks.
     Between(Decoder),
     /// Octets of a BDAT that failed are dropped; then the client is told. The transaction is over already.
-    Swallow { left: u64, refusal: Refusal },
+    Swallow { left: u64, refusal: Refusal, replies: usize },
     /// 220 to STARTTLS is written; the driver shakes hands.
     Handshake,
     /// The message is with the driver.
@@ -50,6 +50,8 @@ pub struct Session {
     /// Name from EHLO or HELO; empty before.
     helo: String,
     extended: bool,
+    /// The client said LHLO.
+    lmtp: bool,
     /// Over TLS.
     secured: bool,
     envelope: EnvelopeBuilder,
@@ -72,6 +74,7 @@ impl Session {
             lines: LineScanner::default(),
             helo: String::new(),
             extended: false,
+            lmtp: false,
             secured: false,
             envelope: EnvelopeBuilder::default(),
             errors: 0,
@@ -89,9 +92,14 @@ impl Session {
         &self.helo
     }
 
-    /// Whether the client said EHLO.
+    /// Whether the client said EHLO or LHLO.
     pub fn is_extended(&self) -> bool {
         self.extended
+    }
+
+    /// Whether the client said LHLO.
+    pub fn is_lmtp(&self) -> bool {
+        self.lmtp
     }
 
     /// Whether the session is over TLS.
@@ -142,7 +150,10 @@ impl Session {
                     (0, None)
                 }
                 State::BeginChunk(bdat) => {
-                    let (decoder, bdat) = (Decoder::chunks(options.size_max), *bdat);
+                    let bdat = *bdat;
+                    let binary = self.envelope.parameters().binary;
+                    let new = if binary { Decoder::binary } else { Decoder::chunks };
+                    let decoder = new(options.size_max);
                     self.begin_chunk(decoder, bdat);
                     (0, None)
                 }
@@ -167,9 +178,13 @@ impl Session {
                 self.end_transaction();
             }
             State::Data { refused, .. } => *refused = Some(refusal),
-            State::BeginChunk(Bdat { size: left, .. }) | State::Chunk { left, .. } => {
-                let left = *left;
-                self.fail_chunk(left, refusal);
+            State::BeginChunk(bdat) => {
+                let bdat = *bdat;
+                self.fail_chunk(bdat, bdat.size, refusal);
+            }
+            State::Chunk { bdat, left, .. } => {
+                let (bdat, left) = (*bdat, *left);
+                self.fail_chunk(bdat, left, refusal);
             }
             // No body is open: nothing to refuse.
             _ => {}
@@ -181,12 +196,17 @@ impl Session {
         assert!(matches!(self.state, State::Committing), "only a complete message can be committed");
         match result {
             Ok(id) => {
-                reply::push_queued(out, id);
+                (0..self.end_replies()).for_each(|_| reply::push_queued(out, id));
                 self.errors = 0;
             }
-            Err(refusal) => refusal.write(out),
+            Err(refusal) => refusal.write_each(self.end_replies(), out),
         }
         self.end_transaction();
+    }
+
+    /// How many replies the end of a message gets. One record holds all recipients, so they are all the same.
+    fn end_replies(&self) -> usize {
+        if self.lmtp { self.envelope.recipient_count() } else { 1 }
     }
 
     /// Says `refusal` (a 421) and ends the session; the next step wants [`Want::Close`]. What was not answered yet is
@@ -235,11 +255,12 @@ impl Session {
         let refusal = refused.take().or_else(|| decoder.fault().map(refusal_of));
         match refusal {
             None => {
+                self.envelope.note_content(decoder.content());
                 self.state = State::Committing;
                 (decoded.consumed, Some(Want::Commit))
             }
             Some(refusal) => {
-                refusal.write(out);
+                refusal.write_each(self.end_replies(), out);
                 self.end_transaction();
                 (decoded.consumed, None)
             }
@@ -274,10 +295,12 @@ impl Session {
             decoder.finish_chunks(body);
         }
         if let Some(fault) = decoder.fault() {
-            refusal_of(fault).write(out);
+            let replies = if bdat.last { self.end_replies() } else { 1 };
+            refusal_of(fault).write_each(replies, out);
             self.end_transaction();
             (0, None)
         } else if bdat.last {
+            self.envelope.note_content(decoder.content());
             self.state = State::Committing;
             (0, Some(Want::Commit))
         } else {
@@ -290,13 +313,14 @@ impl Session {
     }
 
     /// A failed BDAT ends the transaction (RFC 3030 §2), but its octets are on their way and must not be read as commands.
-    fn fail_chunk(&mut self, left: u64, refusal: Refusal) {
+    fn fail_chunk(&mut self, bdat: Bdat, left: u64, refusal: Refusal) {
+        let replies = if bdat.last { self.end_replies().max(1) } else { 1 };
         self.end_transaction();
-        self.state = State::Swallow { left, refusal };
+        self.state = State::Swallow { left, refusal, replies };
     }
 
     fn swallow(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Option<Want>) {
-        let State::Swallow { left, refusal } = &mut self.state else {
+        let State::Swallow { left, refusal, replies } = &mut self.state else {
             unreachable!("called in Swallow only")
         };
         let dropped = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
@@ -304,8 +328,9 @@ impl Session {
         if *left > 0 {
             return (dropped, Some(Want::Read));
         }
-        let refusal = std::mem::replace(refusal, reply::NEED_MAIL);
+        let (refusal, replies) = (std::mem::replace(refusal, reply::NEED_MAIL), *replies);
         self.state = State::Idle;
+        refusal.write_each(replies - 1, out);
         self.refuse(&refusal, out);
         (dropped, None)
     }
@@ -375,6 +400,10 @@ impl Session {
         if verb == Verb::StartTls && (self.secured || options.ehlo_starttls.is_none()) {
             return Err(reply::NOT_OFFERED);
         }
+        // RFC 2033 §4.1: each protocol knows its own greeting only, so that neither is taken for the other.
+        if matches!(verb, Verb::Lhlo | Verb::Ehlo | Verb::Helo) && options.lmtp != (verb == Verb::Lhlo) {
+            return Err(reply::UNKNOWN_COMMAND);
+        }
         let refusal = rule.refusal(self.phase());
         if verb == Verb::Bdat {
             return self.bdat(options, arguments, refusal, out);
@@ -392,11 +421,16 @@ impl Session {
         match verb {
             Verb::Mail => self.mail(options, policy, arguments, out)?,
             Verb::Rcpt => self.rcpt(options, policy, arguments, out)?,
+            // RFC 3030 §3: a binary body has no lines that a dot could stand alone on.
+            Verb::Data if self.envelope.parameters().binary => return Err(reply::NEEDS_BDAT),
             Verb::Data => {
                 self.state = State::BeginData;
                 return Ok(Some(Want::BeginBody));
             }
-            Verb::Ehlo | Verb::Helo => self.hello(options, verb == Verb::Ehlo, arguments, out),
+            Verb::Ehlo | Verb::Helo | Verb::Lhlo => {
+                self.lmtp = verb == Verb::Lhlo;
+                self.hello(options, verb != Verb::Helo, arguments, out);
+            }
             Verb::Rset => {
                 self.end_transaction();
                 out.extend_from_slice(reply::line::RESET);
@@ -499,7 +533,7 @@ impl Session {
             None
         };
         if let Some(refusal) = refusal {
-            self.fail_chunk(bdat.size, refusal);
+            self.fail_chunk(bdat, bdat.size, refusal);
             return Ok(None);
         }
         match std::mem::replace(&mut self.state, State::Idle) {
