@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::listener::Listener;
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::RouteTable;
 
@@ -36,6 +37,8 @@ const fn local(port: u16) -> SocketAddr {
 pub struct Config {
     /// Receiving.
     pub smtp: Smtp,
+    /// Places to listen with a policy of their own, besides `smtp.listen`; [`Config::listeners`] gives all.
+    pub listeners: Vec<Listener>,
     /// Budgets of the whole process.
     pub limits: Limits,
     /// Keeping.
@@ -59,7 +62,7 @@ pub struct Config {
 pub struct Smtp {
     /// Our name in the banner, in replies and in `Received`. Empty in a file means the system's.
     pub hostname: String,
-    /// Where to listen; at least one.
+    /// Where to listen as a relay; at least one if there are no other listeners.
     pub listen: Vec<SocketAddr>,
     /// Clients in these networks may send to any domain.
     pub relay_networks: Vec<Network>,

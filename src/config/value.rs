@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
 use crate::routing::{is_domain, is_host_name};
 
@@ -302,6 +303,25 @@ impl<T: FromText> Kind for List<T> {
     }
 }
 
+/// A value of the table's own, in place of another setting's. Left out it is `None`, which is shown as nothing.
+pub(super) struct Own<K>(pub K);
+
+impl<K: Kind> Kind for Own<K> {
+    type Value = Option<K::Value>;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Self::Value, Wrong> {
+        self.0.read(value).map(Some)
+    }
+
+    fn show(&self, value: &Self::Value) -> String {
+        value.as_ref().map(|value| self.0.show(value)).unwrap_or_default()
+    }
+
+    fn allowed(&self) -> String {
+        self.0.allowed()
+    }
+}
+
 /// A name, or empty for the one that stands in for it.
 pub(super) struct NameOrEmpty;
 
@@ -347,6 +367,13 @@ pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
 /// Words of `threads.wiring`.
 pub(super) const WIRING: Choice<Wiring> =
     Choice(&[("auto", Wiring::Auto), ("shared", Wiring::Shared), ("split", Wiring::Split)]);
+/// Words of `listener.kind`.
+pub(super) const LISTENER_KIND: Choice<ListenerKind> = Choice(&[
+    ("relay", ListenerKind::Relay),
+    ("submission", ListenerKind::Submission),
+    ("submissions", ListenerKind::Submissions),
+    ("mx", ListenerKind::Mx),
+]);
 /// Words of `log.format`.
 pub(super) const LOG_FORMAT: Choice<LogFormat> =
     Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);

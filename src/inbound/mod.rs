@@ -1,11 +1,13 @@
 //! Receiving: connections are admitted, sessions driven, messages made durable and answered.
 //!
 //! * [`accept`] takes connections and places each on the shard with the fewest.
+//! * [`listener`] is what the sessions of one listener share.
 //! * [`policy`] decides who may relay. PURE.
 //! * [`admission`] counts connections and bytes against their budgets. PURE.
 //! * [`session`] drives `protocol::server` over one connection.
 
 pub mod accept;
 pub mod admission;
+pub mod listener;
 pub mod policy;
 pub mod session;

@@ -13,7 +13,8 @@ use std::time::Duration;
 use crate::hash::HashState;
 
 use super::admission::{Admission, Reservation};
-use super::policy::{RelayRules, SessionPolicy};
+use super::listener::{ListenerPolicy, Listeners};
+use super::policy::SessionPolicy;
 use crate::clock::Moment;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId};
@@ -26,7 +27,7 @@ use crate::net::stream::{Handle, Stream};
 use crate::net::tls::ServerTls;
 use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
-use crate::protocol::server::{Options, Session, Want};
+use crate::protocol::server::{Session, Want};
 use crate::protocol::trace::{Protocol, Trace};
 use crate::spool::storage::Storage;
 use crate::spool::{AppendError, Committed, Log};
@@ -41,14 +42,8 @@ pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 
 /// What the sessions of a shard share.
 pub struct Inbound<S: Storage> {
-    /// Settings of the protocol.
-    pub options: Options,
-    /// To shake hands with, when STARTTLS is offered.
-    pub tls: Option<ServerTls>,
-    /// Who may relay.
-    pub rules: RelayRules,
-    /// Whether a client's network may relay anywhere.
-    pub trusts: Box<dyn Fn(IpAddr) -> bool>,
+    /// What differs from listener to listener.
+    pub listeners: Listeners,
     /// Budgets.
     pub admission: Admission,
     /// Where messages are made durable.
@@ -138,16 +133,22 @@ impl<S: Storage> Drop for Place<'_, S> {
 }
 
 /// Serves one connection to its end. The caller has counted it in (`Admission::open_connection`).
-pub async fn serve<S: Storage>(inbound: &Inbound<S>, stream: Stream, peer: IpAddr) {
+pub async fn serve<S: Storage>(
+    inbound: &Inbound<S>,
+    listener: &ListenerPolicy,
+    stream: Stream,
+    peer: IpAddr,
+) {
     inbound.metrics.connections_open.add(1);
     let (key, busy) = inbound.sessions.enter(stream.handle());
     let place = Place { inbound, key };
     let mut driver = Driver {
         inbound,
+        listener,
         stream,
         peer,
         session: Session::new(),
-        policy: SessionPolicy::new(&inbound.rules, peer, &inbound.trusts),
+        policy: SessionPolicy::new(&listener.rules, peer, &listener.trusts),
         input: ReceiveBuffer::default(),
         out: Vec::new(),
         body: Vec::new(),
@@ -179,6 +180,7 @@ struct Receiving {
 
 struct Driver<'a, S: Storage> {
     inbound: &'a Inbound<S>,
+    listener: &'a ListenerPolicy,
     stream: Stream,
     peer: IpAddr,
     session: Session,
@@ -202,10 +204,16 @@ impl<S: Storage> Drop for Driver<'_, S> {
 
 impl<S: Storage> Driver<'_, S> {
     async fn run(&mut self) {
-        self.session.banner(&self.inbound.options, &mut self.out);
+        if let Some(tls) = self.listener.implicit_tls() {
+            if !self.shake_hands(tls).await {
+                return;
+            }
+            self.session.begin_secured();
+        }
+        self.session.banner(&self.listener.options, &mut self.out);
         loop {
             let (used, want) = self.session.step(
-                &self.inbound.options,
+                &self.listener.options,
                 &mut self.policy,
                 self.input.filled(),
                 &mut self.out,
@@ -264,17 +272,24 @@ impl<S: Storage> Driver<'_, S> {
 
     /// Answers STARTTLS and shakes hands; `false` when the session is over.
     async fn start_tls(&mut self) -> bool {
-        let Some(tls) = &self.inbound.tls else { return false };
+        let Some(tls) = self.listener.starttls() else { return false };
         // Whatever came behind the command was sent in the clear, by whomever (RFC 3207 §6).
         if !self.input.filled().is_empty() || !self.flush().await {
             return false;
         }
+        let secured = self.shake_hands(tls).await;
+        if secured {
+            self.session.tls_established();
+        }
+        secured
+    }
+
+    /// `false` when it failed, and the session is over.
+    async fn shake_hands(&mut self, tls: &ServerTls) -> bool {
         self.stream.set_read_timeout(self.inbound.command_timeout);
+        self.stream.set_write_timeout(self.inbound.command_timeout);
         match self.stream.accept_tls(tls).await {
-            Ok(()) => {
-                self.session.tls_established();
-                true
-            }
+            Ok(()) => true,
             Err(error) => {
                 let (at, what) = (net::now().wall, format!("TLS handshake: {error}").into());
                 self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
@@ -356,7 +371,7 @@ impl<S: Storage> Driver<'_, S> {
         Trace {
             helo: self.session.helo(),
             peer: self.peer,
-            hostname: self.inbound.options.hostname(),
+            hostname: self.listener.options.hostname(),
             protocol: Protocol { extended, smtputf8, tls: self.session.is_secured(), authenticated: false },
             id,
             recipient: recipient.as_deref(),

@@ -328,12 +328,12 @@ impl Roles for Orders {
     }
 }
 
-/// One socket for each shard and address. With port 0 the first decides the port for the others.
+/// One socket for each shard and listener, in the order of the listeners' indexes. With port 0 the first decides the port for the others.
 fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), StartError> {
     let mut by_shard: Vec<Vec<Bound>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
     let mut listening = Vec::new();
-    for wanted in &config.smtp.listen {
-        let mut address = *wanted;
+    for wanted in config.listeners() {
+        let mut address = wanted.address;
         for (index, sockets) in by_shard.iter_mut().enumerate() {
             let failed = |source| StartError::Bind { address, flag: "--listen", source };
             // SO_REUSEPORT would let a second relay of the same user listen beside the first, unnoticed.

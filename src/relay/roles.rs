@@ -2,7 +2,6 @@
 //! network they run on is the caller's choice.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +11,7 @@ use crossbeam_channel as channel;
 
 use super::seats::{Seat, ShardSeat, WorkerSeat};
 use super::{CHANNEL_ROOM, WINDOW};
-use crate::config::Config;
+use crate::config::{Config, Listener, ListenerKind};
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
 use crate::delivery::pool::{self, Pool};
@@ -21,6 +20,7 @@ use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
+use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Listeners};
 use crate::inbound::policy::RelayRules;
 use crate::inbound::session::{Inbound, Sessions};
 use crate::metrics::{ShardMetrics, WorkerMetrics};
@@ -267,8 +267,8 @@ async fn make_shard<S: Storage>(
     let shard = Shard::new(wiring, options, queue, ledger, parts, metrics.clone());
     shard.start_logs();
     let inbound = Rc::new(make_inbound(&shard, common, metrics, events));
-    for listener in seat.listeners {
-        shard.listen(listener, &inbound).map_err(|error| format!("cannot listen: {error}"))?;
+    for (index, listener) in (0..).map(ListenerIndex).zip(seat.listeners) {
+        shard.listen(listener, index, &inbound).map_err(|error| format!("cannot listen: {error}"))?;
     }
     Ok((shard, inbound))
 }
@@ -282,19 +282,10 @@ fn make_inbound<S: Storage>(
     let config = &common.config;
     let smtp = &config.smtp;
     let shards = u64::from(config.threads.shards);
-    let networks = smtp.relay_networks.clone();
     let keeper = shard.clone();
-    let options = server::Options::new(
-        &smtp.hostname,
-        smtp.message_bytes_max,
-        usize::from(smtp.recipients_max),
-        Extensions::default(),
-    );
+    let policies = config.listeners().into_iter().map(|listener| policy_of(listener, common)).collect();
     Inbound {
-        options: if common.tls.is_some() { options.with_starttls() } else { options },
-        tls: common.tls.clone(),
-        rules: RelayRules::new(&smtp.relay_domains),
-        trusts: Box::new(move |peer: IpAddr| networks.iter().any(|network| network.contains(peer))),
+        listeners: Listeners::new(policies),
         admission: Admission::new(Budget {
             connections: config.limits.connections_max.div_ceil(shards as u32),
             in_flight_bytes: config.limits.in_flight_bytes_max / shards,
@@ -307,6 +298,36 @@ fn make_inbound<S: Storage>(
         data_timeout: smtp.data_timeout,
         expire_after: config.delivery.expire_after,
         sessions: Sessions::default(),
+    }
+}
+
+/// What a listener of this kind lets whom do.
+fn policy_of(listener: Listener, common: &Common) -> ListenerPolicy {
+    let smtp = &common.config.smtp;
+    let options = server::Options::new(
+        &smtp.hostname,
+        smtp.message_bytes_max,
+        usize::from(smtp.recipients_max),
+        Extensions::default(),
+    );
+    let encryption = match (&common.tls, listener.kind) {
+        (None, _) => Encryption::None,
+        (Some(tls), ListenerKind::Submissions) => Encryption::Implicit(tls.clone()),
+        (Some(tls), _) => Encryption::StartTls(tls.clone()),
+    };
+    let domains = match listener.kind {
+        ListenerKind::Relay | ListenerKind::Mx => smtp.relay_domains.as_slice(),
+        ListenerKind::Submission | ListenerKind::Submissions => &[],
+    };
+    let networks = listener.relay_networks.unwrap_or_default();
+    ListenerPolicy {
+        options: match encryption {
+            Encryption::StartTls(_) => options.with_starttls(),
+            _ => options,
+        },
+        encryption,
+        rules: RelayRules::new(domains),
+        trusts: Box::new(move |peer| networks.iter().any(|network| network.contains(peer))),
     }
 }
 

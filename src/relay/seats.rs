@@ -12,9 +12,10 @@ use crate::delivery::peer::Peer;
 use crate::exchange::{CONTROL_ROOM, ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;
+use crate::inbound::listener::Handed;
 use crate::net::doorbell::{self, RemoteSender, Ringer};
 use crate::net::executor;
-use crate::net::listener::{Bound, Detached};
+use crate::net::listener::Bound;
 use crate::routing::RouteAnswer;
 use crate::shard::open::PartPlan;
 use crate::spool::layout;
@@ -71,10 +72,11 @@ pub struct ShardSeat<P> {
     pub(super) to_workers: Vec<Option<RemoteSender<ToWorker<Payload<P>>>>>,
     pub(super) answers: channel::Receiver<(Box<str>, RouteAnswer)>,
     pub(super) orders: channel::Receiver<shard::Order>,
-    pub(super) handed: channel::Receiver<Detached>,
-    pub(super) hand_to: Vec<RemoteSender<Detached>>,
+    pub(super) handed: channel::Receiver<Handed>,
+    pub(super) hand_to: Vec<RemoteSender<Handed>>,
     pub(super) loads: Loads,
     pub(super) resolver: ResolverHandle,
+    /// By the listener's index.
     pub(super) listeners: Vec<Bound>,
     pub(super) parts: Vec<PartPlan>,
 }

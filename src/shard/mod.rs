@@ -36,12 +36,13 @@ use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{Location, MessageId, PartId, PathId, ShardIndex};
 use crate::inbound::accept::Loads;
+use crate::inbound::listener::Handed;
 use crate::inbound::session::Inbound;
 use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
-use crate::net::listener::{Bound, Detached};
+use crate::net::listener::Bound;
 use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
@@ -87,9 +88,9 @@ pub struct Wiring<P> {
     /// Orders.
     pub orders: channel::Receiver<Order>,
     /// Connections accepted by other shards.
-    pub handed: channel::Receiver<Detached>,
+    pub handed: channel::Receiver<Handed>,
     /// To hand connections to each shard.
-    pub hand_to: Vec<RemoteSender<Detached>>,
+    pub hand_to: Vec<RemoteSender<Handed>>,
     /// Connections of all shards.
     pub loads: Loads,
     /// Asks where domains go.

@@ -99,6 +99,11 @@ impl Session {
         self.secured
     }
 
+    /// TLS stands from the first byte: to be said before the banner.
+    pub fn begin_secured(&mut self) {
+        self.secured = true;
+    }
+
     /// The handshake is done. All that the client said in the clear is forgotten (RFC 3207 §4.2).
     pub fn tls_established(&mut self) {
         assert!(matches!(self.state, State::Handshake), "TLS comes after Want::StartTls");
