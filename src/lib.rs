@@ -14,6 +14,7 @@ pub mod message;
 pub mod metrics;
 pub mod outcome;
 pub mod routing;
+pub mod users;
 
 #[cfg(feature = "runtime")]
 pub mod cli;

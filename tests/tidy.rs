@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may import whom, besides itself. Base modules may import base modules that stand before them.
-const BASE: &[&str] =
-    &["limits", "clock", "hash", "id", "outcome", "envelope", "message", "routing", "event", "metrics"];
+const BASE: &[&str] = &[
+    "limits", "clock", "hash", "id", "outcome", "envelope", "message", "routing", "users", "event", "metrics",
+];
 /// Everything that is not base. A name with `::` allows that item alone.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &["limits", "routing"]),
-    ("cli", &["config", "id", "routing"]),
-    ("protocol", &["limits", "clock", "id", "outcome", "envelope"]),
+    ("cli", &["config", "id", "routing", "users"]),
+    ("protocol", &["limits", "clock", "id", "outcome", "envelope", "users"]),
     ("net", &["clock"]),
     ("spool", &["limits", "clock", "hash", "id", "outcome", "envelope", "message"]),
     ("queue", &["limits", "clock", "hash", "id", "outcome", "envelope"]),
