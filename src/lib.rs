@@ -17,6 +17,8 @@ pub mod routing;
 pub mod users;
 
 #[cfg(feature = "runtime")]
+pub mod account;
+#[cfg(feature = "runtime")]
 pub mod cli;
 pub mod config;
 

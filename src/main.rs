@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringpost::cli::{self, Command, Serve, Spool};
+use ringpost::account;
+use ringpost::cli::{self, Command, Serve, Spool, User};
 use ringpost::config::{Started, startup_text};
 use ringpost::control::admin::{AdminListener, Readiness, Unready};
 use ringpost::control::exposition::Exposition;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         },
         Command::Check { config } => cli::check(&config),
         Command::Config { .. } => cli::print_default(),
+        Command::User(User::Add(wanted)) => account::add(&wanted),
         Command::Spool(Spool::Verify { directory }) => inspect::run(&directory, &Inspection::Verify),
         Command::Spool(Spool::List { directory, domain, json }) => {
             let domain = domain.map(|domain| domain.to_ascii_lowercase());

@@ -12,8 +12,9 @@ const BASE: &[&str] = &[
 ];
 /// Everything that is not base. A name with `::` allows that item alone.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("config", &["limits", "routing"]),
-    ("cli", &["config", "id", "routing", "users"]),
+    ("config", &["limits", "routing", "users"]),
+    ("cli", &["config", "id", "routing"]),
+    ("account", &["cli", "users"]),
     ("protocol", &["limits", "clock", "id", "outcome", "envelope", "users"]),
     ("net", &["clock"]),
     ("spool", &["limits", "clock", "hash", "id", "outcome", "envelope", "message"]),
@@ -53,7 +54,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     // The relay's own fold, so that what is shown is what a restart would do.
     ("inspect", &["BASE", "net", "spool", "queue", "shard::open", "control::log"]),
-    ("main", &["BASE", "cli", "config", "control", "inspect", "relay"]),
+    ("main", &["BASE", "account", "cli", "config", "control", "inspect", "relay"]),
 ];
 
 const FILE_LINES_MAX: usize = 600;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::options::{Config, Network};
+use crate::users::Fingerprint;
 
 /// What a listener is for; it decides who may send what there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,12 +28,25 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// Its own relay networks; without them a relay has those of `smtp`, and the other kinds none.
     pub relay_networks: Option<Vec<Network>>,
+    /// Clients with these certificates may relay too.
+    pub relay_certificates: Vec<Fingerprint>,
+    /// Whose mail it is when nobody has logged in; empty is nobody's.
+    pub tenant: String,
+    /// Header field in which clients of the relay networks say whose mail it is; empty is none.
+    pub tenant_header: String,
 }
 
 impl Default for Listener {
     fn default() -> Self {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2587);
-        Self { address, kind: ListenerKind::Submission, relay_networks: None }
+        Self {
+            address,
+            kind: ListenerKind::Submission,
+            relay_networks: None,
+            relay_certificates: Vec::new(),
+            tenant: String::new(),
+            tenant_header: String::new(),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use listener::{Listener, ListenerKind};
 pub use options::{
-    Admin, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing, Smtp, Spool,
+    Admin, Auth, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing, Smtp, Spool,
     Threads, Timeouts, Wiring,
 };
 pub use read::{ConfigError, Problem};

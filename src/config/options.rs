@@ -39,6 +39,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// Places to listen with a policy of their own, besides `smtp.listen`; [`Config::listeners`] gives all.
     pub listeners: Vec<Listener>,
+    /// Users.
+    pub auth: Auth,
     /// Budgets of the whole process.
     pub limits: Limits,
     /// Keeping.
@@ -98,6 +100,33 @@ impl Default for Smtp {
             data_timeout: minutes(5),
             tls_certificate: PathBuf::new(),
             tls_key: PathBuf::new(),
+        }
+    }
+}
+
+/// Users who log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// The users file; empty, and nobody can log in.
+    pub users_file: PathBuf,
+    /// Clients in these networks may send passwords in the clear.
+    pub cleartext_networks: Vec<Network>,
+    /// Failures within the window after which an address must wait.
+    pub failures_by_address: u32,
+    /// Likewise for a user.
+    pub failures_by_user: u32,
+    /// How long failures are remembered.
+    pub failure_window: Duration,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            users_file: PathBuf::new(),
+            cleartext_networks: Vec::new(),
+            failures_by_address: 10,
+            failures_by_user: 100,
+            failure_window: minutes(10),
         }
     }
 }

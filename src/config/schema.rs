@@ -10,9 +10,10 @@ use super::listener::Listener;
 use super::options::{Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, Time, WIRING, Wrong, list, quoted, text,
+    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
+use crate::users::Fingerprint;
 
 /// One key of the file, in a table that is read into a `T`.
 pub(super) struct Setting<T: 'static> {
@@ -50,6 +51,7 @@ pub(super) const SECTIONS: &[Section] = &[
         name: LISTENER,
         about: "Further places to listen, each with a policy of its own. May stand any number of times.",
     },
+    Section { name: "auth", about: "Users who log in, on every listener but those of kind \"mx\"." },
     Section { name: "limits", about: "Budgets of the whole process." },
     Section { name: "spool", about: "Keeping mail. Changes need a restart." },
     Section {
@@ -93,6 +95,7 @@ macro_rules! settings {
 
 const ADDRESS: &str = "\"ADDRESS:PORT\", such as \"127.0.0.1:2525\" or \"[::1]:2525\"";
 const NETWORK: &str = "networks such as \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
+const FINGERPRINTS: &str = "SHA-256 fingerprints, 64 hexadecimal digits each";
 const DOMAINS: &str = "domains such as \"example.com\", or \"*.example.com\" for all below it";
 /// A duration of up to 90 days.
 const LIFETIME: Time = Time(1000..=90 * 86_400_000);
@@ -120,6 +123,16 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "PEM file with the certificate chain, own certificate first: with it STARTTLS is offered.";
     "smtp" "tls_key": smtp.tls_key = PathOrEmpty,
         "PEM file with the key of the certificate.";
+
+    "auth" "users_file": auth.users_file = PathOrEmpty,
+        "Who may log in, as `ringpost user add` writes it. \"\" means nobody.";
+    "auth" "cleartext_networks": auth.cleartext_networks = list::<Network>(0, NETWORK),
+        "Clients in these networks may log in without TLS.";
+    "auth" "failures_by_address": auth.failures_by_address = Count(1..=1_000_000u32),
+        "Failed logins within the window after which an address (of IPv6 a /64) must wait: 454 4.7.0.";
+    "auth" "failures_by_user": auth.failures_by_user = Count(1..=1_000_000u32),
+        "Likewise for a user, from wherever they come.";
+    "auth" "failure_window": auth.failure_window = LIFETIME, "";
 
     "limits" "connections_max": limits.connections_max = Count(1..=1_000_000u32),
         "Inbound connections open at once; the next is told 421. Each needs a descriptor (ulimit -n).";
@@ -214,6 +227,12 @@ pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
          # smtp.relay_domains only.";
     "listener" "relay_networks": relay_networks = Own(list::<Network>(0, NETWORK)),
         "Clients in these networks may send to any domain here. Left out, a relay has smtp.relay_networks.";
+    "listener" "relay_certificates": relay_certificates = list::<Fingerprint>(0, FINGERPRINTS),
+        "Clients with these certificates may as well; see `openssl x509 -noout -fingerprint -sha256`.";
+    "listener" "tenant": tenant = WordOrEmpty,
+        "Whose mail it is, for fairness between tenants, when nobody has logged in; a user's is the user's own.";
+    "listener" "tenant_header": tenant_header = WordOrEmpty,
+        "Header field in which clients that may relay say whose mail it is, such as \"X-Tenant\".";
 };
 
 /// The defaults as a commented TOML file that reads back to them.
@@ -295,6 +314,9 @@ mod tests {
                 address: "[::1]:25".parse().expect("address"),
                 kind: ListenerKind::Mx,
                 relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
+                relay_certificates: vec![[7; 32]],
+                tenant: "acme".into(),
+                tenant_header: "X-Tenant".into(),
             },
         ];
         config.smtp.hostname = "mail.example.com".into();

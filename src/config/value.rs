@@ -12,6 +12,7 @@ use toml::de::DeValue;
 use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
 use crate::routing::{is_domain, is_host_name};
+use crate::users::{Fingerprint, fingerprint};
 
 /// A kind of value. Reading never panics; what it says on failure completes "found …".
 pub(super) trait Kind {
@@ -230,6 +231,15 @@ impl FromText for PathBuf {
     }
 }
 
+impl FromText for Fingerprint {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        fingerprint(text).map_err(Wrong::Reason)
+    }
+    fn to_text(&self) -> String {
+        self.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// A domain, or `*.domain`.
 impl FromText for String {
     fn from_text(text: &str) -> Result<Self, Wrong> {
@@ -339,6 +349,27 @@ impl Kind for NameOrEmpty {
 
     fn allowed(&self) -> String {
         "a host name such as \"mail.example.com\", or \"\"".into()
+    }
+}
+
+/// A word of letters, digits, `-`, `_` and `.`; empty where there is none.
+pub(super) struct WordOrEmpty;
+
+impl Kind for WordOrEmpty {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Wrong> {
+        let word = value.as_str().ok_or(Wrong::Form)?;
+        let fits = word.len() <= 64 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if fits { Ok(word.to_owned()) } else { Err(Wrong::Form) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn allowed(&self) -> String {
+        "up to 64 letters, digits, `-`, `_` and `.`, or \"\"".into()
     }
 }
 

@@ -45,6 +45,12 @@ pub struct ListenerPolicy {
     pub rules: RelayRules,
     /// Who may relay anywhere.
     pub trusts: Trusts,
+    /// Who may log in without TLS.
+    pub cleartext: Trusts,
+    /// Whose mail it is when nobody has logged in.
+    pub tenant: Box<str>,
+    /// Header field in which clients that may relay say so; empty is none.
+    pub tenant_header: Box<str>,
 }
 
 impl ListenerPolicy {

@@ -13,18 +13,20 @@ pub struct Extensions {
     pub smtputf8: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// AUTH (RFC 4954): the parameter of MAIL. Which mechanisms are announced differs from session to session.
+    pub auth: bool,
 }
 
 impl Default for Extensions {
     fn default() -> Self {
-        Self { dsn: true, smtputf8: true, chunking: true }
+        Self { dsn: true, smtputf8: true, chunking: true, auth: false }
     }
 }
 
 impl Extensions {
     /// The whole reply to EHLO. It is the same for all clients in the clear, and for all over TLS, so each is made once.
-    /// `starttls` announces STARTTLS (RFC 3207).
-    pub fn ehlo_reply(&self, hostname: &str, size_max: u64, starttls: bool) -> Vec<u8> {
+    /// `starttls` announces STARTTLS (RFC 3207); `auth` is the line of AUTH, or empty.
+    pub fn ehlo_reply(&self, hostname: &str, size_max: u64, starttls: bool, auth: &str) -> Vec<u8> {
         let mut size = b"SIZE ".to_vec();
         push_number(&mut size, size_max);
         let size = String::from_utf8_lossy(&size);
@@ -34,6 +36,7 @@ impl Extensions {
             (self.smtputf8, "SMTPUTF8"),
             (self.chunking, "CHUNKING"),
             (starttls, "STARTTLS"),
+            (!auth.is_empty(), auth),
         ];
         lines.extend(switched.iter().filter(|(on, _)| *on).map(|(_, keyword)| *keyword));
         let mut out = Vec::new();
@@ -48,12 +51,12 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_not_announced() {
-        let all = Extensions::default().ehlo_reply("mx.test", 1000, false);
+        let all = Extensions::default().ehlo_reply("mx.test", 1000, false, "");
         let all = String::from_utf8(all).unwrap();
         assert!(all.starts_with("250-mx.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n"), "{all}");
         assert!(all.ends_with("\r\n250-DSN\r\n250-SMTPUTF8\r\n250 CHUNKING\r\n"), "{all}");
-        let none =
-            Extensions { dsn: false, smtputf8: false, chunking: false }.ehlo_reply("mx.test", 1000, false);
+        let none = Extensions { dsn: false, smtputf8: false, chunking: false, auth: false }
+            .ehlo_reply("mx.test", 1000, false, "");
         assert!(none.ends_with(b"\r\n250 ENHANCEDSTATUSCODES\r\n"), "{}", none.escape_ascii());
     }
 }

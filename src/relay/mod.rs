@@ -18,11 +18,12 @@ use crossbeam_channel as channel;
 
 use crate::config::{Config, Wiring as WiringChoice};
 use crate::control::admin::Roles;
+use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::resolver::{self, ResolverCounters};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
-use crate::id::PartId;
+use crate::id::{PartId, ShardIndex};
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
@@ -32,6 +33,9 @@ use crate::shard;
 use crate::spool::layout::Layout;
 use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
+use crate::users::Users;
+use crate::users::failures::FailureLimits;
+use crate::users::question::{self, Answer, Asker};
 use crate::worker;
 use roles::Common;
 
@@ -63,6 +67,9 @@ pub enum StartError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The users file is wrong.
+    #[error("{}", .0.join("\n"))]
+    Users(Vec<String>),
     /// The spool could not be opened.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -141,6 +148,7 @@ impl Relay {
         let shared = is_shared(&config);
         executor::check_host(usize::from(executors(&config)))?;
         let tls = load_tls(&config)?;
+        let users = load_users(&config)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
@@ -155,6 +163,7 @@ impl Relay {
             resolver = started.counters;
             Ok(started.handle)
         })?;
+        let asker = users.is_some().then(|| start_auth(&config, made.logins)).transpose()?;
         let (recovered, recoveries) = mpsc::channel();
         let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
@@ -164,6 +173,8 @@ impl Relay {
             events: log.sender(),
             fence: fence.clone(),
             tls,
+            users,
+            asker,
             drained: drain,
             recovered,
             shards,
@@ -302,6 +313,35 @@ fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {
         return Ok(None);
     }
     ServerTls::load(certificate, key).map(Some)
+}
+
+/// The users of the configured file.
+fn load_users(config: &Config) -> Result<Option<Arc<Users>>, StartError> {
+    let path = &config.auth.users_file;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let wrong = |what: &dyn std::fmt::Display| format!("users file {}: {what}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| StartError::Users(vec![wrong(&error)]))?;
+    let users = Users::parse(&text)
+        .map_err(|faults| StartError::Users(faults.iter().map(|fault| wrong(fault)).collect()))?;
+    Ok(Some(Arc::new(users)))
+}
+
+/// Starts the thread that checks passwords.
+fn start_auth(config: &Config, logins: Vec<RemoteSender<(u64, Answer)>>) -> Result<Asker, StartError> {
+    let (asker, questions) = question::questions();
+    let limits = FailureLimits {
+        by_address: config.auth.failures_by_address,
+        by_user: config.auth.failures_by_user,
+        window: config.auth.failure_window,
+    };
+    let answer = move |shard: ShardIndex, ticket, answer| {
+        // Fails only when the shard has ended.
+        let _ = logins[usize::from(shard.0)].send((ticket, answer));
+    };
+    auth::start(questions, limits, answer).map_err(system("cannot start the auth thread"))?;
+    Ok(asker)
 }
 
 /// How many executors a completed `config` asks for.

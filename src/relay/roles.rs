@@ -11,7 +11,7 @@ use crossbeam_channel as channel;
 
 use super::seats::{Seat, ShardSeat, WorkerSeat};
 use super::{CHANNEL_ROOM, WINDOW};
-use crate::config::{Config, Listener, ListenerKind};
+use crate::config::{Config, Listener, ListenerKind, Network};
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
 use crate::delivery::pool::{self, Pool};
@@ -20,7 +20,8 @@ use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
-use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Listeners};
+use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Listeners, Trusts};
+use crate::inbound::login::Logins;
 use crate::inbound::policy::RelayRules;
 use crate::inbound::session::{Inbound, Sessions};
 use crate::metrics::{ShardMetrics, WorkerMetrics};
@@ -35,6 +36,8 @@ use crate::queue::{Queue, QueueOptions};
 use crate::shard::{self, Shard, open};
 use crate::spool::storage::Storage;
 use crate::spool::{Fence, LogOptions};
+use crate::users::Users;
+use crate::users::question::Asker;
 use crate::worker::Worker;
 
 /// What every executor needs.
@@ -48,6 +51,10 @@ pub struct Common {
     pub fence: Fence,
     /// To shake hands with clients.
     pub tls: Option<ServerTls>,
+    /// Who may log in.
+    pub users: Option<Arc<Users>>,
+    /// To the thread that checks passwords.
+    pub asker: Option<Asker>,
     /// Parts that a shard leaves empty at the stop.
     pub drained: mpsc::Sender<PartId>,
     /// Messages found by recovery, or why it failed; one for each shard.
@@ -253,6 +260,7 @@ async fn make_shard<S: Storage>(
         drained: common.drained.clone(),
         answers: seat.answers,
         orders: seat.orders,
+        logins: seat.logins,
         handed: seat.handed,
         hand_to: seat.hand_to,
         loads: seat.loads,
@@ -286,6 +294,7 @@ fn make_inbound<S: Storage>(
     let policies = config.listeners().into_iter().map(|listener| policy_of(listener, common)).collect();
     Inbound {
         listeners: Listeners::new(policies),
+        logins: Logins::new(shard.index(), common.asker.clone()),
         admission: Admission::new(Budget {
             connections: config.limits.connections_max.div_ceil(shards as u32),
             in_flight_bytes: config.limits.in_flight_bytes_max / shards,
@@ -319,15 +328,23 @@ fn policy_of(listener: Listener, common: &Common) -> ListenerPolicy {
         ListenerKind::Relay | ListenerKind::Mx => smtp.relay_domains.as_slice(),
         ListenerKind::Submission | ListenerKind::Submissions => &[],
     };
-    let networks = listener.relay_networks.unwrap_or_default();
+    let users = common.users.clone().filter(|_| listener.kind != ListenerKind::Mx);
+    let rules = RelayRules::new(domains).with_users(users).with_certificates(listener.relay_certificates);
+    let submits = matches!(listener.kind, ListenerKind::Submission | ListenerKind::Submissions);
+    let within = |networks: Vec<Network>| -> Trusts {
+        Box::new(move |peer| networks.iter().any(|network| network.contains(peer)))
+    };
     ListenerPolicy {
         options: match encryption {
             Encryption::StartTls(_) => options.with_starttls(),
             _ => options,
         },
         encryption,
-        rules: RelayRules::new(domains),
-        trusts: Box::new(move |peer| networks.iter().any(|network| network.contains(peer))),
+        rules: if submits { rules.with_login_required() } else { rules },
+        trusts: within(listener.relay_networks.unwrap_or_default()),
+        cleartext: within(common.config.auth.cleartext_networks.clone()),
+        tenant: listener.tenant.into(),
+        tenant_header: listener.tenant_header.into(),
     }
 }
 

@@ -48,6 +48,7 @@ use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
 use crate::spool::Log;
 use crate::spool::storage::Storage;
+use crate::users::question::Answer;
 use resident::Resident;
 
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
@@ -87,6 +88,8 @@ pub struct Wiring<P> {
     pub answers: channel::Receiver<(Box<str>, RouteAnswer)>,
     /// Orders.
     pub orders: channel::Receiver<Order>,
+    /// Answers to logins.
+    pub logins: channel::Receiver<(u64, Answer)>,
     /// Connections accepted by other shards.
     pub handed: channel::Receiver<Handed>,
     /// To hand connections to each shard.
@@ -166,6 +169,11 @@ impl<S: Storage> Shard<S> {
         })
     }
 
+    /// Its place.
+    pub fn index(&self) -> ShardIndex {
+        self.wiring.index
+    }
+
     /// The log that takes new mail.
     pub fn active_log(&self) -> &Log<S> {
         &self.parts[0].log
@@ -200,7 +208,8 @@ impl<S: Storage> Shard<S> {
             let worked = self.take_reports().await
                 | self.take_answers().await
                 | self.take_orders(&inbound)
-                | self.take_handed(&inbound);
+                | self.take_handed(&inbound)
+                | self.take_logins(&inbound);
             let now = net::now();
             let more = self.queue.borrow_mut().advance(now, ROUND);
             let stale = self.resident.borrow_mut().expire(now.mono);
@@ -240,6 +249,7 @@ impl<S: Storage> Shard<S> {
             && self.wiring.answers.is_empty()
             && self.wiring.orders.is_empty()
             && self.wiring.handed.is_empty()
+            && self.wiring.logins.is_empty()
     }
 
     fn next_wake(&self, now: Moment, stale: Option<Moment>) -> Option<Duration> {
@@ -248,6 +258,15 @@ impl<S: Storage> Shard<S> {
         let next = next.map(|at| at.since(now).max(Duration::from_millis(1)));
         let again = (!self.unwritten.borrow().is_empty()).then_some(FULL_PAUSE);
         next.into_iter().chain(again).min()
+    }
+
+    fn take_logins(&self, inbound: &Inbound<S>) -> bool {
+        let mut worked = false;
+        for (ticket, answer) in self.wiring.logins.try_iter() {
+            worked = true;
+            inbound.logins.answer(ticket, answer);
+        }
+        worked
     }
 
     fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound<S>>) -> bool {

@@ -10,7 +10,9 @@
 //!
 //! `ringpost user add` writes such lines. Names and passwords are compared as bytes.
 
+pub mod failures;
 mod key;
+pub mod question;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ use crate::harness::relay::{Config, Lab};
 use crate::harness::sink::Sink;
 
 /// Writes a self-signed certificate into the laboratory and offers STARTTLS with it.
-fn with_certificate(lab: &Lab, config: Config) -> Config {
+pub fn with_certificate(lab: &Lab, config: Config) -> Config {
     let made = rcgen::generate_simple_self_signed(vec!["mx.test".into()]).expect("a certificate can be made");
     let (certificate, key) = (lab.path().join("certificate.pem"), lab.path().join("key.pem"));
     std::fs::write(&certificate, made.cert.pem()).expect("written");

@@ -233,6 +233,13 @@ impl Relay {
         self.smtp
     }
 
+    /// Where all its relays are.
+    pub fn relays(&self) -> Vec<SocketAddr> {
+        let line = self.start_text.lines().find_map(|line| line.trim_start().strip_prefix("SMTP "));
+        let (addresses, _) = line.and_then(|line| line.split_once(" as ")).expect("relays");
+        addresses.split(", ").map(|address| address.trim().parse().expect("an address")).collect()
+    }
+
     /// Where its first listener of a kind is.
     pub fn listener(&self, kind: &str) -> SocketAddr {
         let label = format!("{kind} ");

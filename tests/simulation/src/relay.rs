@@ -132,6 +132,8 @@ impl Relay {
             events: event_to,
             fence: fence.clone(),
             tls: None,
+            users: None,
+            asker: None,
             drained: drain,
             recovered: recover,
             shards: Arc::new(AtomicU32::new(u32::from(shape.shards))),
