@@ -39,6 +39,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// Places to listen with a policy of their own, besides `smtp.listen`; [`Config::listeners`] gives all.
     pub listeners: Vec<Listener>,
+    /// Further certificates, chosen by the name that the client wants.
+    pub certificates: Vec<Certificate>,
     /// Users.
     pub auth: Auth,
     /// Budgets of the whole process.
@@ -78,7 +80,7 @@ pub struct Smtp {
     pub command_timeout: Duration,
     /// Wait for more of a message. RFC 5321 §4.5.3.2.5 gives senders 3 minutes a block.
     pub data_timeout: Duration,
-    /// PEM file with the certificate chain; empty, and STARTTLS is not offered.
+    /// PEM file with the certificate chain; empty, and one is made.
     pub tls_certificate: PathBuf,
     /// PEM file with its key; empty if and only if the certificate is.
     pub tls_key: PathBuf,
@@ -102,6 +104,15 @@ impl Default for Smtp {
             tls_key: PathBuf::new(),
         }
     }
+}
+
+/// One `[[certificate]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM file with the chain.
+    pub chain: PathBuf,
+    /// PEM file with its key.
+    pub key: PathBuf,
 }
 
 /// Users who log in.

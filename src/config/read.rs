@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::listener::{Listener, ListenerKind};
+use super::listener::Listener;
 use super::options::{Config, MIB};
-use super::schema::{LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, Setting};
+use super::schema::{
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, Setting,
+};
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
 
@@ -145,7 +147,12 @@ impl Reader<'_> {
             return self.problem(name.span().start, section.to_owned(), what);
         }
         if section == LISTENER {
-            return self.listeners(config, table);
+            config.listeners = self.tables(LISTENER_SETTINGS, LISTENER, table, ["address", "kind"]);
+            return;
+        }
+        if section == CERTIFICATE {
+            config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, ["chain", "key"]);
+            return;
         }
         let Some(entries) = table.get_ref().as_table() else {
             let what = format!(
@@ -163,30 +170,41 @@ impl Reader<'_> {
         }
     }
 
-    fn listeners(&mut self, config: &mut Config, tables: &Spanned<DeValue<'_>>) {
-        let items = tables.get_ref().as_array().into_iter().flatten();
+    /// Reads the tables of a section that may stand several times; each has both of the `needed` keys.
+    fn tables<T: Default>(
+        &mut self,
+        settings: &[Setting<T>],
+        section: &str,
+        tables: &Spanned<DeValue<'_>>,
+        needed: [&str; 2],
+    ) -> Vec<T> {
+        let array = tables.get_ref().as_array();
+        let items = array.into_iter().flatten();
         let items: Vec<_> =
             items.filter_map(|item| Some((item.span(), item.get_ref().as_table()?))).collect();
-        if items.is_empty() || items.len() != tables.get_ref().as_array().map_or(0, |array| array.len()) {
+        if items.is_empty() || items.len() != array.map_or(0, |array| array.len()) {
             let what = format!(
-                "found {}; each listener is a table of its own: write `[[{LISTENER}]]`, its keys below",
+                "found {}; each {section} is a table of its own: write `[[{section}]]`, its keys below",
                 found(tables.get_ref())
             );
-            return self.problem(tables.span().start, LISTENER.to_owned(), what);
+            self.problem(tables.span().start, section.to_owned(), what);
+            return Vec::new();
         }
+        let mut read = Vec::new();
         for (place, entries) in items {
-            let mut listener = Listener::default();
+            let mut target = T::default();
             for (key, value) in entries {
-                self.setting(LISTENER_SETTINGS, &mut listener, LISTENER, key, value);
+                self.setting(settings, &mut target, section, key, value);
             }
-            for needed in ["address", "kind"] {
-                if !entries.keys().any(|key| key.get_ref() == needed) {
-                    let what = "a listener needs its address and its kind".to_owned();
-                    self.problem(place.start, format!("{LISTENER}.{needed}"), what);
+            for key in needed {
+                if !entries.keys().any(|given| given.get_ref() == key) {
+                    let what = format!("a {section} needs its {} and its {}", needed[0], needed[1]);
+                    self.problem(place.start, format!("{section}.{key}"), what);
                 }
             }
-            config.listeners.push(listener);
+            read.push(target);
         }
+        read
     }
 
     fn setting<T>(
@@ -291,20 +309,13 @@ impl Reader<'_> {
             ["smtp.listen"; 2],
             "nothing to listen on; allowed is an address here, or a [[listener]]".to_owned(),
         );
-        for (index, Listener { address, kind, .. }) in listeners.iter().enumerate() {
+        for (index, Listener { address, .. }) in listeners.iter().enumerate() {
             let taken =
                 listeners[..index].iter().any(|other| other.address == *address) && address.port() != 0;
             self.rule(
                 !taken,
                 ["smtp.listen", "listener.address"],
                 format!("{address} is listened on twice; allowed is once for each address"),
-            );
-            let encrypts =
-                *kind != ListenerKind::Submissions || !config.smtp.tls_certificate.as_os_str().is_empty();
-            self.rule(
-                encrypts,
-                ["listener.kind"; 2],
-                format!("{address} speaks TLS from the first byte, which needs smtp.tls_certificate"),
             );
         }
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 
 use super::listener::Listener;
-use super::options::{Config, GIB, KIB, MIB, Network, ROLES_MAX};
+use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
     Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
@@ -41,8 +41,10 @@ pub(super) struct Section {
 
 /// The one section that is no list of known keys: domain → target.
 pub(super) const ROUTES: &str = "routes";
-/// The one that may stand several times: `[[listener]]`.
+/// Those that may stand several times: `[[listener]]`…
 pub(super) const LISTENER: &str = "listener";
+/// …and `[[certificate]]`.
+pub(super) const CERTIFICATE: &str = "certificate";
 
 /// The sections in the order of the default file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -50,6 +52,10 @@ pub(super) const SECTIONS: &[Section] = &[
     Section {
         name: LISTENER,
         about: "Further places to listen, each with a policy of its own. May stand any number of times.",
+    },
+    Section {
+        name: CERTIFICATE,
+        about: "Further certificates, for clients that ask for a name in them. May stand any number of times.",
     },
     Section { name: "auth", about: "Users who log in, on every listener but those of kind \"mx\"." },
     Section { name: "limits", about: "Budgets of the whole process." },
@@ -120,7 +126,8 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "How long to wait for more of a message.";
 
     "smtp" "tls_certificate": smtp.tls_certificate = PathOrEmpty,
-        "PEM file with the certificate chain, own certificate first: with it STARTTLS is offered.";
+        "PEM file with the certificate chain, own certificate first. \"\" and no [[certificate]]: a self-signed one is\n\
+         # made at the first start and kept beside the spool. SIGHUP reads certificates and the users file again.";
     "smtp" "tls_key": smtp.tls_key = PathOrEmpty,
         "PEM file with the key of the certificate.";
 
@@ -235,6 +242,12 @@ pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
         "Header field in which clients that may relay say whose mail it is, such as \"X-Tenant\".";
 };
 
+/// The settings of a `[[certificate]]`.
+pub(super) const CERTIFICATE_SETTINGS: &[Setting<Certificate>] = settings! {
+    "certificate" "chain": chain = PathOrEmpty, "PEM file with the chain, own certificate first.";
+    "certificate" "key": key = PathOrEmpty, "PEM file with its key.";
+};
+
 /// The defaults as a commented TOML file that reads back to them.
 pub fn default_file() -> String {
     file_of(&Config::default())
@@ -251,7 +264,11 @@ pub(super) fn file_of(config: &Config) -> String {
         // Writing to a String cannot fail.
         let _ = write!(file, "\n# {}\n", section.about);
         if section.name == LISTENER {
-            file.push_str(&listeners_of(config));
+            file.push_str(&tables_of(LISTENER, LISTENER_SETTINGS, &config.listeners));
+            continue;
+        }
+        if section.name == CERTIFICATE {
+            file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
             continue;
         }
         let _ = writeln!(file, "[{}]", section.name);
@@ -280,18 +297,18 @@ fn lines_of<T>(setting: &Setting<T>, table: &T) -> String {
     lines
 }
 
-/// The `[[listener]]` tables; without any an example in comments.
-fn listeners_of(config: &Config) -> String {
-    let table = |listener: &Listener| {
-        let lines = LISTENER_SETTINGS.iter().map(|setting| lines_of(setting, listener));
-        format!("[[{LISTENER}]]\n{}", lines.collect::<String>())
+/// The tables of a section that may stand several times; without any an example in comments.
+fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> String {
+    let table = |table: &T| {
+        let lines = settings.iter().map(|setting| lines_of(setting, table));
+        format!("[[{name}]]\n{}", lines.collect::<String>())
     };
-    if config.listeners.is_empty() {
+    if tables.is_empty() {
         let commented =
             |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("# {line}\n") };
-        return table(&Listener::default()).lines().map(commented).collect();
+        return table(&T::default()).lines().map(commented).collect();
     }
-    config.listeners.iter().map(table).collect()
+    tables.iter().map(table).collect()
 }
 
 #[cfg(test)]
@@ -319,6 +336,7 @@ mod tests {
                 tenant_header: "X-Tenant".into(),
             },
         ];
+        config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();
         config.spool.directory = "/var/spool/a \"b\" \\c".into();
         config.delivery.retry_factor = 1.25;

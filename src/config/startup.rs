@@ -15,6 +15,8 @@ pub struct Started {
     pub listening: Vec<SocketAddr>,
     /// Where the admin HTTP listens.
     pub admin: SocketAddr,
+    /// What to say of a certificate that the relay made.
+    pub certificate: Option<String>,
     /// Messages that recovery found waiting.
     pub queued: u64,
     /// The working directory, to show the spool's place in full.
@@ -40,6 +42,9 @@ pub fn startup_text(config: &Config, started: &Started) -> String {
             let label = if *kind == ListenerKind::Relay { "SMTP" } else { label };
             line(label, format!("{}{}", addresses.join(", "), std::mem::take(&mut about)));
         }
+    }
+    if let Some(certificate) = &started.certificate {
+        line("certificate", format!("{certificate} (smtp.tls_certificate takes another)"));
     }
     line("relaying", relaying(config));
     let spool = started.directory.join(&config.spool.directory).components().collect::<std::path::PathBuf>();
@@ -130,6 +135,7 @@ mod tests {
             listening: vec![listening.parse().expect("address")],
             admin: "127.0.0.1:9925".parse().expect("address"),
             queued: 17,
+            certificate: Some("self-signed, made now: /srv/c.pem".into()),
             directory: "/srv/mail".into(),
             program: "target/release/ringpost".into(),
         };
@@ -143,6 +149,7 @@ mod tests {
             "127.0.0.1:2525 as mail.example",
             "clients in 127.0.0.0/8, ::1/128 may send",
             "/srv/mail/ringpost-spool, 17 messages",
+            "self-signed, made now",
             "* → hold",
             "http://127.0.0.1:9925/metrics",
             "2 shards, 2 workers",

@@ -49,7 +49,7 @@ pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 /// What the sessions of a shard share.
 pub struct Inbound<S: Storage> {
     /// What differs from listener to listener.
-    pub listeners: Listeners,
+    pub listeners: RefCell<Listeners>,
     /// Budgets.
     pub admission: Admission,
     /// Where messages are made durable.

@@ -4,6 +4,7 @@
 //! crosses no thread on its way; *split* gives each role its own. Which one is the default is said, with its figures,
 //! in ARCHITECTURE.md.
 
+pub mod door;
 pub mod roles;
 pub mod seats;
 
@@ -28,15 +29,16 @@ use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
 use crate::net::listener::{self, Bound};
-use crate::net::tls::{ServerTls, TlsError};
+use crate::net::tls::TlsError;
 use crate::shard;
 use crate::spool::layout::Layout;
 use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
-use crate::users::Users;
+
 use crate::users::failures::FailureLimits;
 use crate::users::question::{self, Answer, Asker};
 use crate::worker;
+use door::DoorKeeper;
 use roles::Common;
 
 /// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
@@ -93,6 +95,8 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 /// A running relay.
 pub struct Relay {
     listening: Vec<SocketAddr>,
+    door_keeper: DoorKeeper,
+    config: Arc<Config>,
     queued: u64,
     executors: Vec<JoinHandle<()>>,
     orders: Orders,
@@ -147,11 +151,11 @@ impl Relay {
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
         executor::check_host(usize::from(executors(&config)))?;
-        let tls = load_tls(&config)?;
-        let users = load_users(&config)?;
+        let mut door_keeper = DoorKeeper::new(config.clone())?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
+        let door = door_keeper.complete()?;
         let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
         let parts = parts_for(&mut spool, config.threads.shards)
             .map_err(system("cannot make a part of the spool"))?;
@@ -163,17 +167,17 @@ impl Relay {
             resolver = started.counters;
             Ok(started.handle)
         })?;
-        let asker = users.is_some().then(|| start_auth(&config, made.logins)).transpose()?;
+        let asker = start_auth(&config, made.logins)?;
         let (recovered, recoveries) = mpsc::channel();
         let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
         let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
+        let reload_config = config.clone();
         let common = Common {
             config,
             events: log.sender(),
             fence: fence.clone(),
-            tls,
-            users,
+            door,
             asker,
             drained: drain,
             recovered,
@@ -191,6 +195,8 @@ impl Relay {
         drop(common);
         let mut relay = Self {
             listening,
+            door_keeper,
+            config: reload_config,
             queued: 0,
             executors,
             orders: made.orders,
@@ -216,6 +222,25 @@ impl Relay {
     /// Where mail is taken; ports are real ones even where 0 was asked for.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
+    }
+
+    /// What to say of the certificate, if the relay had to make one.
+    pub fn made_certificate(&self) -> Option<&str> {
+        self.door_keeper.made()
+    }
+
+    /// Reads certificates and users again. Sessions that are open keep what they began with.
+    ///
+    /// # Errors
+    /// With what is wrong; what was read before stays.
+    pub fn reload(&self) -> Result<(), StartError> {
+        let door = self.door_keeper.read()?;
+        for shard in &self.orders.shards {
+            let (door, config) = (door.clone(), self.config.clone());
+            let make = Box::new(move || door.listeners(&config));
+            let _ = shard.send(shard::Order::Reload(shard::Reload(make)));
+        }
+        Ok(())
     }
 
     /// Messages that recovery found waiting.
@@ -307,29 +332,14 @@ async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
     Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
-fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {
-    let (certificate, key) = (&config.smtp.tls_certificate, &config.smtp.tls_key);
-    if certificate.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    ServerTls::load(certificate, key).map(Some)
-}
-
-/// The users of the configured file.
-fn load_users(config: &Config) -> Result<Option<Arc<Users>>, StartError> {
-    let path = &config.auth.users_file;
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let wrong = |what: &dyn std::fmt::Display| format!("users file {}: {what}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| StartError::Users(vec![wrong(&error)]))?;
-    let users = Users::parse(&text)
-        .map_err(|faults| StartError::Users(faults.iter().map(|fault| wrong(fault)).collect()))?;
-    Ok(Some(Arc::new(users)))
-}
-
 /// Starts the thread that checks passwords.
-fn start_auth(config: &Config, logins: Vec<RemoteSender<(u64, Answer)>>) -> Result<Asker, StartError> {
+fn start_auth(
+    config: &Config,
+    logins: Vec<RemoteSender<(u64, Answer)>>,
+) -> Result<Option<Asker>, StartError> {
+    if config.auth.users_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
     let (asker, questions) = question::questions();
     let limits = FailureLimits {
         by_address: config.auth.failures_by_address,
@@ -341,7 +351,7 @@ fn start_auth(config: &Config, logins: Vec<RemoteSender<(u64, Answer)>>) -> Resu
         let _ = logins[usize::from(shard.0)].send((ticket, answer));
     };
     auth::start(questions, limits, answer).map_err(system("cannot start the auth thread"))?;
-    Ok(asker)
+    Ok(Some(asker))
 }
 
 /// How many executors a completed `config` asks for.

@@ -1,7 +1,7 @@
 //! An executor's main future: makes its roles from their seats and runs them to their end. Which disk and which kind of
 //! network they run on is the caller's choice.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +9,7 @@ use std::sync::mpsc;
 
 use crossbeam_channel as channel;
 
+use super::door::Door;
 use super::seats::{Seat, ShardSeat, WorkerSeat};
 use super::{CHANNEL_ROOM, WINDOW};
 use crate::config::{Config, Listener, ListenerKind, Network};
@@ -20,7 +21,7 @@ use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
-use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Listeners, Trusts};
+use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Trusts};
 use crate::inbound::login::Logins;
 use crate::inbound::policy::RelayRules;
 use crate::inbound::session::{Inbound, Sessions};
@@ -49,10 +50,8 @@ pub struct Common {
     pub events: channel::Sender<Event>,
     /// Of the spool's file system.
     pub fence: Fence,
-    /// To shake hands with clients.
-    pub tls: Option<ServerTls>,
-    /// Who may log in.
-    pub users: Option<Arc<Users>>,
+    /// Certificates and users, as they are at the start.
+    pub door: Door,
     /// To the thread that checks passwords.
     pub asker: Option<Asker>,
     /// Parts that a shard leaves empty at the stop.
@@ -291,9 +290,9 @@ fn make_inbound<S: Storage>(
     let smtp = &config.smtp;
     let shards = u64::from(config.threads.shards);
     let keeper = shard.clone();
-    let policies = config.listeners().into_iter().map(|listener| policy_of(listener, common)).collect();
+
     Inbound {
-        listeners: Listeners::new(policies),
+        listeners: RefCell::new(common.door.listeners(config)),
         logins: Logins::new(shard.index(), common.asker.clone()),
         admission: Admission::new(Budget {
             connections: config.limits.connections_max.div_ceil(shards as u32),
@@ -311,15 +310,20 @@ fn make_inbound<S: Storage>(
 }
 
 /// What a listener of this kind lets whom do.
-fn policy_of(listener: Listener, common: &Common) -> ListenerPolicy {
-    let smtp = &common.config.smtp;
+pub(super) fn policy_of(
+    config: &Config,
+    listener: Listener,
+    tls: Option<&ServerTls>,
+    users: Option<Arc<Users>>,
+) -> ListenerPolicy {
+    let smtp = &config.smtp;
     let options = server::Options::new(
         &smtp.hostname,
         smtp.message_bytes_max,
         usize::from(smtp.recipients_max),
         Extensions::default(),
     );
-    let encryption = match (&common.tls, listener.kind) {
+    let encryption = match (tls, listener.kind) {
         (None, _) => Encryption::None,
         (Some(tls), ListenerKind::Submissions) => Encryption::Implicit(tls.clone()),
         (Some(tls), _) => Encryption::StartTls(tls.clone()),
@@ -328,7 +332,7 @@ fn policy_of(listener: Listener, common: &Common) -> ListenerPolicy {
         ListenerKind::Relay | ListenerKind::Mx => smtp.relay_domains.as_slice(),
         ListenerKind::Submission | ListenerKind::Submissions => &[],
     };
-    let users = common.users.clone().filter(|_| listener.kind != ListenerKind::Mx);
+    let users = users.filter(|_| listener.kind != ListenerKind::Mx);
     let rules = RelayRules::new(domains).with_users(users).with_certificates(listener.relay_certificates);
     let submits = matches!(listener.kind, ListenerKind::Submission | ListenerKind::Submissions);
     let within = |networks: Vec<Network>| -> Trusts {
@@ -342,7 +346,7 @@ fn policy_of(listener: Listener, common: &Common) -> ListenerPolicy {
         encryption,
         rules: if submits { rules.with_login_required() } else { rules },
         trusts: within(listener.relay_networks.unwrap_or_default()),
-        cleartext: within(common.config.auth.cleartext_networks.clone()),
+        cleartext: within(config.auth.cleartext_networks.clone()),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),
     }

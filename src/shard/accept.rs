@@ -120,7 +120,7 @@ impl<S: Storage> Shard<S> {
         };
         let result = if refusal.is_some() { ConnectionResult::Refused } else { ConnectionResult::Accepted };
         self.metrics.connections[result].inc();
-        let (inbound, listener) = (inbound.clone(), inbound.listeners.policy(listener));
+        let (inbound, listener) = (inbound.clone(), inbound.listeners.borrow().policy(listener));
         net::spawn(async move {
             match refusal {
                 None => session::serve(&inbound, &listener, stream, peer).await,

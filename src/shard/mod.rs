@@ -36,7 +36,7 @@ use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{Location, MessageId, PartId, PathId, ShardIndex};
 use crate::inbound::accept::Loads;
-use crate::inbound::listener::Handed;
+use crate::inbound::listener::{Handed, Listeners};
 use crate::inbound::session::Inbound;
 use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
@@ -70,6 +70,17 @@ pub enum Order {
     Hurry,
     /// And now end what is still open.
     Shut,
+    /// New sessions have other policies.
+    Reload(Reload),
+}
+
+/// Makes the policies of all listeners, on the shard that will use them.
+pub struct Reload(pub Box<dyn FnOnce() -> Listeners + Send>);
+
+impl std::fmt::Debug for Reload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reload")
+    }
 }
 
 /// Channels of a shard.
@@ -281,6 +292,7 @@ impl<S: Storage> Shard<S> {
                 Order::Stop => self.stop(inbound),
                 Order::Hurry => inbound.sessions.hurry(),
                 Order::Shut => inbound.sessions.shut(),
+                Order::Reload(reload) => drop(inbound.listeners.replace((reload.0)())),
             }
         }
         worked

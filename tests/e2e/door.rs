@@ -39,7 +39,7 @@ fn each_listener_keeps_its_policy_on_whichever_shard_a_connection_lands() {
 }
 
 /// `ringpost user add` into the laboratory's users file.
-fn add_user(lab: &Lab, name: &str, password: &str, flags: &[&str]) -> Output {
+pub fn add_user(lab: &Lab, name: &str, password: &str, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
     command.args(["user", "add", "--file"]).arg(lab.path().join("users")).arg(name).args(flags);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -49,12 +49,12 @@ fn add_user(lab: &Lab, name: &str, password: &str, flags: &[&str]) -> Output {
     child.wait_with_output().expect("the command ends")
 }
 
-fn with_users(lab: &Lab, config: Config) -> Config {
+pub fn with_users(lab: &Lab, config: Config) -> Config {
     config.set("auth.users_file", format!("'{}'", lab.path().join("users").display()))
 }
 
 /// Runs a Python script with the ports of the listeners as its arguments; it must say nothing on standard error.
-fn python(script: &str, arguments: &[String]) -> String {
+pub fn python(script: &str, arguments: &[String]) -> String {
     let ran = Command::new("python3").arg("-c").arg(script).args(arguments).output().expect("python3 runs");
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success(), "{out}{err}");
@@ -163,7 +163,7 @@ fn the_tenant_comes_from_a_header_of_trusted_clients_alone_or_from_the_listener(
         let text = format!("Subject: {subject}\r\n{header}\r\nX-Tenant: body\r\n").into_bytes();
         Client::connect(address).mail(&format!("{subject}@client.test"), &["x@a.test"], &text);
     };
-    let second = relay.relays()[1];
+    let second = relay.listeners("SMTP")[1];
     mail(second, "said", "x-tenant: acme\r\n");
     mail(second, "unsaid", "");
     mail(second, "odd", "X-Tenant: a b\r\n");

@@ -233,20 +233,18 @@ impl Relay {
         self.smtp
     }
 
-    /// Where all its relays are.
-    pub fn relays(&self) -> Vec<SocketAddr> {
-        let line = self.start_text.lines().find_map(|line| line.trim_start().strip_prefix("SMTP "));
-        let (addresses, _) = line.and_then(|line| line.split_once(" as ")).expect("relays");
-        addresses.split(", ").map(|address| address.trim().parse().expect("an address")).collect()
+    /// Where its listeners of a kind are; `SMTP` are the relays.
+    pub fn listeners(&self, kind: &str) -> Vec<SocketAddr> {
+        let label = format!("{kind} ");
+        let line = self.start_text.lines().find_map(|line| line.trim_start().strip_prefix(label.as_str()));
+        let line = line.unwrap_or_else(|| panic!("no {kind} in {}", self.start_text)).trim();
+        let addresses = line.split_once(" as ").map_or(line, |(addresses, _)| addresses);
+        addresses.split(", ").map(|address| address.parse().expect("an address")).collect()
     }
 
     /// Where its first listener of a kind is.
     pub fn listener(&self, kind: &str) -> SocketAddr {
-        let label = format!("{kind} ");
-        let line = self.start_text.lines().find_map(|line| line.trim_start().strip_prefix(label.as_str()));
-        let line = line.unwrap_or_else(|| panic!("no {kind} in {}", self.start_text));
-        let address = line.trim().split([',', ' ']).next().expect("an address");
-        address.parse().unwrap_or_else(|_| panic!("no address: {address}"))
+        self.listeners(kind)[0]
     }
 
     /// Where its metrics are.
