@@ -38,6 +38,29 @@ fn each_listener_keeps_its_policy_on_whichever_shard_a_connection_lands() {
     relay.stop();
 }
 
+#[test]
+fn a_listener_on_ipv6_takes_mail_and_knows_its_networks() {
+    if !host_is_able() {
+        return;
+    }
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("SKIP: this host has no IPv6 loopback");
+        return;
+    }
+    let lab = Lab::new();
+    let config = Config::new()
+        .set("smtp.listen", "['127.0.0.1:0', '[::1]:0']")
+        .set("smtp.relay_networks", "['::1']")
+        .route("*", "hold");
+    let relay = lab.start(&config);
+    for (address, code) in relay.listeners("SMTP").into_iter().zip([550, 250]) {
+        let mut client = Client::connect(address);
+        client.expect("MAIL FROM:<a@client.test>", 250);
+        client.expect("RCPT TO:<x@other.test>", code);
+    }
+    relay.stop();
+}
+
 /// `ringpost user add` into the laboratory's users file.
 pub fn add_user(lab: &Lab, name: &str, password: &str, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
