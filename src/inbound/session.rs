@@ -13,7 +13,9 @@ use std::time::Duration;
 use crate::hash::HashState;
 
 use super::admission::{Admission, Reservation};
-use super::policy::{RelayRules, SessionPolicy};
+use super::listener::{ListenerPolicy, Listeners};
+use super::login::Logins;
+use super::policy::SessionPolicy;
 use crate::clock::Moment;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId};
@@ -26,13 +28,18 @@ use crate::net::stream::{Handle, Stream};
 use crate::net::tls::ServerTls;
 use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
-use crate::protocol::server::{Options, Session, Want};
+use crate::protocol::sasl::Claim;
+use crate::protocol::server::{AuthOffer, Session, Want};
 use crate::protocol::trace::{Protocol, Trace};
 use crate::spool::storage::Storage;
 use crate::spool::{AppendError, Committed, Log};
+use crate::users::question::{Answer, Evidence};
+use crate::users::sha256;
 
 /// Room for a trace header in front of a body, bytes.
 const TRACE_ROOM: usize = 512;
+/// Longest name of a tenant that a header may give, bytes.
+const TENANT_BYTES_MAX: usize = 64;
 /// First size of a body buffer when the client does not say SIZE, bytes.
 const BODY_ROOM: usize = 8 * 1024;
 
@@ -41,14 +48,8 @@ pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 
 /// What the sessions of a shard share.
 pub struct Inbound<S: Storage> {
-    /// Settings of the protocol.
-    pub options: Options,
-    /// To shake hands with, when STARTTLS is offered.
-    pub tls: Option<ServerTls>,
-    /// Who may relay.
-    pub rules: RelayRules,
-    /// Whether a client's network may relay anywhere.
-    pub trusts: Box<dyn Fn(IpAddr) -> bool>,
+    /// What differs from listener to listener.
+    pub listeners: RefCell<Listeners>,
     /// Budgets.
     pub admission: Admission,
     /// Where messages are made durable.
@@ -65,6 +66,8 @@ pub struct Inbound<S: Storage> {
     pub data_timeout: Duration,
     /// Age at which a message bounces.
     pub expire_after: Duration,
+    /// Logins that are being checked.
+    pub logins: Logins,
     /// Open sessions.
     pub sessions: Sessions,
 }
@@ -138,16 +141,22 @@ impl<S: Storage> Drop for Place<'_, S> {
 }
 
 /// Serves one connection to its end. The caller has counted it in (`Admission::open_connection`).
-pub async fn serve<S: Storage>(inbound: &Inbound<S>, stream: Stream, peer: IpAddr) {
+pub async fn serve<S: Storage>(
+    inbound: &Inbound<S>,
+    listener: &ListenerPolicy,
+    stream: Stream,
+    peer: IpAddr,
+) {
     inbound.metrics.connections_open.add(1);
     let (key, busy) = inbound.sessions.enter(stream.handle());
     let place = Place { inbound, key };
     let mut driver = Driver {
         inbound,
+        listener,
         stream,
         peer,
         session: Session::new(),
-        policy: SessionPolicy::new(&inbound.rules, peer, &inbound.trusts),
+        policy: SessionPolicy::new(&listener.rules, (listener.trusts)(peer), net::random),
         input: ReceiveBuffer::default(),
         out: Vec::new(),
         body: Vec::new(),
@@ -179,6 +188,7 @@ struct Receiving {
 
 struct Driver<'a, S: Storage> {
     inbound: &'a Inbound<S>,
+    listener: &'a ListenerPolicy,
     stream: Stream,
     peer: IpAddr,
     session: Session,
@@ -202,10 +212,17 @@ impl<S: Storage> Drop for Driver<'_, S> {
 
 impl<S: Storage> Driver<'_, S> {
     async fn run(&mut self) {
-        self.session.banner(&self.inbound.options, &mut self.out);
+        if let Some(tls) = self.listener.implicit_tls() {
+            if !self.shake_hands(tls).await {
+                return;
+            }
+            self.session.begin_secured();
+        }
+        self.offer_auth();
+        self.session.banner(&self.listener.options, &mut self.out);
         loop {
             let (used, want) = self.session.step(
-                &self.inbound.options,
+                &self.listener.options,
                 &mut self.policy,
                 self.input.filled(),
                 &mut self.out,
@@ -236,6 +253,12 @@ impl<S: Storage> Driver<'_, S> {
                         return;
                     }
                 }
+                Want::Authenticate => {
+                    if !self.flush().await {
+                        return;
+                    }
+                    self.authenticate().await;
+                }
                 Want::Close => {
                     self.flush().await;
                     return;
@@ -264,15 +287,28 @@ impl<S: Storage> Driver<'_, S> {
 
     /// Answers STARTTLS and shakes hands; `false` when the session is over.
     async fn start_tls(&mut self) -> bool {
-        let Some(tls) = &self.inbound.tls else { return false };
+        let Some(tls) = self.listener.starttls() else { return false };
         // Whatever came behind the command was sent in the clear, by whomever (RFC 3207 §6).
         if !self.input.filled().is_empty() || !self.flush().await {
             return false;
         }
+        let secured = self.shake_hands(tls).await;
+        if secured {
+            self.session.tls_established();
+            self.offer_auth();
+        }
+        secured
+    }
+
+    /// `false` when it failed, and the session is over.
+    async fn shake_hands(&mut self, tls: &ServerTls) -> bool {
         self.stream.set_read_timeout(self.inbound.command_timeout);
+        self.stream.set_write_timeout(self.inbound.command_timeout);
         match self.stream.accept_tls(tls).await {
             Ok(()) => {
-                self.session.tls_established();
+                if let Some(certificate) = self.stream.peer_certificate() {
+                    self.policy.certified(sha256(&certificate));
+                }
                 true
             }
             Err(error) => {
@@ -281,6 +317,55 @@ impl<S: Storage> Driver<'_, S> {
                 false
             }
         }
+    }
+
+    /// Offers the ways to log in that this connection has now.
+    fn offer_auth(&mut self) {
+        let offer = match self.listener.rules.users() {
+            None => AuthOffer::None,
+            Some(_) if !self.session.is_secured() && !(self.listener.cleartext)(self.peer) => {
+                AuthOffer::AfterTls
+            }
+            Some(_) if self.policy.certificate_user().is_some() => AuthOffer::PasswordsAndCertificate,
+            Some(_) => AuthOffer::Passwords,
+        };
+        self.session.offer_auth(offer);
+    }
+
+    /// Finds out whether the client is who it claims to be.
+    async fn authenticate(&mut self) {
+        let Some(users) = self.listener.rules.users() else {
+            return self.session.authenticated(Err(reply::NOT_OFFERED), &mut self.out);
+        };
+        let (user, evidence) = match self.session.claim().clone() {
+            Claim::Password { user, password } => (user, Evidence::Password(password)),
+            Claim::Proof { user, holds } => (user, Evidence::Decided(holds)),
+            Claim::Certificate { user } => {
+                let own = self.policy.certificate_user().map(|user| user.name.clone()).unwrap_or_default();
+                let holds = !own.is_empty() && (user.is_empty() || user == own);
+                (own, Evidence::Decided(holds))
+            }
+        };
+        let result = match self.inbound.logins.ask(self.peer, &user, evidence, users).await {
+            Answer::Granted => Ok(&*user),
+            Answer::Refused => Err(reply::BAD_CREDENTIALS),
+            Answer::Later => Err(reply::AUTH_LATER),
+        };
+        match &result {
+            Ok(name) => self.policy.logged_in(name),
+            Err(refusal) => self.log_refusal(RejectReason::Auth, refusal, user.clone()),
+        }
+        self.session.authenticated(result, &mut self.out);
+    }
+
+    /// Whose mail the complete message is: the user's; what a client that may relay says; the listener's.
+    fn tenant(&self) -> Option<&str> {
+        let said = || {
+            let may_say = self.policy.is_trusted() && !self.listener.tenant_header.is_empty();
+            may_say.then(|| header_word(&self.body, &self.listener.tenant_header))?
+        };
+        let user = self.policy.user().map(|user| &*user.tenant);
+        user.or_else(said).or(Some(&*self.listener.tenant)).filter(|tenant| !tenant.is_empty())
     }
 
     /// Reads more; `false` when the session is over.
@@ -356,13 +441,13 @@ impl<S: Storage> Driver<'_, S> {
         Trace {
             helo: self.session.helo(),
             peer: self.peer,
-            hostname: self.inbound.options.hostname(),
+            hostname: self.listener.options.hostname(),
             protocol: Protocol {
                 extended,
                 lmtp: self.session.is_lmtp(),
                 smtputf8,
                 tls: self.session.is_secured(),
-                authenticated: false,
+                authenticated: self.session.user().is_some(),
             },
             id,
             recipient: recipient.as_deref(),
@@ -375,7 +460,11 @@ impl<S: Storage> Driver<'_, S> {
 
     /// The body is longer than one record holds: moves what there is to the log.
     async fn append_chunk(&mut self) {
-        let Some(receiving) = &mut self.receiving else { return self.body.clear() };
+        if self.receiving.is_none() {
+            return self.body.clear();
+        }
+        self.note_tenant();
+        let Some(receiving) = &mut self.receiving else { return };
         let appended = self.inbound.log.append_chunk(receiving.id, &self.body).await;
         receiving.chunk_bytes += self.body.len() as u64;
         self.body.clear();
@@ -386,6 +475,14 @@ impl<S: Storage> Driver<'_, S> {
         }
     }
 
+    /// The header is in `body`: it may say whose mail it is. Later pieces of a long body are not looked at.
+    fn note_tenant(&mut self) {
+        let begun = self.receiving.as_ref().is_some_and(|receiving| receiving.chunk_bytes > 0);
+        if !begun && let Some(tenant) = self.tenant().map(str::to_owned) {
+            self.session.envelope().set_tenant(&tenant);
+        }
+    }
+
     /// The message is complete: makes it durable, hands it to the queue, answers.
     async fn commit(&mut self) {
         let Some(Receiving { id, chunk_bytes, began }) = self.receiving.take() else {
@@ -393,6 +490,9 @@ impl<S: Storage> Driver<'_, S> {
         };
         let end_of_data = net::now();
         let expires_at = end_of_data.wall + self.inbound.expire_after;
+        if chunk_bytes == 0 {
+            self.note_tenant();
+        }
         let envelope = self.session.envelope().encode(end_of_data.wall, expires_at);
         let message = Arc::new(Message { id, envelope, body: std::mem::take(&mut self.body) });
         let size = chunk_bytes + message.body.len() as u64;
@@ -440,11 +540,15 @@ impl<S: Storage> Driver<'_, S> {
 
     fn note_refusal(&mut self) {
         if let Some((refusal, about)) = self.policy.refused.take() {
-            self.reject(RejectReason::Relay);
-            let reply = Reply::new(refusal.code, refusal.enhanced, &refusal.text);
-            let at = net::now().wall;
-            self.inbound.events.send(Event::Rejected { at, client: self.peer, reply, about });
+            self.log_refusal(RejectReason::Relay, &refusal, about);
         }
+    }
+
+    fn log_refusal(&self, reason: RejectReason, refusal: &Refusal, about: Box<str>) {
+        self.reject(reason);
+        let reply = Reply::new(refusal.code, refusal.enhanced, &refusal.text);
+        let at = net::now().wall;
+        self.inbound.events.send(Event::Rejected { at, client: self.peer, reply, about });
     }
 
     /// Counts the replies in `out` by their first digit; only last lines of replies have a blank behind the code.
@@ -463,6 +567,26 @@ impl<S: Storage> Driver<'_, S> {
 /// Writes the 250. The token proves that the batch with the message is durable: nothing else can make one.
 fn answer_250(_: Committed, session: &mut Session, id: MessageId, out: &mut Vec<u8>) {
     session.committed(Ok(id), out);
+}
+
+/// The value of a header field, if it is one word that can be a tenant's name; `body` begins with the header.
+fn header_word<'a>(body: &'a [u8], field: &str) -> Option<&'a str> {
+    for line in body.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            return None;
+        }
+        if let Some((name, value)) = line.split_at_checked(field.len())
+            && name.eq_ignore_ascii_case(field.as_bytes())
+            && let Some(value) = value.strip_prefix(b":")
+        {
+            let value = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
+            let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+            let fits = (1..=TENANT_BYTES_MAX).contains(&value.len()) && value.bytes().all(is_word);
+            return fits.then_some(value);
+        }
+    }
+    None
 }
 
 fn refusal_of(error: &AppendError) -> Refusal {

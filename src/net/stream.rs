@@ -165,6 +165,14 @@ impl Stream {
         Ok(())
     }
 
+    /// What the client showed in the handshake, DER; its key signed the handshake.
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        match &*self.socket.borrow() {
+            Socket::Tls(tls) => tls.get_ref().1.peer_certificates()?.first().map(|der| der.to_vec()),
+            _ => None,
+        }
+    }
+
     fn take_plain(&self) -> io::Result<TcpStream> {
         match self.socket.replace(Socket::Away) {
             Socket::Plain(tcp) => Ok(tcp),

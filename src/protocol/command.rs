@@ -145,6 +145,10 @@ pub fn parse_mail<'a>(arguments: &'a str, offered: &Extensions) -> Result<Mail<'
             seen.once(16)?;
             let envid = value.filter(|value| is_xtext(value) && value.len() <= ENVID_BYTES_MAX);
             mail.envid = envid.ok_or(reply::BAD_PARAMETER)?;
+        } else if offered.auth && name.eq_ignore_ascii_case("AUTH") {
+            // RFC 4954 §5: taken from everybody, and not passed on, as if it were `<>`.
+            seen.once(32)?;
+            value.filter(|value| is_xtext(value)).ok_or(reply::BAD_PARAMETER)?;
         } else {
             return Err(reply::UNKNOWN_PARAMETER);
         }
@@ -272,7 +276,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: Extensions = Extensions { dsn: true, smtputf8: true, chunking: true };
+    const ALL: Extensions = Extensions { dsn: true, smtputf8: true, chunking: true, auth: false };
 
     #[test]
     fn verbs_are_found_in_any_case_and_arguments_lose_their_blanks() {
@@ -346,11 +350,14 @@ mod tests {
 
     #[test]
     fn parameters_of_an_extension_that_is_not_offered_are_unknown() {
-        let none = Extensions { dsn: false, smtputf8: false, chunking: false };
+        let none = Extensions { dsn: false, smtputf8: false, chunking: false, auth: false };
         for parameter in ["SMTPUTF8", "RET=FULL", "ENVID=x"] {
             assert_eq!(mail(&format!("FROM:<a@b> {parameter}"), &none), Err(555), "{parameter}");
         }
         assert_eq!(parse_rcpt("TO:<a@b> NOTIFY=NEVER", &none, false), Err(reply::UNKNOWN_PARAMETER));
+        let auth = Extensions { auth: true, ..none };
+        assert_eq!(mail("FROM:<a@b> AUTH=<>", &auth), Ok("a@b - 0 0 Unspecified ".into()));
+        assert_eq!(mail("FROM:<a@b> AUTH=", &auth), Err(501));
         assert_eq!(mail("FROM:<a@b> SIZE=1", &none), Ok("a@b 1 0 0 Unspecified ".into()));
     }
 

@@ -17,23 +17,27 @@ pub struct Extensions {
     pub smtputf8: bool,
     /// CHUNKING, and with it BINARYMIME, which needs it (RFC 3030).
     pub chunking: bool,
+    /// AUTH (RFC 4954): the parameter of MAIL. Which mechanisms are announced differs from session to session.
+    pub auth: bool,
 }
 
 impl Default for Extensions {
     fn default() -> Self {
-        Self { dsn: true, smtputf8: true, chunking: true }
+        Self { dsn: true, smtputf8: true, chunking: true, auth: false }
     }
 }
 
 impl Extensions {
     /// The whole reply to EHLO. It is the same for all clients in the clear, and for all over TLS, so each is made once.
-    /// `starttls` announces STARTTLS (RFC 3207), `recipients_max` is the RCPTMAX of LIMITS (RFC 9422).
+    /// `starttls` announces STARTTLS (RFC 3207), `recipients_max` is the RCPTMAX of LIMITS (RFC 9422); `auth` is the line
+    /// of AUTH, or empty.
     pub fn ehlo_reply(
         &self,
         hostname: &str,
         size_max: u64,
         recipients_max: usize,
         starttls: bool,
+        auth: &str,
     ) -> Vec<u8> {
         let mut size = b"SIZE ".to_vec();
         push_number(&mut size, size_max);
@@ -46,6 +50,7 @@ impl Extensions {
             (self.chunking, "CHUNKING"),
             (self.chunking, "BINARYMIME"),
             (starttls, "STARTTLS"),
+            (!auth.is_empty(), auth),
         ];
         lines.extend(switched.iter().filter(|(on, _)| *on).map(|(_, keyword)| *keyword));
         let mut out = Vec::new();
@@ -60,14 +65,14 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_not_announced() {
-        let all = Extensions::default().ehlo_reply("mx.test", 1000, 50, false);
+        let all = Extensions::default().ehlo_reply("mx.test", 1000, 50, false, "");
         let all = String::from_utf8(all).unwrap();
         assert!(all.starts_with("250-mx.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n"), "{all}");
         let end =
             "\r\n250-LIMITS RCPTMAX=50\r\n250-DSN\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250 BINARYMIME\r\n";
         assert!(all.ends_with(end), "{all}");
-        let none =
-            Extensions { dsn: false, smtputf8: false, chunking: false }.ehlo_reply("mx.test", 1000, 0, false);
+        let none = Extensions { dsn: false, smtputf8: false, chunking: false, auth: false }
+            .ehlo_reply("mx.test", 1000, 0, false, "");
         assert!(none.ends_with(b"\r\n250 LIMITS RCPTMAX=1\r\n"), "{}", none.escape_ascii());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What comes from the wire is cut into lines by [`mod@line`], understood by [`command`] and [`address`], and decoded by
 //! [`body`]; what goes to it is worded by [`reply`] and [`extension`]; [`trace`] writes our `Received` header.
-//! [`server`] puts them together into the session that `inbound` drives.
+//! [`sasl`] is how clients log in. [`server`] puts them together into the session that `inbound` drives.
 //!
 //! The other direction: [`client`] is the session that `delivery` drives, [`remote`] reads what it is answered, and
 //! [`stuff`] writes bodies.
@@ -18,6 +18,7 @@ pub mod extension;
 pub mod line;
 pub mod remote;
 pub mod reply;
+pub mod sasl;
 pub mod server;
 pub mod stuff;
 pub mod trace;

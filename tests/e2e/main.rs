@@ -9,6 +9,7 @@
 //! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
 //! | `exchanges` | routing by MX |
 //! | `tls` | STARTTLS, both ways |
+//! | `door` | listeners of several kinds |
 //! | `policy` | who may send what, and how much |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
@@ -23,6 +24,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod door;
 mod exchanges;
 mod fixture;
 mod format;

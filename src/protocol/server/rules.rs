@@ -86,7 +86,7 @@ static RULES: [Rule; 16] = [
     rule(Verb::Help,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Expn,     Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
     rule(Verb::StartTls, Argument::Nothing,       [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
-    rule(Verb::Auth,     Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
+    rule(Verb::Auth,     Argument::Something,     [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Http,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
 ];
 

@@ -5,10 +5,12 @@ use crate::id::MessageId;
 use crate::limits::BODY_INLINE_BYTES_MAX;
 use crate::protocol::body::{BodyFault, Decoder};
 use crate::protocol::command::{self, Bdat, Verb};
+use crate::protocol::extension::Extensions;
 use crate::protocol::line::{Found, LineFault, LineScanner};
 use crate::protocol::reply::{self, Refusal};
+use crate::protocol::sasl::{Claim, Exchange};
 use crate::protocol::server::rules::{Argument, Phase, rule_of};
-use crate::protocol::server::{ERRORS_MAX, Options, Policy, Want};
+use crate::protocol::server::{AuthOffer, ERRORS_MAX, Options, Policy, Want};
 
 /// Longest client name that is kept, bytes: names are at most this long (RFC 5321 §4.5.3.1.2).
 const HELO_BYTES_MAX: usize = 255;
@@ -17,7 +19,7 @@ const CHUNK_RESERVE_BYTES: usize = 2;
 
 /// What is going on. Each variant holds what exists only then.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// No transaction.
     Idle,
     /// MAIL was accepted. `tried`: there was a well-formed RCPT, accepted or not.
@@ -36,6 +38,10 @@ enum State {
     Swallow { left: u64, refusal: Refusal, replies: usize },
     /// 220 to STARTTLS is written; the driver shakes hands.
     Handshake,
+    /// Inside AUTH: a response is next.
+    Login(Exchange),
+    /// What the client claims is with the driver.
+    Claiming(Claim),
     /// The message is with the driver.
     Committing,
     /// Nothing more is read.
@@ -45,7 +51,7 @@ enum State {
 /// One session. Keeps its memory from transaction to transaction.
 #[derive(Debug)]
 pub struct Session {
-    state: State,
+    pub(super) state: State,
     lines: LineScanner,
     /// Name from EHLO or HELO; empty before.
     helo: String,
@@ -54,6 +60,8 @@ pub struct Session {
     lmtp: bool,
     /// Over TLS.
     secured: bool,
+    pub(super) auth: AuthOffer,
+    pub(super) user: Option<Box<str>>,
     envelope: EnvelopeBuilder,
     errors: u32,
     /// A body was given up and the driver has not been told.
@@ -76,6 +84,8 @@ impl Session {
             extended: false,
             lmtp: false,
             secured: false,
+            auth: AuthOffer::None,
+            user: None,
             envelope: EnvelopeBuilder::default(),
             errors: 0,
             discard: false,
@@ -107,6 +117,11 @@ impl Session {
         self.secured
     }
 
+    /// TLS stands from the first byte: to be said before the banner.
+    pub fn begin_secured(&mut self) {
+        self.secured = true;
+    }
+
     /// The handshake is done. All that the client said in the clear is forgotten (RFC 3207 §4.2).
     pub fn tls_established(&mut self) {
         assert!(matches!(self.state, State::Handshake), "TLS comes after Want::StartTls");
@@ -115,7 +130,15 @@ impl Session {
 
     /// Whether a message is on its way: what a driver that stops may want to wait for.
     pub fn is_in_transaction(&self) -> bool {
-        !matches!(self.state, State::Idle | State::Handshake | State::Closed | State::Swallow { .. })
+        !matches!(
+            self.state,
+            State::Idle
+                | State::Handshake
+                | State::Login(_)
+                | State::Claiming(_)
+                | State::Closed
+                | State::Swallow { .. }
+        )
     }
 
     /// Envelope of the open transaction.
@@ -144,6 +167,7 @@ impl Session {
                 State::Closed => (0, Some(Want::Close)),
                 State::Committing => (0, Some(Want::Commit)),
                 State::Handshake => (0, Some(Want::StartTls)),
+                State::Claiming(_) => (0, Some(Want::Authenticate)),
                 State::BeginData => {
                     out.extend_from_slice(reply::line::START_DATA);
                     self.state = State::Data { decoder: Decoder::data(options.size_max), refused: None };
@@ -160,7 +184,9 @@ impl Session {
                 State::Data { .. } => self.data(rest, out, body),
                 State::Chunk { .. } => self.chunk(rest, out, body),
                 State::Swallow { .. } => self.swallow(rest, out),
-                State::Idle | State::Mail { .. } | State::Between(_) => self.line(options, policy, rest, out),
+                State::Idle | State::Mail { .. } | State::Between(_) | State::Login(_) => {
+                    self.line(options, policy, rest, out)
+                }
             };
             used += consumed;
             if let Some(want) = want {
@@ -358,18 +384,22 @@ impl Session {
                 self.refuse(refusal, out);
                 (consumed, None)
             }
-            Found::Line { line, consumed } => match self.command(options, policy, line, out) {
-                Ok(want) => (consumed, want),
-                Err(refusal) => {
+            Found::Line { line, consumed } => {
+                let done = match self.state {
+                    State::Login(_) => self.response(policy, line, out),
+                    _ => self.command(options, policy, line, out),
+                };
+                let want = done.unwrap_or_else(|refusal| {
                     self.refuse(&refusal, out);
-                    (consumed, None)
-                }
-            },
+                    None
+                });
+                (consumed, want)
+            }
         }
     }
 
     /// Says no, and ends the session of a client that makes too many errors.
-    fn refuse(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+    pub(super) fn refuse(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
         refusal.write(out);
         self.errors += u32::from(!refusal.is_temporary());
         if self.errors >= ERRORS_MAX {
@@ -397,7 +427,12 @@ impl Session {
     ) -> Result<Option<Want>, Refusal> {
         let (verb, arguments) = command::split(line)?;
         let rule = rule_of(verb);
-        if verb == Verb::StartTls && (self.secured || options.ehlo_starttls.is_none()) {
+        let is_offered = match verb {
+            Verb::StartTls => options.starttls && !self.secured,
+            Verb::Auth => self.auth != AuthOffer::None,
+            _ => true,
+        };
+        if !is_offered {
             return Err(reply::NOT_OFFERED);
         }
         // RFC 2033 §4.1: each protocol knows its own greeting only, so that neither is taken for the other.
@@ -451,7 +486,8 @@ impl Session {
                 self.state = State::Handshake;
                 return Ok(Some(Want::StartTls));
             }
-            Verb::Bdat | Verb::Expn | Verb::Auth => return Err(reply::NOT_OFFERED),
+            Verb::Auth => return self.auth(policy, arguments, out),
+            Verb::Bdat | Verb::Expn => return Err(reply::NOT_OFFERED),
         }
         Ok(None)
     }
@@ -463,8 +499,8 @@ impl Session {
         let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
         self.helo.extend(name.chars().take(HELO_BYTES_MAX).map(clean));
         if extended {
-            let offer = options.ehlo_starttls.as_ref().filter(|_| !self.secured);
-            out.extend_from_slice(offer.unwrap_or(&options.ehlo));
+            let line = self.auth.line(options.starttls && !self.secured);
+            out.extend_from_slice(&options.ehlo[line]);
         } else {
             reply::push_lines(out, 250, [options.hostname.as_str()]);
         }
@@ -477,7 +513,8 @@ impl Session {
         arguments: &str,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let mail = command::parse_mail(arguments, &options.extensions)?;
+        let offered = Extensions { auth: self.auth != AuthOffer::None, ..options.extensions };
+        let mail = command::parse_mail(arguments, &offered)?;
         if mail.size.is_some_and(|size| size > options.size_max) {
             return Err(reply::TOO_LARGE);
         }

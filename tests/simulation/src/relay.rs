@@ -17,6 +17,7 @@ use ringpost::event::{Event, event_channel};
 use ringpost::id::PartId;
 use ringpost::net::simulated::{Death, Host, World};
 use ringpost::outcome::{Enhanced, Reply};
+use ringpost::relay::door::Door;
 use ringpost::relay::roles::{self, Common};
 use ringpost::relay::{Orders, seats};
 use ringpost::routing::RouteAnswer;
@@ -137,7 +138,8 @@ impl Relay {
             config,
             events: event_to,
             fence: fence.clone(),
-            tls: None,
+            door: Door::default(),
+            asker: None,
             drained: drain,
             recovered: recover,
             shards: Arc::new(AtomicU32::new(u32::from(shape.shards))),

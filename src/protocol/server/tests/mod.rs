@@ -1,5 +1,6 @@
 //! PURE. Tests of the session, through a driver that does what `inbound` does, without sockets.
 
+mod login;
 mod model;
 mod smuggling;
 mod transcripts;
@@ -11,12 +12,21 @@ use crate::clock::WallTime;
 use crate::id::{MessageId, PartId};
 use crate::limits::{BODY_INLINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX};
 use crate::protocol::reply;
+use crate::protocol::sasl::Claim;
+use crate::users::ScramKeys;
 
 /// What stands for the trace header.
 const TRACE: &str = "Received: ours\r\n";
 
 /// Decides by local part, so that a script can say what it wants.
 struct ByName;
+
+/// Whoever logs in by SCRAM has this password.
+impl Secrets for ByName {
+    fn scram_keys(&mut self, _: &str) -> ScramKeys {
+        ScramKeys::of(b"pencil", b"salt", 4096)
+    }
+}
 
 impl Policy for ByName {
     fn mail(&mut self, sender: &str, _: &Parameters, _: Option<u64>) -> Result<(), Refusal> {
@@ -96,9 +106,26 @@ impl Driver {
                 // As a driver must: what came behind the command is not trusted.
                 Want::StartTls if !self.received.is_empty() => self.closed = true,
                 Want::StartTls => self.session.tls_established(),
+                Want::Authenticate => self.authenticate(),
                 Want::Close => self.closed = true,
             }
         }
+    }
+
+    /// `user` with the password `pencil`, or with a certificate.
+    fn authenticate(&mut self) {
+        let holds = match self.session.claim() {
+            Claim::Password { user, password } => &**user == "user" && &**password == b"pencil",
+            Claim::Proof { user, holds } => &**user == "user" && *holds,
+            Claim::Certificate { user } => user.is_empty() || &**user == "user",
+        };
+        let result = if holds { Ok("user") } else { Err(reply::BAD_CREDENTIALS) };
+        self.session.authenticated(result, &mut self.out);
+    }
+
+    /// Ways to log in.
+    pub(super) fn offer_auth(&mut self, offer: AuthOffer) {
+        self.session.offer_auth(offer);
     }
 
     fn begin_body(&mut self) {
