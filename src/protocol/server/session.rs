@@ -427,18 +427,7 @@ impl Session {
     ) -> Result<Option<Want>, Refusal> {
         let (verb, arguments) = command::split(line)?;
         let rule = rule_of(verb);
-        let is_offered = match verb {
-            Verb::StartTls => options.starttls && !self.secured,
-            Verb::Auth => self.auth != AuthOffer::None,
-            _ => true,
-        };
-        if !is_offered {
-            return Err(reply::NOT_OFFERED);
-        }
-        // RFC 2033 §4.1: each protocol knows its own greeting only, so that neither is taken for the other.
-        if matches!(verb, Verb::Lhlo | Verb::Ehlo | Verb::Helo) && options.lmtp != (verb == Verb::Lhlo) {
-            return Err(reply::UNKNOWN_COMMAND);
-        }
+        self.check_offered(options, verb)?;
         let refusal = rule.refusal(self.phase());
         if verb == Verb::Bdat {
             return self.bdat(options, arguments, refusal, out);
@@ -490,6 +479,19 @@ impl Session {
             Verb::Bdat | Verb::Expn => return Err(reply::NOT_OFFERED),
         }
         Ok(None)
+    }
+
+    /// Whether the client may know of the command at all.
+    fn check_offered(&self, options: &Options, verb: Verb) -> Result<(), Refusal> {
+        match verb {
+            Verb::StartTls if !options.starttls || self.secured => Err(reply::NOT_OFFERED),
+            Verb::Auth if self.auth == AuthOffer::None => Err(reply::NOT_OFFERED),
+            // RFC 2033 §4.1: each protocol knows its own greeting only, so that neither is taken for the other.
+            Verb::Lhlo | Verb::Ehlo | Verb::Helo if options.lmtp != (verb == Verb::Lhlo) => {
+                Err(reply::UNKNOWN_COMMAND)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn hello(&mut self, options: &Options, extended: bool, name: &str, out: &mut Vec<u8>) {
