@@ -3,6 +3,19 @@
 use super::*;
 use crate::spool::testing::coin;
 
+impl Rig {
+    /// Accepts and settles mail until some of it lies in `segment`.
+    async fn fill_until(&self, segment: u32) {
+        loop {
+            let (id, location) = self.accept(2000).await.unwrap();
+            self.settle(id).await.unwrap();
+            if location.segment >= segment {
+                return;
+            }
+        }
+    }
+}
+
 #[test]
 fn a_ring_that_wraps_keeps_every_live_message_and_frees_the_rest() {
     let rig = Rig::fresh(SEGMENT);
@@ -32,6 +45,26 @@ fn a_ring_that_wraps_keeps_every_live_message_and_frees_the_rest() {
         assert!(!report.has_rot() && report.damage.is_empty(), "{report:?}");
         assert_eq!(*found.model.0.borrow(), *rig.model.0.borrow());
     }
+}
+
+#[test]
+fn a_settlement_outlives_the_acceptance_that_it_settles() {
+    let rig = Rig::fresh(SEGMENT);
+    rig.run(async move |rig| {
+        // One message lives in the first segment; another one there is settled by a record in the second, where nothing
+        // else is alive. That one must stay as long as the first.
+        rig.accept(2000).await.unwrap();
+        let (settled_later, _) = rig.accept(2000).await.unwrap();
+        rig.fill_until(2).await;
+        rig.settle(settled_later).await.unwrap();
+        rig.fill_until(4).await;
+        rig.log.storage_sleep().await;
+        rig.fill_until(5).await;
+    });
+    assert_eq!(rig.model.ids().len(), 1);
+    let (found, report) = Rig::open(&rig.disk.copy(), SEGMENT, 9).unwrap();
+    assert!(!report.has_rot(), "{report:?}");
+    assert_eq!(*found.model.0.borrow(), *rig.model.0.borrow(), "what was settled is alive again");
 }
 
 #[test]
