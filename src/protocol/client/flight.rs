@@ -1,5 +1,8 @@
 //! PURE. One transaction between its MAIL and its last reply: who is still open, and what became of the others.
 
+use std::collections::VecDeque;
+
+use super::{ALL, Expect};
 use crate::outcome::{LegResult, Reply, Verdict};
 
 /// How the body travels.
@@ -68,6 +71,19 @@ impl Flight {
             unanswered: 0,
             closed_by_peer: false,
             results: Vec::new(),
+        }
+    }
+
+    /// The end of the body has been written: what will be answered to it. By LMTP each accepted recipient has a reply of its
+    /// own, in the order of their RCPTs (RFC 2033 §4.2), which is that of their places.
+    pub(super) fn expect_end(&mut self, lmtp: bool, expected: &mut VecDeque<Expect>) {
+        let mut left = if lmtp { self.accepted } else { ALL };
+        self.closed_by_peer |= left == 0;
+        while left != 0 {
+            let next = if lmtp { left & left.wrapping_neg() } else { ALL };
+            left &= !next;
+            expected.push_back(Expect::End(next));
+            self.unanswered += 1;
         }
     }
 

@@ -18,7 +18,8 @@
 //!
 //! Copies: a body once, from the piece to the output. Replies without a result are not kept; queues keep their memory.
 //!
-//! LMTP would differ in `Expect::End` alone: one for each accepted recipient, with its bit, instead of one for all.
+//! LMTP (RFC 2033) differs in its greeting, which has no older form to fall back to, and in the end of a body: a reply for
+//! each accepted recipient. They must be known by then, so its bodies go by DATA alone.
 
 mod capabilities;
 mod command;
@@ -169,8 +170,8 @@ enum Expect {
     Data,
     /// To a chunk that is not the last.
     Chunk,
-    /// To the final dot or the last chunk.
-    End,
+    /// To the final dot or the last chunk, for those of these recipients who were accepted: [`ALL`], or one by LMTP.
+    End(u64),
     Quit,
 }
 
@@ -183,11 +184,14 @@ impl Expect {
             Expect::Rset | Expect::Mail => Stage::Mail,
             Expect::Rcpt(_) => Stage::Rcpt,
             Expect::Data => Stage::Data,
-            Expect::Chunk | Expect::End => Stage::FinalDot,
+            Expect::Chunk | Expect::End(_) => Stage::FinalDot,
             Expect::Quit => Stage::Quit,
         }
     }
 }
+
+/// Everybody in [`Expect::End`].
+const ALL: u64 = u64::MAX;
 
 /// Where the session as a whole is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +214,8 @@ enum State {
 #[derive(Debug)]
 pub struct Client {
     options: Options,
+    /// Speaks LMTP.
+    lmtp: bool,
     state: State,
     offered: Capabilities,
     parser: ReplyParser,
@@ -236,6 +242,7 @@ impl Client {
         );
         Self {
             options,
+            lmtp: false,
             state: State::Opening,
             offered: Capabilities::default(),
             parser: ReplyParser::default(),
@@ -248,6 +255,12 @@ impl Client {
             output: Vec::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Speaks LMTP instead of SMTP.
+    pub fn with_lmtp(mut self) -> Self {
+        self.lmtp = true;
+        self
     }
 
     /// The next event, oldest first.
@@ -298,7 +311,7 @@ impl Client {
     }
 
     /// Begins a transaction; [`Self::can_begin`] must hold. `recipients` are those to be tried, each with its place
-    /// within the leg (0 to 63, no place twice). Recipients that cannot be sent to get their result without a word to
+    /// within the leg (0 to 63, rising). Recipients that cannot be sent to get their result without a word to
     /// the remote; if none is left the transaction is finished at once.
     pub fn begin<'r>(
         &mut self,
@@ -321,7 +334,8 @@ impl Client {
         for (place, recipient) in recipients {
             let place = bit(place);
             let taken = flight.open | flight.results.iter().fold(0, |all, result| all | result.recipients);
-            assert!(taken & place == 0, "a leg's place holds one recipient");
+            // Also the order in which an LMTP server answers at the end.
+            assert!(taken < place, "recipients come in the order of their places");
             if let Some(reply) = self.objection_to(&recipient, &transaction) {
                 flight.settle_unbegun(place, Verdict::Failed, reply);
                 continue;
@@ -341,7 +355,7 @@ impl Client {
         // BDAT only with PIPELINING, which every remote that chunks also has: without it nothing is won.
         let at_once = self.options.body_with_envelope && transaction.body_ready;
         let must = transaction.parameters.binary;
-        if (at_once || must) && self.offered.chunking && self.offered.pipelining {
+        if (at_once || must) && self.chunks() {
             flight.form = Form::Chunks;
             flight.body = Body::Open;
             self.events.push_back(Event::BodyWanted { tag });
@@ -369,6 +383,11 @@ impl Client {
         self.issue(Expect::Mail, |offered, out| command::write_mail(mail, offered, out));
     }
 
+    /// Whether a body may go behind its envelope at once.
+    fn chunks(&self) -> bool {
+        self.offered.chunking && self.offered.pipelining && !self.lmtp
+    }
+
     /// Why a transaction cannot be sent to this remote at all.
     fn objection(&self, transaction: &Transaction<'_>) -> Option<Reply> {
         let sender = transaction.sender;
@@ -394,7 +413,7 @@ impl Client {
             return refused(7, "message header needs SMTPUTF8, which the remote does not offer");
         }
         // Chunks are sent behind a whole envelope, so PIPELINING is needed too; remotes that chunk have it.
-        if binary && !(self.offered.binary && self.offered.chunking && self.offered.pipelining) {
+        if binary && !(self.offered.binary && self.chunks()) {
             return refused(3, "message is BINARYMIME, which the remote does not offer");
         }
         if eight_bit && content.eight_bit && !self.offered.eight_bit {
@@ -445,13 +464,11 @@ impl Client {
         }
         if last {
             flight.body = Body::Ended;
+            flight.expect_end(self.lmtp, &mut self.expected);
+        } else if flight.form == Form::Chunks {
+            self.expected.push_back(Expect::Chunk);
+            flight.unanswered += 1;
         }
-        match (flight.form, last) {
-            (_, true) => self.expected.push_back(Expect::End),
-            (Form::Chunks, false) => self.expected.push_back(Expect::Chunk),
-            (Form::Data, false) => return true,
-        }
-        flight.unanswered += 1;
         true
     }
 
@@ -528,7 +545,11 @@ impl Client {
     fn say_hello(&mut self, expect: Expect) {
         self.state = State::Opening;
         self.offered = Capabilities::default();
-        let verb = if expect == Expect::Ehlo { "EHLO " } else { "HELO " };
+        let verb = match expect {
+            Expect::Ehlo if self.lmtp => "LHLO ",
+            Expect::Ehlo => "EHLO ",
+            _ => "HELO ",
+        };
         for part in [verb, &self.options.ehlo_name, "\r\n"] {
             self.output.extend_from_slice(part.as_bytes());
         }

@@ -1,6 +1,6 @@
 //! PURE. A small model of a remote, and random sessions against it.
 //!
-//! The model decides by a tape of random bytes and keeps the rules of RFC 5321, 2920 and 3030 strictly: a nested MAIL, a
+//! The model decides by a tape of random bytes and keeps the rules of RFC 5321, 2920, 3030 and 2033 strictly: a nested MAIL, a
 //! command before its turn, or a line that is no command is a bug of the client and panics.
 
 use super::*;
@@ -11,6 +11,7 @@ use proptest::prelude::*;
 type Taken = Vec<(String, Vec<String>, Vec<u8>)>;
 
 struct Remote {
+    lmtp: bool,
     pipelining: bool,
     chunking: bool,
     tape: Vec<u8>,
@@ -63,15 +64,22 @@ impl Remote {
     }
 
     fn end(&mut self) {
-        match self.decide(5) {
-            0 => self.say("452 4.3.1 no room"),
-            1 => self.say("554-5.7.1 not\r\n554 5.7.1 wanted"),
-            _ => {
-                let body = std::mem::take(&mut self.body);
-                if !self.recipients.is_empty() {
-                    self.taken.push((self.sender.clone().unwrap(), self.recipients.clone(), body));
+        let body = std::mem::take(&mut self.body);
+        let each = if self.lmtp { 1 } else { self.recipients.len().max(1) };
+        let mut answered: Vec<Vec<String>> = self.recipients.chunks(each).map(<[String]>::to_vec).collect();
+        if answered.is_empty() && !self.lmtp {
+            answered.push(Vec::new());
+        }
+        for recipients in answered {
+            match self.decide(5) {
+                0 => self.say("452 4.3.1 no room"),
+                1 => self.say("554-5.7.1 not\r\n554 5.7.1 wanted"),
+                _ => {
+                    if !recipients.is_empty() {
+                        self.taken.push((self.sender.clone().unwrap(), recipients, body.clone()));
+                    }
+                    self.say("250 2.0.0 taken");
                 }
-                self.say("250 2.0.0 taken");
             }
         }
     }
@@ -144,7 +152,7 @@ impl Remote {
         } else if line == "QUIT" {
             self.say("221 bye");
             self.closed = true;
-        } else if line.starts_with("EHLO ") {
+        } else if line.starts_with(if self.lmtp { "LHLO " } else { "EHLO " }) {
             let pipelining = if self.pipelining { "250-PIPELINING\r\n" } else { "" };
             let chunking = if self.chunking { "250-CHUNKING\r\n" } else { "" };
             self.say(&format!("250-mx\r\n{pipelining}{chunking}250 8BITMIME"));
@@ -154,6 +162,7 @@ impl Remote {
     }
 
     fn chunk(&mut self, chunk: &[u8], last: bool) {
+        assert!(!self.lmtp, "who is to answer for a chunk");
         if self.recipients.is_empty() || self.broken {
             self.broken |= self.sender.is_some();
             self.say("503 no recipients");
@@ -178,6 +187,7 @@ impl Remote {
 
 #[derive(Clone, Debug)]
 struct Case {
+    lmtp: bool,
     pipelining: bool,
     chunking: bool,
     body_ready: bool,
@@ -190,19 +200,27 @@ struct Case {
     cut: usize,
 }
 
+impl Case {
+    fn client(&self) -> Client {
+        let client = Client::new(Options { ehlo_name: "me.test".into(), body_with_envelope: true });
+        if self.lmtp { client.with_lmtp() } else { client }
+    }
+}
+
 fn cases() -> impl Strategy<Value = Case> {
     let piece =
         proptest::collection::vec(proptest::sample::select(vec![".", "\r\n", "a", "\r\n.\r\n"]), 0..6)
             .prop_map(|parts| parts.concat().into_bytes());
     let message = (1u32..6, proptest::collection::vec(piece, 1..4));
     (
-        any::<(bool, bool, bool)>(),
+        any::<(bool, bool, bool, bool)>(),
         proptest::collection::vec(any::<u8>(), 1..80),
         proptest::collection::vec(message, 0..6),
         prop_oneof![Just(1usize), 2usize..200],
         prop_oneof![Just(usize::MAX), 0usize..900],
     )
-        .prop_map(|((pipelining, chunking, body_ready), tape, messages, step, cut)| Case {
+        .prop_map(|((lmtp, pipelining, chunking, body_ready), tape, messages, step, cut)| Case {
+            lmtp,
             pipelining,
             chunking,
             body_ready,
@@ -258,8 +276,9 @@ fn drive(case: &Case, client: &mut Client, next: &mut usize, reported: &mut Repo
 }
 
 fn play(case: &Case) -> (Reported, usize, Taken) {
-    let mut client = Client::new(Options { ehlo_name: "me.test".into(), body_with_envelope: true });
+    let mut client = case.client();
     let mut remote = Remote {
+        lmtp: case.lmtp,
         pipelining: case.pipelining,
         chunking: case.chunking,
         tape: case.tape.clone(),
@@ -370,7 +389,7 @@ proptest! {
         capabilities in 1usize..4,
         said in proptest::collection::vec(proptest::sample::select(FRAGMENTS), 0..40),
     ) {
-        let mut client = Client::new(Options { ehlo_name: "me.test".into(), body_with_envelope: true });
+        let mut client = case.client();
         let (mut next, mut reported) = (0, vec![None; case.messages.len()]);
         // Most remotes get as far as transactions.
         for fragment in [FRAGMENTS[0], FRAGMENTS[capabilities]].iter().chain(&said) {

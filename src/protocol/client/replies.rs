@@ -3,12 +3,12 @@
 //! | reply to | 2xx | 3xx | 4xx, 5xx |
 //! | --- | --- | --- | --- |
 //! | banner | EHLO (220 only) | out of step | `Refused` |
-//! | EHLO | `Ready` | out of step | 4xx `Refused`; 5xx HELO |
+//! | EHLO | `Ready` | out of step | 4xx `Refused`; 5xx HELO; to LHLO `Refused` |
 //! | MAIL | accepted | out of step | all recipients get it |
 //! | RCPT | accepted; out of step if MAIL was refused | out of step | the recipient gets it; 552 counts as 4xx |
 //! | DATA | out of step | body, or a lone dot if nobody is left (RFC 2920 §3.1) | accepted recipients get it, RSET |
 //! | chunk | go on | out of step | accepted recipients get it, RSET |
-//! | end of body | delivered | out of step | accepted recipients get it; RSET behind chunks |
+//! | end of body | delivered | out of step | accepted recipients get it, by LMTP one; RSET behind chunks |
 //! | RSET | go on | out of step | out of step |
 //!
 //! 421 to anything, asked or not, ends the session (RFC 5321 §3.8): what had begun is deferred with its words, what had
@@ -16,7 +16,7 @@
 //! idle connection and the MAIL crossed its 421.
 
 use super::flight::{Body, Flight, Form, Mail};
-use super::{Client, Event, Expect, Misbehaved, State};
+use super::{ALL, Client, Event, Expect, Misbehaved, State};
 use crate::outcome::Verdict;
 use crate::protocol::remote::RemoteReply;
 
@@ -79,7 +79,7 @@ impl Client {
                 self.end();
                 self.events.push_back(Event::Closed);
             }
-            Expect::Mail | Expect::Rcpt(_) | Expect::Data | Expect::Chunk | Expect::End => {
+            Expect::Mail | Expect::Rcpt(_) | Expect::Data | Expect::Chunk | Expect::End(_) => {
                 self.on_transaction(expect, reply)?;
             }
         }
@@ -92,7 +92,7 @@ impl Client {
         match (expect, reply.code / 100) {
             (Expect::Banner, _) if reply.code == 220 => self.say_hello(Expect::Ehlo),
             (Expect::Ehlo, 2) => self.ready(),
-            (Expect::Ehlo, 5) => self.say_hello(Expect::Helo),
+            (Expect::Ehlo, 5) if !self.lmtp => self.say_hello(Expect::Helo),
             (Expect::Helo, 2) => self.ready(),
             (Expect::StartTls, _) if reply.code == 220 => {
                 self.state = State::Handshake;
@@ -126,11 +126,10 @@ impl Client {
                     self.events.push_back(Event::BodyWanted { tag: flight.tag });
                 } else if reply.code / 100 == 3 {
                     self.output.extend_from_slice(b".\r\n");
-                    self.expected.push_back(Expect::End);
-                    flight.unanswered += 1;
+                    flight.expect_end(self.lmtp, &mut self.expected);
                 }
             }
-            Expect::Chunk | Expect::End => on_body(flight, expect, reply)?,
+            Expect::Chunk | Expect::End(_) => on_body(flight, expect, reply)?,
             _ => unreachable!("sorted out by on_reply"),
         }
         self.give_up_in_vain();
@@ -243,12 +242,16 @@ fn on_data(flight: &mut Flight, reply: &RemoteReply) -> Result<bool, Misbehaved>
 }
 
 fn on_body(flight: &mut Flight, expect: Expect, reply: &RemoteReply) -> Result<(), Misbehaved> {
-    let is_end = expect == Expect::End;
+    // A refused chunk is everybody's as well.
+    let (is_end, whose) = match expect {
+        Expect::End(whose) => (true, whose),
+        _ => (false, ALL),
+    };
     match reply.code / 100 {
-        2 if is_end => flight.settle(flight.accepted, Verdict::Delivered, || reply.to_reply()),
+        2 if is_end => flight.settle(flight.accepted & whose, Verdict::Delivered, || reply.to_reply()),
         2 => {}
         3 => return Err(out_of_step(expect, reply)),
-        _ => flight.settle(flight.open, refusal(reply), || reply.to_reply()),
+        _ => flight.settle(flight.open & whose, refusal(reply), || reply.to_reply()),
     }
     // A final dot ends the remote's transaction whatever it says (RFC 5321 §4.1.1.4); chunks only when they succeed.
     if is_end && (flight.form == Form::Data || reply.code / 100 == 2) {

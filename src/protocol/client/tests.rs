@@ -17,12 +17,16 @@ struct Play<'a> {
     count: u64,
     body_ready: bool,
     quit: bool,
+    lmtp: bool,
 }
 
 impl Play<'_> {
     fn run(&self, step: usize) -> (String, Vec<String>) {
         let options = Options { ehlo_name: "me.test".into(), body_with_envelope: true };
         let (mut client, mut sent, mut log) = (Client::new(options), String::new(), Vec::new());
+        if self.lmtp {
+            client = client.with_lmtp();
+        }
         let mut next = 0;
         for piece in self.script.split('|') {
             for bytes in piece.as_bytes().chunks(step) {
@@ -95,7 +99,7 @@ fn check(play: &Play<'_>, sent: &str, log: &[&str]) {
 }
 
 fn one<'a>(script: &'a str, recipients: &'a [&'a str]) -> Play<'a> {
-    Play { script, recipients, count: 1, body_ready: false, quit: false }
+    Play { script, recipients, count: 1, body_ready: false, quit: false, lmtp: false }
 }
 
 #[test]
@@ -444,4 +448,36 @@ fn a_remote_that_closes_behind_its_offer_of_tls_ends_the_session_only() {
     client.output().clear();
     client.start_tls();
     assert!(client.output().is_empty() && client.waiting_for() == Stage::Idle);
+}
+
+#[test]
+fn an_lmtp_server_answers_for_each_accepted_recipient_in_their_order() {
+    let three = &["a@b.test", "b@b.test", "c@b.test"];
+    let lmtp = |script| Play { lmtp: true, body_ready: true, ..one(script, three) };
+    let begun = "LHLO me.test / MAIL FROM:<s@b.test> / RCPT TO:<a@b.test> / RCPT TO:<b@b.test> / RCPT TO:<c@b.test> / DATA";
+    let envelope = "220 hi\r\n|250-lda\r\n250-CHUNKING\r\n250 PIPELINING\r\n|250 ok\r\n250 ok\r\n550 who\r\n250 ok\r\n354 go\r\n|";
+    let script = |end: &str| format!("{envelope}{end}");
+    let sent = format!("{begun} / ..x / .");
+    let all = script("250 a has it\r\n452 c is full\r\n");
+    check(&lmtp(&all), &sent, &["Ready", "0 Failed:10:550 Delivered:1:250 Deferred:100:452"]);
+    // Who was answered has it; of the other nobody knows.
+    let cut = script("250 a has it\r\n421 bye\r\n");
+    check(&lmtp(&cut), &sent, &["Ready", "0 Failed:10:550 Delivered:1:250 Deferred:100:421", "closing 421"]);
+    let unasked = script("250 a\r\n250 c\r\n250 who\r\n");
+    let settled = "0 Failed:10:550 Delivered:1:250 Delivered:100:250";
+    assert_eq!(
+        lmtp(&unasked).run(10_000).1,
+        ["Ready", "remote sent a reply that nobody asked for", settled]
+    );
+}
+
+#[test]
+fn an_lmtp_server_is_greeted_as_such_or_not_at_all_and_says_nothing_when_nobody_is_left() {
+    let none: &[&str] = &[];
+    let open = |script| Play { lmtp: true, count: 0, ..one(script, none) };
+    check(&open("220 hi\r\n|500 speak SMTP\r\n"), "LHLO me.test", &["refused Ehlo 500"]);
+    let refused = "220 hi\r\n|250-lda\r\n250 PIPELINING\r\n|250 ok\r\n550 who\r\n354 go\r\n|";
+    let sent = "LHLO me.test / MAIL FROM:<s@b.test> / RCPT TO:<r@b.test> / DATA / . / QUIT";
+    let nobody = Play { lmtp: true, quit: true, ..one(refused, &["r@b.test"]) };
+    check(&nobody, sent, &["Ready", "0 Failed:1:550"]);
 }
