@@ -5,6 +5,7 @@
 
 // Base: what everything else speaks of.
 pub mod clock;
+pub mod endpoint;
 pub mod envelope;
 pub mod event;
 pub mod hash;

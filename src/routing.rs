@@ -7,16 +7,20 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::endpoint::is_socket_path;
 use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
+/// Port of a `lmtp://` target that names none: the one that most servers are shown with, as there is no registered one.
+const LMTP_PORT: u16 = 24;
 
 /// What the operator wants done with the mail of a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +34,17 @@ pub enum Target {
         /// TCP port, never 0.
         port: u16,
     },
+    /// To the delivery agent behind this address, by LMTP (RFC 2033).
+    Lmtp {
+        /// As above.
+        host: Box<str>,
+        /// As above.
+        port: u16,
+    },
+    /// Likewise behind this unix socket, an absolute path.
+    LmtpSocket(Box<Path>),
+    /// Into the Maildirs that the mailboxes file names.
+    Maildir,
     /// Nowhere: taken as delivered at once. For measuring.
     Discard,
     /// Kept in the spool; nothing is delivered until the route changes.
@@ -38,7 +53,10 @@ pub enum Target {
 
 /// A text that is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `discard` and `hold`")]
+#[error(
+    "`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `lmtp://HOST:PORT`, `lmtp:/PATH/OF/SOCKET`, `maildir`, \
+     `discard` and `hold`"
+)]
 pub struct ParseTargetError(pub String);
 
 impl FromStr for Target {
@@ -50,41 +68,60 @@ impl FromStr for Target {
             "mx" => return Ok(Target::Mx),
             "discard" => return Ok(Target::Discard),
             "hold" => return Ok(Target::Hold),
+            "maildir" => return Ok(Target::Maildir),
             _ => {}
         }
-        let rest = text.strip_prefix("smtp://").ok_or_else(wrong)?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = if let Some(bracketed) = rest.strip_prefix('[') {
-            let (host, port) = bracketed.split_once(']').ok_or_else(wrong)?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
-            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(wrong)?) })
+        if let Some(rest) = text.strip_prefix("smtp://") {
+            let (host, port) = host_and_port(rest, SMTP_PORT).ok_or_else(wrong)?;
+            Ok(Target::Smtp { host, port })
+        } else if let Some(rest) = text.strip_prefix("lmtp://") {
+            let (host, port) = host_and_port(rest, LMTP_PORT).ok_or_else(wrong)?;
+            Ok(Target::Lmtp { host, port })
         } else {
-            match rest.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (rest, None),
-            }
-        };
-        let port = match port {
-            Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
-            None => SMTP_PORT,
-        };
-        if host.parse::<IpAddr>().is_err() && !is_host_name(host) {
-            return Err(wrong());
+            let path = text.strip_prefix("lmtp:").filter(|path| is_socket_path(path)).ok_or_else(wrong)?;
+            Ok(Target::LmtpSocket(Path::new(path).into()))
         }
-        Ok(Target::Smtp { host: host.to_ascii_lowercase().into_boxed_str(), port })
     }
+}
+
+/// `HOST`, `HOST:PORT` or `[V6]:PORT`, a slash behind it allowed.
+fn host_and_port(text: &str, default: u16) -> Option<(Box<str>, u16)> {
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
+        let (host, port) = bracketed.split_once(']')?;
+        host.parse::<std::net::Ipv6Addr>().ok()?;
+        (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+    } else {
+        match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        }
+    };
+    let port = match port {
+        Some(digits) => digits.parse().ok().filter(|port| *port != 0)?,
+        None => default,
+    };
+    let is_host = host.parse::<IpAddr>().is_ok() || is_host_name(host);
+    is_host.then(|| (host.to_ascii_lowercase().into_boxed_str(), port))
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Mx => f.write_str("mx"),
-            Target::Smtp { host, port } if host.contains(':') => write!(f, "smtp://[{host}]:{port}"),
-            Target::Smtp { host, port } => write!(f, "smtp://{host}:{port}"),
+            Target::Smtp { host, port } => write!(f, "smtp://{}:{port}", bracketed(host)),
+            Target::Lmtp { host, port } => write!(f, "lmtp://{}:{port}", bracketed(host)),
+            Target::LmtpSocket(path) => write!(f, "lmtp:{}", path.display()),
+            Target::Maildir => f.write_str("maildir"),
             Target::Discard => f.write_str("discard"),
             Target::Hold => f.write_str("hold"),
         }
     }
+}
+
+/// A host as it stands before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// Whether `text` is a host name: labels of letters, digits, `-` and `_` (seen in the wild), 1 to 63 bytes each.
@@ -207,10 +244,31 @@ pub enum PathKind {
         /// At least one, in the order to try: by preference, shuffled among equals (RFC 5321 §5.1).
         hosts: Vec<PathHost>,
     },
+    /// Likewise by LMTP (RFC 2033).
+    Lmtp {
+        /// At least one, in the order to try.
+        hosts: Vec<PathHost>,
+    },
+    /// By LMTP to whoever listens on this unix socket.
+    LmtpSocket(Box<Path>),
+    /// Puts them into Maildirs.
+    Maildir,
     /// Reports them delivered.
     Discard,
     /// Gets none: shards grant nothing to it and keep the legs.
     Hold,
+}
+
+impl PathKind {
+    /// Whether its jobs go out over connections, or what takes their place: they cost time, and other workers can help.
+    pub fn is_sent(&self) -> bool {
+        !matches!(self, Self::Discard | Self::Hold)
+    }
+
+    /// Whether its connections speak LMTP.
+    pub fn is_lmtp(&self) -> bool {
+        matches!(self, Self::Lmtp { .. } | Self::LmtpSocket(_))
+    }
 }
 
 /// What a path may use at once.
@@ -292,10 +350,15 @@ mod tests {
         check("smtp://127.0.0.1:2526/", "smtp://127.0.0.1:2526");
         check("smtp://[::1]:25", "smtp://[::1]:25");
         check("smtp://[::1]", "smtp://[::1]:25");
+        check("lmtp://127.0.0.1", "lmtp://127.0.0.1:24");
+        check("lmtp://[::1]:2400", "lmtp://[::1]:2400");
+        check("lmtp:/run/dovecot/lmtp", "lmtp:/run/dovecot/lmtp");
+        check("maildir", "maildir");
     }
 
     #[test]
     fn texts_that_are_no_target_are_refused() {
+        let long = format!("lmtp:/{}", "x".repeat(crate::endpoint::SOCKET_PATH_BYTES_MAX));
         for text in [
             "",
             "MX",
@@ -310,6 +373,15 @@ mod tests {
             "smtp://[a]:25",
             "smtps://a:465",
             "smtp://-a:25",
+            "lmtp",
+            "lmtp:",
+            "lmtp:/",
+            "lmtp:run/dovecot/lmtp",
+            "lmtp:/run/dovecot/",
+            "lmtp:/run/a\nb",
+            "lmtp://",
+            "maildir:/home",
+            &long,
         ] {
             assert_eq!(text.parse::<Target>(), Err(ParseTargetError(text.to_owned())));
         }

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 
 /// Who may import whom, besides itself. Base modules may import base modules that stand before them.
 const BASE: &[&str] = &[
-    "limits", "clock", "hash", "id", "outcome", "envelope", "message", "routing", "users", "event", "metrics",
+    "limits", "clock", "hash", "endpoint", "id", "outcome", "envelope", "message", "routing", "users", "event",
+    "metrics",
 ];
 /// Everything that is not base. A name with `::` allows that item alone.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("config", &["limits", "routing", "users"]),
+    ("config", &["limits", "endpoint", "routing", "users"]),
     ("cli", &["config", "id", "routing"]),
     ("account", &["cli", "users"]),
     ("protocol", &["limits", "clock", "id", "outcome", "envelope", "users"]),
-    ("net", &["clock"]),
+    ("net", &["clock", "endpoint"]),
     ("spool", &["limits", "clock", "hash", "id", "outcome", "envelope", "message"]),
     ("queue", &["limits", "clock", "hash", "id", "outcome", "envelope"]),
     ("exchange", &["limits", "clock", "hash", "id", "outcome", "routing"]),

@@ -66,6 +66,8 @@ pub(super) const SECTIONS: &[Section] = &[
                 # (which does not match the suffix itself), then \"*\". The order of the lines means nothing.\n\
                 #   \"mx\"                to the hosts of the domain's MX records\n\
                 #   \"smtp://HOST:PORT\"  to this host\n\
+                #   \"lmtp://HOST:PORT\", \"lmtp:/PATH\"  to a delivery agent such as Dovecot's, over TCP or a unix socket\n\
+                #   \"maildir\"           into the Maildirs that the mailboxes file names\n\
                 #   \"discard\"           nowhere, taken as delivered: for measuring\n\
                 #   \"hold\"              kept in the spool until the route changes",
     },

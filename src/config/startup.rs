@@ -76,7 +76,8 @@ fn relaying(config: &Config) -> String {
 fn destination(target: &Target) -> String {
     match target {
         Target::Mx => "mx: to the hosts of the domain's MX records".into(),
-        Target::Smtp { .. } => format!("{target}"),
+        Target::Smtp { .. } | Target::Lmtp { .. } | Target::LmtpSocket(_) => format!("{target}"),
+        Target::Maildir => "maildir: into the Maildirs that the mailboxes file names".into(),
         Target::Discard => "discard: taken as delivered, sent nowhere".into(),
         Target::Hold => "hold: kept in the spool, nothing is sent".into(),
     }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::id::PathId;
@@ -137,6 +138,9 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
     Hosts(Vec<(u16, String, u16)>),
+    Lmtp(Vec<(u16, String, u16)>),
+    LmtpSocket(Box<Path>),
+    Maildir,
     Discard,
     Hold,
 }
@@ -170,6 +174,17 @@ impl PathMap {
         self.fixed(PathKey::Discard, "discard", PathKind::Discard)
     }
 
+    /// The path into Maildirs.
+    pub fn maildir(&mut self) -> Arc<PathSpec> {
+        self.fixed(PathKey::Maildir, "maildir", PathKind::Maildir)
+    }
+
+    /// The path to whoever listens on a unix socket.
+    pub fn lmtp_socket(&mut self, path: &Path) -> Arc<PathSpec> {
+        let name = format!("lmtp:{}", path.display());
+        self.fixed(PathKey::LmtpSocket(path.into()), &name, PathKind::LmtpSocket(path.into()))
+    }
+
     /// The path that keeps everything.
     pub fn hold(&mut self) -> Arc<PathSpec> {
         self.fixed(PathKey::Hold, "hold", PathKind::Hold)
@@ -188,7 +203,17 @@ impl PathMap {
 
     /// What follows from `hosts`, which are in order of preference and at most [`HOSTS_MAX`].
     pub fn decide(&mut self, hosts: Vec<Resolved>, rule: AddressRule) -> Decision {
-        let key = key_of(&hosts);
+        let key = PathKey::Hosts(ranked(&hosts));
+        self.decide_for(key, hosts, rule)
+    }
+
+    /// Likewise from a configured host that speaks LMTP.
+    pub fn decide_lmtp(&mut self, hosts: Vec<Resolved>) -> Decision {
+        let key = PathKey::Lmtp(ranked(&hosts));
+        self.decide_for(key, hosts, AddressRule::Any)
+    }
+
+    fn decide_for(&mut self, key: PathKey, hosts: Vec<Resolved>, rule: AddressRule) -> Decision {
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
         for host in hosts {
@@ -216,7 +241,7 @@ impl PathMap {
             }
         }
         if !usable.is_empty() {
-            return Decision::Path { complete: unknown.is_none(), spec: self.smtp(key, usable) };
+            return Decision::Path { complete: unknown.is_none(), spec: self.to_hosts(key, usable) };
         }
         match (unknown, refused) {
             (Some((name, why)), _) => Decision::Delayed(dns_trouble(&name, &why)),
@@ -243,7 +268,7 @@ impl PathMap {
     }
 
     /// The path with `key`; a new version of it if its addresses are others now.
-    fn smtp(&mut self, key: PathKey, hosts: Vec<PathHost>) -> Arc<PathSpec> {
+    fn to_hosts(&mut self, key: PathKey, hosts: Vec<PathHost>) -> Arc<PathSpec> {
         let known = self.paths.get(&key);
         if let Some(spec) = known
             && same_addresses(spec, &hosts)
@@ -255,11 +280,15 @@ impl PathMap {
         let name = match &key {
             PathKey::Hosts(all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
             PathKey::Hosts(all) => label(&all[0]),
-            PathKey::Discard | PathKey::Hold => unreachable!("only hosts come here"),
+            PathKey::Lmtp(all) => format!("lmtp://{}", label(&all[0])),
+            _ => unreachable!("only hosts come here"),
         };
         let hosts = self.random.ordered(hosts);
-        let spec =
-            Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits: self.limits });
+        let kind = match &key {
+            PathKey::Lmtp(_) => PathKind::Lmtp { hosts },
+            _ => PathKind::Smtp { hosts },
+        };
+        let spec = Arc::new(PathSpec { id, version, name, kind, limits: self.limits });
         self.paths.insert(key, spec.clone());
         spec
     }
@@ -276,14 +305,15 @@ fn label((_, name, port): &(u16, String, u16)) -> String {
     }
 }
 
-fn key_of(hosts: &[Resolved]) -> PathKey {
+/// Names and ports, the preferences reduced to their order.
+fn ranked(hosts: &[Resolved]) -> Vec<(u16, String, u16)> {
     let (mut order, mut last) = (0, None);
     let ranked = hosts.iter().map(|host| {
         order += u16::from(last.is_some_and(|last| last != host.preference));
         last = Some(host.preference);
         (order, host.name.clone(), host.port)
     });
-    PathKey::Hosts(ranked.collect())
+    ranked.collect()
 }
 
 /// Whether a name that strangers give can be on the public internet.
@@ -296,7 +326,7 @@ fn is_public_name(name: &str) -> bool {
 
 /// Whether `spec` has just these hosts and addresses, in whatever order.
 fn same_addresses(spec: &PathSpec, hosts: &[PathHost]) -> bool {
-    let PathKind::Smtp { hosts: known } = &spec.kind else { return false };
+    let (PathKind::Smtp { hosts: known } | PathKind::Lmtp { hosts: known }) = &spec.kind else { return false };
     known.len() == hosts.len()
         && hosts.iter().all(|host| {
             known.iter().any(|other| {

@@ -304,15 +304,27 @@ impl Control {
         match self.routes.target(&domain) {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
-            Target::Smtp { host, port } => self.smart_host(host, *port).await,
+            Target::Maildir => fixed(self.paths.borrow_mut().maildir()),
+            Target::LmtpSocket(path) => fixed(self.paths.borrow_mut().lmtp_socket(path)),
+            Target::Lmtp { host, port } => {
+                self.named_host(host, *port, |paths, hosts| paths.decide_lmtp(hosts)).await
+            }
+            Target::Smtp { host, port } => {
+                self.named_host(host, *port, |paths, hosts| paths.decide(hosts, AddressRule::Any)).await
+            }
             Target::Mx => self.mail_exchanges(&domain).await,
         }
     }
 
     /// A host that the operator named: any address goes, and its absence is a mistake to be mended, never a bounce.
-    async fn smart_host(&self, host: &str, port: u16) -> (Decision, Duration) {
+    async fn named_host(
+        &self,
+        host: &str,
+        port: u16,
+        decide: impl FnOnce(&mut PathMap, Vec<Resolved>) -> Decision,
+    ) -> (Decision, Duration) {
         let (hosts, ttl) = self.resolved(vec![(0, host.to_owned())], port).await;
-        match self.paths.borrow_mut().decide(hosts, AddressRule::Any) {
+        match decide(&mut self.paths.borrow_mut(), hosts) {
             Decision::Refused(reply) => (Decision::Delayed(dns_trouble(host, &reply.text)), ttl),
             decision => (decision, ttl),
         }

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +85,10 @@ impl Timeouts {
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
-    if open(pool, path, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
+    // A unix socket is inside of this host.
+    let is_socket = matches!(path.lane.borrow().spec().kind, PathKind::LmtpSocket(_));
+    let tls = pool.options().tls.as_ref().filter(|_| !is_socket);
+    if open(pool, path, tls).await == Ended::HandshakeFailed {
         open(pool, path, None).await;
     }
 }
@@ -117,6 +121,8 @@ async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Opti
     let open = Rc::new(Cell::new(false));
     let handle = pool.keep_handle(stream.handle(), open.clone());
     let options = Options { ehlo_name: pool.options().ehlo_name.clone(), body_with_envelope: true };
+    let client = Client::new(options);
+    let client = if spec.kind.is_lmtp() { client.with_lmtp() } else { client };
     let mut connection = Connection {
         pool,
         path,
@@ -124,7 +130,7 @@ async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Opti
         stream,
         remote,
         tls,
-        client: Client::new(options),
+        client,
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
         taken: 0,
@@ -154,8 +160,12 @@ impl<S: Storage> Drop for Connection<'_, S> {
 
 /// Connects to the first host and address that answers, in the path's order.
 async fn connect<S: Storage>(pool: &Pool<S>, spec: &PathSpec) -> Result<(Stream, Arc<str>), Reply> {
-    let PathKind::Smtp { hosts } = &spec.kind else {
-        return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
+    let hosts = match &spec.kind {
+        PathKind::Smtp { hosts } | PathKind::Lmtp { hosts } => hosts,
+        PathKind::LmtpSocket(path) => return connect_socket(pool, spec, path).await,
+        PathKind::Maildir | PathKind::Discard | PathKind::Hold => {
+            return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
+        }
     };
     let mut last = String::from("path has no addresses");
     let began = net::now().mono;
@@ -174,6 +184,18 @@ async fn connect<S: Storage>(pool: &Pool<S>, spec: &PathSpec) -> Result<(Stream,
         }
     }
     Err(Reply::new(0, Enhanced(4, 4, 1), &last))
+}
+
+/// Connects to a unix socket.
+async fn connect_socket<S: Storage>(
+    pool: &Pool<S>,
+    spec: &PathSpec,
+    path: &Path,
+) -> Result<(Stream, Arc<str>), Reply> {
+    match Stream::connect_unix(path, pool.options().timeouts.connect).await {
+        Ok(stream) => Ok((stream, Arc::from(&*spec.name))),
+        Err(error) => Err(Reply::new(0, Enhanced(4, 4, 1), &format!("connect to {}: {error}", spec.name))),
+    }
 }
 
 /// A job whose transaction is in flight.

@@ -399,7 +399,7 @@ impl<S: Storage> Pool<S> {
         let mut lane = path.lane.borrow_mut();
         if self.wiring.workers < 2
             || lane.spec().limits.connections < 2
-            || !matches!(lane.spec().kind, PathKind::Smtp { .. })
+            || !lane.spec().kind.is_sent()
             || lane.grants().ready() <= u64::from(lane.connections())
         {
             return;

@@ -13,7 +13,6 @@ pub(super) mod network;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +22,7 @@ use std::time::Duration;
 use super::event::Event;
 use super::listener::Bound;
 use crate::clock::{Moment, Now, WallTime};
+use crate::endpoint::Endpoint;
 pub use network::Weather;
 use network::{Network, SocketId};
 
@@ -221,8 +221,8 @@ impl World {
     }
 
     /// A socket that listens on `address`, for `host`; several on one address take turns at random.
-    pub fn listen(&self, host: Host, address: SocketAddr) -> Bound {
-        Bound::Simulated(self.network(|network| network.listen(host, address)))
+    pub fn listen(&self, host: Host, address: impl Into<Endpoint>) -> Bound {
+        Bound::Simulated(self.network(|network| network.listen(host, address.into())))
     }
 
     /// What the network does to connections from now on.
@@ -319,8 +319,8 @@ impl World {
     }
 
     /// Connects the host whose task is running to `remote`.
-    pub(super) async fn connect(&self, remote: SocketAddr, limit: Duration) -> std::io::Result<SocketId> {
-        let fate = self.random(|random| self.network(|network| network.fate_of_connect(remote, random)));
+    pub(super) async fn connect(&self, remote: Endpoint, limit: Duration) -> std::io::Result<SocketId> {
+        let fate = self.random(|random| self.network(|network| network.fate_of_connect(&remote, random)));
         match fate {
             network::Fate::Lost => {
                 self.sleep(limit).await;
@@ -329,7 +329,7 @@ impl World {
             network::Fate::After(latency) => self.sleep(latency.min(limit)).await,
         }
         let host = self.0.host.get();
-        self.random(|random| self.network(|network| network.connect(host, remote, random)))
+        self.random(|random| self.network(|network| network.connect(host, &remote, random)))
     }
 }
 

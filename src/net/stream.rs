@@ -1,11 +1,15 @@
-//! A connected TCP socket of this executor, in the clear or over TLS: reads into a pooled buffer, writes whole buffers,
+//! A connected socket of this executor, in the clear or over TLS: reads into a pooled buffer, writes whole buffers,
 //! can be shut from outside.
+//!
+//! Unix sockets are glommio's `TcpStream` too: it reads and writes any stream socket by its descriptor, and glommio's own
+//! type for them has no time-outs. What only TCP has (NODELAY, addresses) is not asked of them.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -14,6 +18,7 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite};
 use futures_rustls::TlsStream;
 use glommio::net::TcpStream;
+use rustix::io::Errno;
 
 use super::buffer::ReceiveBuffer;
 use super::fd;
@@ -21,6 +26,11 @@ use super::listener::Detached;
 #[cfg(feature = "simulation")]
 use super::simulated::{World, network::SocketId};
 use super::tls::{ClientTls, ServerTls};
+#[cfg(feature = "simulation")]
+use crate::endpoint::Endpoint;
+
+/// How often to look whether a unix socket takes connections again.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 
 /// One end of a connection. The socket sits in a cell so that a [`Handle`] can shut it while its task waits.
 pub struct Stream {
@@ -121,7 +131,11 @@ impl Stream {
     }
 
     pub(super) fn from_socket(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true).map_err(io::Error::from)?;
+        match stream.set_nodelay(true).map_err(io::Error::from) {
+            // A unix socket, which never delays.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {}
+            result => result?,
+        }
         Ok(Self { socket: Rc::new(RefCell::new(Socket::Plain(stream))) })
     }
 
@@ -129,7 +143,7 @@ impl Stream {
     pub async fn connect(remote: SocketAddr, source: Option<IpAddr>, limit: Duration) -> io::Result<Self> {
         #[cfg(feature = "simulation")]
         if let Some(world) = World::current() {
-            return world.connect(remote, limit).await.map(Self::simulated);
+            return world.connect(remote.into(), limit).await.map(Self::simulated);
         }
         let domain = socket2::Domain::for_address(remote);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
@@ -139,7 +153,7 @@ impl Stream {
         }
         match socket.connect(&remote.into()) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {}
             Err(error) => return Err(error),
         }
         let stream = Self::from_fd(OwnedFd::from(socket))?;
@@ -147,6 +161,31 @@ impl Stream {
         // An empty write completes when the connection stands, with the error of connect if it does not.
         poll_fn(|context| stream.socket.borrow_mut().poll_write(context, &[])).await?;
         Ok(stream)
+    }
+
+    /// Connects to whoever listens on the unix socket at `path`, within `limit`.
+    pub async fn connect_unix(path: &Path, limit: Duration) -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if let Some(world) = World::current() {
+            return world.connect(Endpoint::Unix(path.into()), limit).await.map(Self::simulated);
+        }
+        let address = socket2::SockAddr::unix(path)?;
+        let began = super::now().mono;
+        loop {
+            let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            match socket.connect(&address) {
+                Ok(()) => return Self::from_fd(OwnedFd::from(socket)),
+                // Its backlog is full, and the kernel tells nobody when it no longer is.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
+                    if super::now().mono.since(began) >= limit {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    super::sleep(BACKLOG_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Shakes hands as the server. Time-outs are those of reads and writes. On an error the connection is closed.

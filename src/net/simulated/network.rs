@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::{Death, Host, World};
 use crate::clock::Moment;
+use crate::endpoint::Endpoint;
 
 /// Bytes under way in one direction of a connection before its writer waits.
 const WINDOW_BYTES: usize = 64 * 1024;
@@ -79,7 +80,8 @@ struct Segment {
 struct Socket {
     host: Host,
     peer: u64,
-    peer_address: SocketAddr,
+    /// None at either end of a unix socket.
+    peer_address: Option<SocketAddr>,
     inbox: VecDeque<Segment>,
     inbox_bytes: usize,
     /// When what follows the inbox arrives: the end.
@@ -103,7 +105,7 @@ struct Socket {
 
 struct Listener {
     host: Host,
-    address: SocketAddr,
+    address: Endpoint,
     waiting: VecDeque<u64>,
     acceptor: Option<Waker>,
     shut: bool,
@@ -121,16 +123,16 @@ pub struct Network {
 }
 
 impl Network {
-    pub(super) fn listen(&mut self, host: Host, address: SocketAddr) -> ListenerId {
+    pub(super) fn listen(&mut self, host: Host, address: Endpoint) -> ListenerId {
         self.next += 1;
         let listener = Listener { host, address, waiting: VecDeque::new(), acceptor: None, shut: false };
         self.listeners.insert(self.next, listener);
         ListenerId(self.next)
     }
 
-    pub(super) fn fate_of_connect(&self, remote: SocketAddr, random: &mut fastrand::Rng) -> Fate {
-        let listens = self.listeners.values().any(|listener| listener.address == remote && !listener.shut);
-        if listens && random.f64() < self.weather.lost {
+    pub(super) fn fate_of_connect(&self, remote: &Endpoint, random: &mut fastrand::Rng) -> Fate {
+        let listens = self.listeners.values().any(|listener| listener.address == *remote && !listener.shut);
+        if listens && remote.ip().is_some() && random.f64() < self.weather.lost {
             return Fate::Lost;
         }
         Fate::After(latency(self.weather.latency_max, random))
@@ -139,10 +141,10 @@ impl Network {
     pub(super) fn connect(
         &mut self,
         host: Host,
-        remote: SocketAddr,
+        remote: &Endpoint,
         random: &mut fastrand::Rng,
     ) -> io::Result<SocketId> {
-        let open = self.listeners.iter().filter(|(_, listener)| listener.address == remote && !listener.shut);
+        let open = self.listeners.iter().filter(|(_, listener)| listener.address == *remote && !listener.shut);
         let open: Vec<u64> = open.map(|(id, _)| *id).collect();
         if open.is_empty() {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -150,7 +152,9 @@ impl Network {
         let chosen = open[random.usize(..open.len())];
         let (near, far) = (self.next + 1, self.next + 2);
         self.next += 2;
-        let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 20_000 + (near % 40_000) as u16);
+        let remote = remote.ip();
+        let port = 20_000 + (near % 40_000) as u16;
+        let own = remote.map(|_| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
         let far_host = self.listeners[&chosen].host;
         self.sockets.insert(near, self.socket(host, far, remote, random));
         self.sockets.insert(far, self.socket(far_host, near, own, random));
@@ -161,7 +165,13 @@ impl Network {
         Ok(SocketId::new(near))
     }
 
-    fn socket(&self, host: Host, peer: u64, peer_address: SocketAddr, random: &mut fastrand::Rng) -> Socket {
+    fn socket(
+        &self,
+        host: Host,
+        peer: u64,
+        peer_address: Option<SocketAddr>,
+        random: &mut fastrand::Rng,
+    ) -> Socket {
         let mut after = |share: f64| (random.f64() < share).then(|| random.usize(..20_000));
         Socket {
             host,
@@ -453,7 +463,7 @@ impl SocketId {
     }
 
     pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
-        self.with(|socket| socket.peer_address).ok_or(io::ErrorKind::NotConnected.into())
+        self.with(|socket| socket.peer_address).flatten().ok_or(io::ErrorKind::NotConnected.into())
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) {
