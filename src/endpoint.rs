@@ -82,7 +82,9 @@ mod tests {
             assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(text.to_owned()));
         }
         let long = format!("unix:/{}", "x".repeat(SOCKET_PATH_BYTES_MAX));
-        for text in ["", "127.0.0.1", "localhost:25", "unix:", "unix:/", "unix:run/x", "unix:/a\nb", "/run/x", &long] {
+        for text in
+            ["", "127.0.0.1", "localhost:25", "unix:", "unix:/", "unix:run/x", "unix:/a\nb", "/run/x", &long]
+        {
             assert_eq!(text.parse::<Endpoint>(), Err(ParseEndpointError(text.to_owned())));
         }
     }

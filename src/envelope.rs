@@ -20,8 +20,10 @@
 //! Each field is tag u8, length u16 LE, value. Bit 7 of the tag says *critical*: a reader that does not know such a tag
 //! must refuse the record. Tags from 0x20 (0xA0) on belong to `spool::record`, which appends its own fields.
 
+mod aliases;
 mod builder;
 
+pub use aliases::Aliases;
 pub use builder::EnvelopeBuilder;
 
 use crate::clock::WallTime;

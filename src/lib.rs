@@ -11,6 +11,7 @@ pub mod event;
 pub mod hash;
 pub mod id;
 pub mod limits;
+pub mod mailboxes;
 pub mod message;
 pub mod metrics;
 pub mod outcome;

@@ -7,6 +7,7 @@ use crossbeam_channel as channel;
 use crate::delivery::pool::Pool;
 use crate::event::EventSender;
 use crate::id::WorkerIndex;
+use crate::mailboxes::store::Answer;
 use crate::metrics::{RoleSnapshot, WorkerMetrics};
 use crate::net;
 use crate::spool::storage::Storage;
@@ -29,6 +30,7 @@ pub struct Worker<S: Storage> {
     metrics: Rc<WorkerMetrics>,
     events: EventSender,
     orders: channel::Receiver<Order>,
+    stored: channel::Receiver<(u64, Answer)>,
 }
 
 impl<S: Storage> Worker<S> {
@@ -39,17 +41,23 @@ impl<S: Storage> Worker<S> {
         metrics: Rc<WorkerMetrics>,
         events: EventSender,
         orders: channel::Receiver<Order>,
+        stored: channel::Receiver<(u64, Answer)>,
     ) -> Self {
-        Self { index, pool, metrics, events, orders }
+        Self { index, pool, metrics, events, orders, stored }
     }
 
     /// Works until it is stopped and its connections are closed.
     pub async fn run(self) {
-        self.pool.clone().run(|| self.take_orders(), || self.orders.is_empty()).await;
+        let has_none = || self.orders.is_empty() && self.stored.is_empty();
+        self.pool.clone().run(|| self.take_orders(), has_none).await;
     }
 
     fn take_orders(&self) -> bool {
         let mut worked = false;
+        while let Ok((number, answer)) = self.stored.try_recv() {
+            worked = true;
+            self.pool.stored(number, answer);
+        }
         while let Ok(order) = self.orders.try_recv() {
             worked = true;
             match order {

@@ -8,7 +8,18 @@ use std::path::{Path, PathBuf};
 
 /// Who may import whom, besides itself. Base modules may import base modules that stand before them.
 const BASE: &[&str] = &[
-    "limits", "clock", "hash", "endpoint", "id", "outcome", "envelope", "message", "routing", "users", "event",
+    "limits",
+    "clock",
+    "hash",
+    "endpoint",
+    "id",
+    "outcome",
+    "envelope",
+    "message",
+    "routing",
+    "users",
+    "mailboxes",
+    "event",
     "metrics",
 ];
 /// Everything that is not base. A name with `::` allows that item alone.

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 
 pub use listener::{Listener, ListenerKind};
 pub use options::{
-    Admin, Auth, Certificate, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing,
-    Smtp, Spool, Threads, Timeouts, Wiring,
+    Admin, Auth, Certificate, Config, Delivery, Limits, Log, LogFormat, LogLevel, MailboxesFile, Network,
+    Resolver, Routing, Smtp, Spool, Threads, Timeouts, Wiring,
 };
 pub use read::{ConfigError, Problem};
 pub use schema::default_file;

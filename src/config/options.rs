@@ -49,6 +49,8 @@ pub struct Config {
     pub spool: Spool,
     /// Where mail goes.
     pub routing: Routing,
+    /// Our own domains.
+    pub mailboxes: MailboxesFile,
     /// Sending.
     pub delivery: Delivery,
     /// DNS.
@@ -185,6 +187,13 @@ impl Default for Spool {
 pub struct Routing {
     /// Domain → target.
     pub table: RouteTable,
+}
+
+/// Our own domains: who has a mailbox or an alias in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MailboxesFile {
+    /// The file; empty, and no domain is our own.
+    pub file: PathBuf,
 }
 
 /// Sending mail.

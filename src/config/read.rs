@@ -299,6 +299,14 @@ impl Reader<'_> {
                 show_size(config.limits.in_flight_bytes_max)
             ),
         );
+        let into_maildirs = config.routing.table.entries().find(|(_, target)| **target == Target::Maildir);
+        if let Some((pattern, _)) = into_maildirs {
+            self.rule(
+                !config.mailboxes.file.as_os_str().is_empty(),
+                ["mailboxes.file"; 2],
+                format!("the route of {pattern} is \"maildir\"; allowed is a file here that says whose Maildir is where"),
+            );
+        }
         self.listener_rules(config);
     }
 

@@ -71,6 +71,10 @@ pub(super) const SECTIONS: &[Section] = &[
                 #   \"discard\"           nowhere, taken as delivered: for measuring\n\
                 #   \"hold\"              kept in the spool until the route changes",
     },
+    Section {
+        name: "mailboxes",
+        about: "Domains of our own: whoever has a mailbox or an alias in them gets mail, from anybody; others do not exist.",
+    },
     Section { name: "delivery", about: "Sending mail." },
     Section { name: "resolver", about: "DNS." },
     Section {
@@ -156,6 +160,9 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "Size of a log segment, a multiple of 1MiB. Each shard prepares a few of them.";
     "spool" "reserve_bytes": spool.reserve_bytes = Size(16 * MIB..=1024 * GIB),
         "Disk space that new mail may not use (452 4.3.1): outcomes and bounces need it.";
+
+    "mailboxes" "file": mailboxes.file = PathOrEmpty,
+        "A line for each: ADDRESS, then maildir:/PATH, route (where the domain's route leads) or addresses. SIGHUP reads it again.";
 
     "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
         "Our name in EHLO. \"\" means smtp.hostname.";

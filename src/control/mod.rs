@@ -6,6 +6,7 @@
 //! | `dns` | MX and address lookups | `dns` |
 //! | `resolver` | questions of shards → DNS → answers | `dns` |
 //! | `auth` | checks passwords, counts failures | `auth` |
+//! | `maildir` | writes Maildirs | `maildir-N` |
 //! | `exposition`, `page` | snapshots → Prometheus text | `admin` |
 //! | `process` | memory, CPU and descriptors of the process | `admin` |
 //! | `admin` | HTTP: metrics, health, readiness | `admin` |
@@ -25,6 +26,8 @@ mod dns;
 pub mod exposition;
 #[cfg(feature = "runtime")]
 pub mod log;
+#[cfg(feature = "runtime")]
+pub mod maildir;
 #[cfg(feature = "runtime")]
 mod page;
 #[cfg(feature = "runtime")]

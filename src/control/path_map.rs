@@ -326,7 +326,9 @@ fn is_public_name(name: &str) -> bool {
 
 /// Whether `spec` has just these hosts and addresses, in whatever order.
 fn same_addresses(spec: &PathSpec, hosts: &[PathHost]) -> bool {
-    let (PathKind::Smtp { hosts: known } | PathKind::Lmtp { hosts: known }) = &spec.kind else { return false };
+    let (PathKind::Smtp { hosts: known } | PathKind::Lmtp { hosts: known }) = &spec.kind else {
+        return false;
+    };
     known.len() == hosts.len()
         && hosts.iter().all(|host| {
             known.iter().any(|other| {

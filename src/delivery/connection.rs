@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::Content;
-use super::job::ActiveJob;
+use super::job::{ActiveJob, count_results};
+use super::maildir;
 use super::path::PathState;
 use super::pool::Pool;
 use crate::clock::Moment;
-use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
+use crate::metrics::AttemptStage;
 use crate::net;
 use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
@@ -85,8 +86,12 @@ impl Timeouts {
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
+    let spec = path.lane.borrow().spec().clone();
+    if spec.kind == PathKind::Maildir {
+        return maildir::run(pool, path).await;
+    }
     // A unix socket is inside of this host.
-    let is_socket = matches!(path.lane.borrow().spec().kind, PathKind::LmtpSocket(_));
+    let is_socket = matches!(spec.kind, PathKind::LmtpSocket(_));
     let tls = pool.options().tls.as_ref().filter(|_| !is_socket);
     if open(pool, path, tls).await == Ended::HandshakeFailed {
         open(pool, path, None).await;
@@ -409,20 +414,7 @@ impl<S: Storage> Connection<'_, S> {
         if let Some(began) = job.began() {
             metrics.attempt[AttemptStage::Total].observe(now.since(began));
         }
-        for result in &results {
-            let count = u64::from(result.recipients.count_ones());
-            let label = match result.verdict {
-                Verdict::Delivered => DeliveryResult::Delivered,
-                Verdict::Deferred if result.recipients & in_doubt != 0 => DeliveryResult::Unknown,
-                Verdict::Deferred => DeliveryResult::Deferred,
-                Verdict::Failed => DeliveryResult::Failed,
-            };
-            metrics.deliveries[label].add(count);
-            metrics.replies[EnhancedClass::of(result.reply.enhanced)].add(count);
-        }
-        if results.is_empty() {
-            metrics.deliveries[DeliveryResult::NotTried].inc();
-        }
+        count_results(metrics, &results, in_doubt);
         job.finish(results, self.remote.clone());
         self.waits_since = now;
         self.give_back();

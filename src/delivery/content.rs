@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::job::{ActiveJob, Payload};
 use super::pool::Pool;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Recipient};
 use crate::message::Message;
 use crate::protocol::client::{Client, Transaction};
 use crate::spool::Pinned;
@@ -35,7 +35,8 @@ impl<P> Content<P> {
         }
     }
 
-    fn envelope(&self) -> &Envelope {
+    /// Its envelope.
+    pub fn envelope(&self) -> &Envelope {
         match self {
             Self::Resident(message) => &message.envelope,
             Self::Spooled { opened, .. } => &opened.envelope,
@@ -64,12 +65,19 @@ impl<P> Content<P> {
             size: size as u64,
             body_ready,
         };
+        client.begin(tag, transaction, self.recipients(job));
+    }
+
+    /// The job's recipients, each with its place within the leg, rising.
+    pub fn recipients<S: Storage<Pin = P>>(
+        &self,
+        job: &ActiveJob<S>,
+    ) -> impl Iterator<Item = (u32, Recipient<'_>)> + use<'_, P, S> {
         let (first, wanted) = (job.job().first, job.job().recipients);
-        let recipients = envelope.recipients().filter_map(move |recipient| {
+        self.envelope().recipients().filter_map(move |recipient| {
             let place = u32::from(recipient.index.checked_sub(first)?);
             (place < u64::BITS && wanted & (1 << place) != 0).then_some((place, recipient))
-        });
-        client.begin(tag, transaction, recipients);
+        })
     }
 
     /// The body's piece `nth`, from 0, and whether it is the last.

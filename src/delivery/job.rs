@@ -7,6 +7,7 @@ use super::pool::Pool;
 use crate::clock::Moment;
 use crate::exchange::{End, Job};
 use crate::message::Message;
+use crate::metrics::{DeliveryResult, EnhancedClass, WorkerMetrics};
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::spool::Pinned;
@@ -83,6 +84,24 @@ impl<S: Storage> ActiveJob<S> {
     fn report(&mut self, end: End) {
         self.reported = true;
         self.pool.report(&self.job, end);
+    }
+}
+
+/// Counts what became of the recipients of a job; `in_doubt` may have been delivered all the same.
+pub(super) fn count_results(metrics: &WorkerMetrics, results: &[LegResult], in_doubt: u64) {
+    for result in results {
+        let count = u64::from(result.recipients.count_ones());
+        let label = match result.verdict {
+            Verdict::Delivered => DeliveryResult::Delivered,
+            Verdict::Deferred if result.recipients & in_doubt != 0 => DeliveryResult::Unknown,
+            Verdict::Deferred => DeliveryResult::Deferred,
+            Verdict::Failed => DeliveryResult::Failed,
+        };
+        metrics.deliveries[label].add(count);
+        metrics.replies[EnhancedClass::of(result.reply.enhanced)].add(count);
+    }
+    if results.is_empty() {
+        metrics.deliveries[DeliveryResult::NotTried].inc();
     }
 }
 

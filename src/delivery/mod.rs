@@ -6,6 +6,7 @@
 //! * [`peer`] is what workers say to each other. PURE.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
+//! * [`maildir`] is what takes the place of a connection where mail goes into Maildirs.
 
 #[cfg(feature = "runtime")]
 pub mod connection;
@@ -15,6 +16,8 @@ pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;
 pub mod lane;
+#[cfg(feature = "runtime")]
+pub mod maildir;
 #[cfg(feature = "runtime")]
 pub mod peer;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::hash::HashState;
 use super::connection::{self, ConnectionOptions};
 use super::home::{Home, Lease, RestOptions};
 use super::job::{ActiveJob, Payload};
+use super::maildir::Stores;
 use super::path::PathState;
 use super::peer::Peer;
 use crate::clock::Moment;
@@ -60,13 +61,15 @@ pub struct Wiring<S: Storage> {
     pub options: ConnectionOptions,
     /// Where waiting messages are read back from.
     pub disk: S,
+    /// Its deliveries into Maildirs.
+    pub stores: Stores,
     /// Its counters.
     pub metrics: Rc<WorkerMetrics>,
 }
 
 /// A worker's state, shared by its tasks.
 pub struct Pool<S: Storage> {
-    wiring: Wiring<S>,
+    pub(super) wiring: Wiring<S>,
     paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
     /// Paths to be looked after: a message did not fit into a channel, or a connection ended.
     unsaid: RefCell<HashSet<PathId, HashState>>,

@@ -1,7 +1,7 @@
 //! PURE. An envelope while it comes in, command by command.
 
 use super::{
-    Content, ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, FIELD_HEADER_BYTES, NEEDS_BINARY, Notify,
+    Aliases, Content, ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, FIELD_HEADER_BYTES, NEEDS_BINARY, Notify,
     Parameters, push_field, tag,
 };
 use crate::clock::WallTime;
@@ -17,6 +17,8 @@ pub struct EnvelopeBuilder {
     envid: String,
     tenant: String,
     recipients: Vec<BuilderRecipient>,
+    /// RCPTs that were accepted: each stands for one recipient, or as an alias for any number.
+    accepted: usize,
     /// Bytes that the encoded recipients will take at the most.
     encoded_bytes: usize,
 }
@@ -41,6 +43,7 @@ impl EnvelopeBuilder {
         self.envid.clear();
         self.tenant.clear();
         self.recipients.clear();
+        self.accepted = 0;
         self.encoded_bytes = 0;
     }
 
@@ -64,13 +67,19 @@ impl EnvelopeBuilder {
         self.tenant.push_str(tenant);
     }
 
-    /// Adds an accepted recipient; `mailbox` has an `@`. `Err` (452 to the client) when a record can hold no more.
+    /// Adds an accepted recipient, itself alone; `mailbox` has an `@`. `Err` (452 to the client) when a record can hold no more.
     pub fn push_recipient(
         &mut self,
         mailbox: &str,
         notify: Notify,
         original: &str,
     ) -> Result<(), EnvelopeError> {
+        self.push(mailbox, notify, original)?;
+        self.accepted += 1;
+        Ok(())
+    }
+
+    fn push(&mut self, mailbox: &str, notify: Notify, original: &str) -> Result<(), EnvelopeError> {
         let domain_at = mailbox.rfind('@').map_or(0, |at| at + 1);
         // A leg field of its own for each recipient is the worst case.
         let encoded = 3 * FIELD_HEADER_BYTES + 3 + 2 * mailbox.len() + original.len();
@@ -94,6 +103,36 @@ impl EnvelopeBuilder {
         Ok(())
     }
 
+    /// Adds those who get the mail of an accepted recipient, all of them or none. Each once: whoever is a recipient already
+    /// gets no second copy through an alias.
+    pub fn push_aliased(
+        &mut self,
+        mailbox: &str,
+        aliases: Aliases<'_>,
+        notify: Notify,
+        original: &str,
+    ) -> Result<(), EnvelopeError> {
+        if aliases.others.is_empty() {
+            return self.push_recipient(mailbox, notify, original);
+        }
+        let mark = (self.recipients.len(), self.arena.len(), self.encoded_bytes);
+        let (notify, original) = aliases.passed_on(mailbox, notify, original);
+        let itself = aliases.itself.then_some(mailbox);
+        for recipient in itself.into_iter().chain(aliases.others.iter().map(|other| &**other)) {
+            if self.recipients.iter().any(|known| self.mailbox(*known).eq_ignore_ascii_case(recipient)) {
+                continue;
+            }
+            if let Err(error) = self.push(recipient, notify, &original) {
+                self.recipients.truncate(mark.0);
+                self.arena.truncate(mark.1);
+                self.encoded_bytes = mark.2;
+                return Err(error);
+            }
+        }
+        self.accepted += 1;
+        Ok(())
+    }
+
     /// The sender's mailbox.
     pub fn sender(&self) -> &str {
         &self.arena[..self.sender_bytes]
@@ -104,7 +143,12 @@ impl EnvelopeBuilder {
         self.parameters
     }
 
-    /// Accepted recipients so far.
+    /// Accepted RCPTs so far.
+    pub fn accepted_count(&self) -> usize {
+        self.accepted
+    }
+
+    /// Recipients so far.
     pub fn recipient_count(&self) -> usize {
         self.recipients.len()
     }

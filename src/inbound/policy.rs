@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::envelope::Parameters;
+use crate::envelope::{Aliases, Parameters};
+use crate::mailboxes::{Found, Mailboxes};
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::sasl::Secrets;
 use crate::protocol::server::Policy;
@@ -20,6 +21,8 @@ pub struct RelayRules {
     requires_login: bool,
     /// Whose owners may relay anywhere.
     certificates: Vec<Fingerprint>,
+    /// Who gets mail in domains of our own.
+    mailboxes: Arc<Mailboxes>,
 }
 
 impl RelayRules {
@@ -50,6 +53,12 @@ impl RelayRules {
     /// And owners of these certificates may relay anywhere.
     pub fn with_certificates(mut self, certificates: Vec<Fingerprint>) -> Self {
         self.certificates = certificates;
+        self
+    }
+
+    /// And these get mail in domains of our own, and nobody else does.
+    pub fn with_mailboxes(mut self, mailboxes: Arc<Mailboxes>) -> Self {
+        self.mailboxes = mailboxes;
         self
     }
 
@@ -155,10 +164,20 @@ impl Policy for SessionPolicy<'_> {
     }
 
     fn recipient(&mut self, mailbox: &str) -> Result<(), Refusal> {
-        if self.trusted || self.user.is_some() || self.rules.takes(mailbox) {
-            return Ok(());
+        match self.rules.mailboxes.find(mailbox) {
+            Found::Entry(_) => Ok(()),
+            // Whoever asks: a bounce would say the same, later.
+            Found::Nobody => self.refuse(reply::NO_SUCH_USER, mailbox),
+            Found::NotOurs if self.trusted || self.user.is_some() || self.rules.takes(mailbox) => Ok(()),
+            Found::NotOurs => self.refuse(reply::RELAY_DENIED, mailbox),
         }
-        self.refuse(reply::RELAY_DENIED, mailbox)
+    }
+
+    fn aliases(&mut self, mailbox: &str) -> Aliases<'_> {
+        match self.rules.mailboxes.find(mailbox) {
+            Found::Entry(entry) => Aliases { itself: entry.mailbox().is_some(), others: entry.others() },
+            Found::Nobody | Found::NotOurs => Aliases::NONE,
+        }
     }
 }
 
@@ -208,6 +227,24 @@ mod tests {
         policy.certified([8; 32]);
         assert_eq!(mail(&mut policy, "x@b.test"), 250);
         assert!(policy.recipient("y@anywhere.test").is_ok());
+    }
+
+    #[test]
+    fn in_domains_of_our_own_only_those_who_are_there_are_reached_by_whomever() {
+        let mailboxes =
+            Mailboxes::parse("a@own.test route\nall@own.test a@own.test, b@away.test\n").expect("valid");
+        let rules = RelayRules::new(&["own.test".into()]).with_mailboxes(Arc::new(mailboxes));
+        for trusted in [false, true] {
+            let mut policy = SessionPolicy::new(&rules, trusted, || 4);
+            let code = |policy: &mut SessionPolicy<'_>, mailbox| {
+                policy.recipient(mailbox).err().map_or(250, |r| r.code)
+            };
+            assert_eq!(code(&mut policy, "A@Own.Test"), 250);
+            assert_eq!(policy.recipient("b@own.test"), Err(reply::NO_SUCH_USER));
+            assert_eq!(code(&mut policy, "b@away.test"), if trusted { 250 } else { 550 });
+            assert_eq!(code(&mut policy, "all@own.test"), 250, "an alias may lead away");
+            assert_eq!(policy.aliases("all@own.test").others.len(), 2);
+        }
     }
 
     #[test]

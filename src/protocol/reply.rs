@@ -227,6 +227,8 @@ refusals! {
     NOT_STORED = 451 (4, 3, 0) "Message could not be stored, try again";
     /// The client may not send to this recipient through us.
     RELAY_DENIED = 550 (5, 7, 1) "Relaying denied";
+    /// A domain of our own, and nobody of that name in it.
+    NO_SUCH_USER = 550 (5, 1, 1) "No such mailbox here";
 }
 
 #[cfg(test)]

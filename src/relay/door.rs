@@ -1,4 +1,4 @@
-//! What the door is made of beyond the configuration: certificates and users, read from files at the start and again when
+//! What the door is made of beyond the configuration: certificates, users and mailboxes, read from files at the start and again when
 //! told so.
 
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -11,25 +11,35 @@ use super::StartError;
 use super::roles;
 use crate::config::{Config, Listener, ListenerKind};
 use crate::inbound::listener::Listeners;
+use crate::mailboxes::Mailboxes;
 use crate::net::tls::{Certificates, ServerTls, Tickets, TlsError};
-use crate::users::Users;
+use crate::users::{Fault, Users};
 
-/// Certificates and users of one reading.
+/// Certificates, users and mailboxes of one reading.
 #[derive(Clone, Default)]
 pub struct Door {
     /// By the listener's index; empty, and there is no TLS.
     tls: Vec<ServerTls>,
     /// Who may log in.
     users: Option<Arc<Users>>,
+    /// Who gets mail here.
+    mailboxes: Arc<Mailboxes>,
 }
 
 impl Door {
     /// The policies of all listeners.
     pub fn listeners(&self, config: &Config) -> Listeners {
         let policies = config.listeners().into_iter().enumerate();
-        let policy =
-            |(nth, listener)| roles::policy_of(config, listener, self.tls.get(nth), self.users.clone());
+        let policy = |(nth, listener)| {
+            let (users, mailboxes) = (self.users.clone(), self.mailboxes.clone());
+            roles::policy_of(config, listener, self.tls.get(nth), users, mailboxes)
+        };
         Listeners::new(policies.map(policy).collect())
+    }
+
+    /// Who gets mail here.
+    pub fn mailboxes(&self) -> &Arc<Mailboxes> {
+        &self.mailboxes
     }
 }
 
@@ -59,6 +69,7 @@ impl DoorKeeper {
         let keeper = Self { config, tickets, pairs, made: None };
         if keeper.pairs.is_empty() {
             load_users(&keeper.config)?;
+            load_mailboxes(&keeper.config)?;
         } else {
             keeper.read()?;
         }
@@ -84,7 +95,7 @@ impl DoorKeeper {
         self.made.as_deref()
     }
 
-    /// Reads certificates and users; there is a certificate.
+    /// Reads certificates, users and mailboxes; there is a certificate.
     ///
     /// # Errors
     /// With what is wrong in which file.
@@ -92,13 +103,14 @@ impl DoorKeeper {
         let pairs: Vec<_> = self.pairs.iter().map(|(chain, key)| (chain.as_path(), key.as_path())).collect();
         let certificates = Arc::new(Certificates::load(&pairs)?);
         let users = load_users(&self.config)?;
+        let mailboxes = load_mailboxes(&self.config)?;
         let by_certificate = users.as_ref().is_some_and(|users| users.have_certificates());
         let listeners = self.config.listeners();
         let server = |(listener, tickets): (&Listener, &Tickets)| {
             let logs_in = by_certificate && listener.kind != ListenerKind::Mx;
             ServerTls::new(certificates.clone(), tickets, logs_in || !listener.relay_certificates.is_empty())
         };
-        Ok(Door { tls: listeners.iter().zip(&self.tickets).map(server).collect(), users })
+        Ok(Door { tls: listeners.iter().zip(&self.tickets).map(server).collect(), users, mailboxes })
     }
 }
 
@@ -113,6 +125,20 @@ fn load_users(config: &Config) -> Result<Option<Arc<Users>>, StartError> {
     let users = Users::parse(&text)
         .map_err(|faults| StartError::Users(faults.iter().map(|fault| wrong(fault)).collect()))?;
     Ok(Some(Arc::new(users)))
+}
+
+/// The mailboxes of the configured file, which must fit the routes.
+fn load_mailboxes(config: &Config) -> Result<Arc<Mailboxes>, StartError> {
+    let path = &config.mailboxes.file;
+    if path.as_os_str().is_empty() {
+        return Ok(Arc::default());
+    }
+    let wrong = |what: &dyn std::fmt::Display| format!("mailboxes file {}: {what}", path.display());
+    let all = |faults: &[Fault]| StartError::Mailboxes(faults.iter().map(|fault| wrong(fault)).collect());
+    let text = fs::read_to_string(path).map_err(|error| StartError::Mailboxes(vec![wrong(&error)]))?;
+    let mailboxes = Mailboxes::parse(&text).map_err(|faults| all(&faults))?;
+    let faults = mailboxes.against(&config.routing.table);
+    if faults.is_empty() { Ok(Arc::new(mailboxes)) } else { Err(all(&faults)) }
 }
 
 /// The certificate beside the spool, and whether it had to be made.

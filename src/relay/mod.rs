@@ -21,17 +21,21 @@ use crate::config::{Config, Wiring as WiringChoice};
 use crate::control::admin::Roles;
 use crate::control::auth;
 use crate::control::log::LogThread;
+use crate::control::maildir;
 use crate::control::resolver::{self, ResolverCounters};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::{PartId, ShardIndex};
+use crate::mailboxes::store::{self, Store, Ticket};
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
 use crate::net::listener::{self, Bound};
 use crate::net::tls::TlsError;
+use crate::routing::Target;
 use crate::shard;
 use crate::spool::layout::Layout;
+use crate::spool::storage::Storage;
 use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
 
@@ -40,6 +44,7 @@ use crate::users::question::{self, Answer, Asker};
 use crate::worker;
 use door::DoorKeeper;
 use roles::Common;
+use seats::Seat;
 
 /// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
 const WINDOW: WindowLimits = WindowLimits { jobs: WINDOW_JOBS, bytes: 64 << 20 };
@@ -72,6 +77,9 @@ pub enum StartError {
     /// The users file is wrong.
     #[error("{}", .0.join("\n"))]
     Users(Vec<String>),
+    /// The mailboxes file is wrong.
+    #[error("{}", .0.join("\n"))]
+    Mailboxes(Vec<String>),
     /// The spool could not be opened.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -96,6 +104,8 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 pub struct Relay {
     listening: Vec<SocketAddr>,
     door_keeper: DoorKeeper,
+    /// As the threads that write Maildirs know them.
+    mailboxes: maildir::Current,
     config: Arc<Config>,
     queued: u64,
     executors: Vec<JoinHandle<()>>,
@@ -168,6 +178,9 @@ impl Relay {
             Ok(started.handle)
         })?;
         let asker = start_auth(&config, made.logins)?;
+        let mailboxes = maildir::Current::default();
+        mailboxes.set(door.mailboxes().clone());
+        let store = start_maildirs(&config, &mailboxes, made.stored)?;
         let (recovered, recoveries) = mpsc::channel();
         let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
@@ -179,23 +192,16 @@ impl Relay {
             fence: fence.clone(),
             door,
             asker,
+            store,
             drained: drain,
             recovered,
             shards,
         };
-        let mut executors = Vec::new();
-        for seat in made.seats {
-            let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
-            let main = move || {
-                let disk = open_disk(common.config.clone());
-                roles::run(seat, common, disk)
-            };
-            executors.push(executor::start(&name, cpu, main)?);
-        }
-        drop(common);
+        let executors = start_executors(made.seats, common)?;
         let mut relay = Self {
             listening,
             door_keeper,
+            mailboxes,
             config: reload_config,
             queued: 0,
             executors,
@@ -229,12 +235,13 @@ impl Relay {
         self.door_keeper.made()
     }
 
-    /// Reads certificates and users again. Sessions that are open keep what they began with.
+    /// Reads certificates, users and mailboxes again. Sessions that are open keep what they began with.
     ///
     /// # Errors
     /// With what is wrong; what was read before stays.
     pub fn reload(&self) -> Result<(), StartError> {
         let door = self.door_keeper.read()?;
+        self.mailboxes.set(door.mailboxes().clone());
         for shard in &self.orders.shards {
             let (door, config) = (door.clone(), self.config.clone());
             let make = Box::new(move || door.listeners(&config));
@@ -332,6 +339,22 @@ async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
     Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
+fn start_executors(
+    seats: Vec<Seat<<Disk as Storage>::Pin>>,
+    common: Common,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let mut executors = Vec::new();
+    for seat in seats {
+        let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
+        let main = move || {
+            let disk = open_disk(common.config.clone());
+            roles::run(seat, common, disk)
+        };
+        executors.push(executor::start(&name, cpu, main)?);
+    }
+    Ok(executors)
+}
+
 /// Starts the thread that checks passwords.
 fn start_auth(
     config: &Config,
@@ -352,6 +375,23 @@ fn start_auth(
     };
     auth::start(questions, limits, answer).map_err(system("cannot start the auth thread"))?;
     Ok(Some(asker))
+}
+
+/// Starts the threads that write Maildirs, if any mail goes there.
+fn start_maildirs(
+    config: &Config,
+    mailboxes: &maildir::Current,
+    stored: Vec<RemoteSender<(u64, store::Answer)>>,
+) -> Result<Option<Store>, StartError> {
+    if !config.routing.table.entries().any(|(_, target)| *target == Target::Maildir) {
+        return Ok(None);
+    }
+    let answer = move |ticket: Ticket, answer| {
+        // Fails only when the worker has ended.
+        let _ = stored[usize::from(ticket.worker.0)].send((ticket.number, answer));
+    };
+    let store = maildir::start(&config.smtp.hostname, mailboxes, answer);
+    store.map(Some).map_err(system("cannot start the threads that write Maildirs"))
 }
 
 /// How many executors a completed `config` asks for.

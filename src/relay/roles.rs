@@ -15,6 +15,7 @@ use super::{CHANNEL_ROOM, WINDOW};
 use crate::config::{Config, Listener, ListenerKind, Network};
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
+use crate::delivery::maildir::Stores;
 use crate::delivery::pool::{self, Pool};
 use crate::event::{Event, EventSender};
 use crate::exchange::ledger::Ledger;
@@ -25,6 +26,8 @@ use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Trusts
 use crate::inbound::login::Logins;
 use crate::inbound::policy::RelayRules;
 use crate::inbound::session::{Inbound, Sessions};
+use crate::mailboxes::Mailboxes;
+use crate::mailboxes::store::Store;
 use crate::metrics::{ShardMetrics, WorkerMetrics};
 use crate::net;
 use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Sender};
@@ -54,6 +57,8 @@ pub struct Common {
     pub door: Door,
     /// To the thread that checks passwords.
     pub asker: Option<Asker>,
+    /// To the threads that write Maildirs.
+    pub store: Option<Store>,
     /// Parts that a shard leaves empty at the stop.
     pub drained: mpsc::Sender<PartId>,
     /// Messages found by recovery, or why it failed; one for each shard.
@@ -221,9 +226,10 @@ fn make_worker<S: Storage>(
             tls: delivery.starttls.then(ClientTls::opportunistic),
         },
         disk,
+        stores: Stores::new(seat.index, common.store.clone()),
         metrics: metrics.clone(),
     };
-    Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders)
+    Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders, seat.stored)
 }
 
 async fn make_shard<S: Storage>(
@@ -315,6 +321,7 @@ pub(super) fn policy_of(
     listener: Listener,
     tls: Option<&ServerTls>,
     users: Option<Arc<Users>>,
+    mailboxes: Arc<Mailboxes>,
 ) -> ListenerPolicy {
     let smtp = &config.smtp;
     let options = server::Options::new(
@@ -333,7 +340,10 @@ pub(super) fn policy_of(
         ListenerKind::Submission | ListenerKind::Submissions => &[],
     };
     let users = users.filter(|_| listener.kind != ListenerKind::Mx);
-    let rules = RelayRules::new(domains).with_users(users).with_certificates(listener.relay_certificates);
+    let rules = RelayRules::new(domains)
+        .with_users(users)
+        .with_certificates(listener.relay_certificates)
+        .with_mailboxes(mailboxes);
     let submits = matches!(listener.kind, ListenerKind::Submission | ListenerKind::Submissions);
     let within = |networks: Vec<Network>| -> Trusts {
         Box::new(move |peer| networks.iter().any(|network| network.contains(peer)))

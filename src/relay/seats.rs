@@ -13,6 +13,7 @@ use crate::exchange::{CONTROL_ROOM, ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;
 use crate::inbound::listener::Handed;
+use crate::mailboxes::store;
 use crate::net::doorbell::{self, RemoteSender, Ringer};
 use crate::net::executor;
 use crate::net::listener::Bound;
@@ -33,6 +34,8 @@ pub struct Made<P> {
     pub orders: Orders,
     /// The way of answers to logins to every shard.
     pub logins: Vec<RemoteSender<(u64, Answer)>>,
+    /// The way of answers about Maildirs to every worker.
+    pub stored: Vec<RemoteSender<(u64, store::Answer)>>,
 }
 
 /// The resolver's way to every shard.
@@ -94,6 +97,7 @@ pub struct WorkerSeat<P> {
     pub(super) from_peers: Vec<channel::Receiver<Peer>>,
     pub(super) to_peers: Vec<RemoteSender<Peer>>,
     pub(super) orders: channel::Receiver<worker::Order>,
+    pub(super) stored: channel::Receiver<(u64, store::Answer)>,
 }
 
 /// Makes every channel and gives each role its ends.
@@ -141,7 +145,9 @@ pub fn make<P>(
         });
     }
     let mut workers = Vec::new();
-    for (bell, orders) in worker_bells.iter().zip(worker_inboxes) {
+    // Likewise without a bound.
+    let (stored, answers): (Vec<_>, Vec<_>) = worker_bells.iter().map(doorbell::remote_unbounded).unzip();
+    for ((bell, orders), stored) in worker_bells.iter().zip(worker_inboxes).zip(answers) {
         workers.push(WorkerSeat {
             index: WorkerIndex(workers.len() as u16),
             bell: bell.clone(),
@@ -150,11 +156,12 @@ pub fn make<P>(
             from_peers: Vec::new(),
             to_peers: Vec::new(),
             orders,
+            stored,
         });
     }
     connect(&mut shards, &mut workers, shared);
     let orders = Orders { shards: shard_orders, workers: worker_orders };
-    Ok(Made { seats: lay(config, shared, shards, workers), orders, logins })
+    Ok(Made { seats: lay(config, shared, shards, workers), orders, logins, stored })
 }
 
 /// A channel into each role.

@@ -10,6 +10,7 @@
 //! | `exchanges` | routing by MX |
 //! | `tls` | STARTTLS, both ways |
 //! | `door` | listeners of several kinds |
+//! | `local` | domains of our own: LMTP agents, Maildirs, aliases |
 //! | `policy` | who may send what, and how much |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
@@ -31,6 +32,7 @@ mod format;
 mod host;
 mod kills;
 mod load;
+mod local;
 mod path;
 mod policy;
 mod retries;

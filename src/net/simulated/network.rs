@@ -144,7 +144,8 @@ impl Network {
         remote: &Endpoint,
         random: &mut fastrand::Rng,
     ) -> io::Result<SocketId> {
-        let open = self.listeners.iter().filter(|(_, listener)| listener.address == *remote && !listener.shut);
+        let open =
+            self.listeners.iter().filter(|(_, listener)| listener.address == *remote && !listener.shut);
         let open: Vec<u64> = open.map(|(id, _)| *id).collect();
         if open.is_empty() {
             return Err(io::ErrorKind::ConnectionRefused.into());

@@ -465,10 +465,7 @@ fn an_lmtp_server_answers_for_each_accepted_recipient_in_their_order() {
     check(&lmtp(&cut), &sent, &["Ready", "0 Failed:10:550 Delivered:1:250 Deferred:100:421", "closing 421"]);
     let unasked = script("250 a\r\n250 c\r\n250 who\r\n");
     let settled = "0 Failed:10:550 Delivered:1:250 Delivered:100:250";
-    assert_eq!(
-        lmtp(&unasked).run(10_000).1,
-        ["Ready", "remote sent a reply that nobody asked for", settled]
-    );
+    assert_eq!(lmtp(&unasked).run(10_000).1, ["Ready", "remote sent a reply that nobody asked for", settled]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ mod tests;
 
 pub use session::Session;
 
-use crate::envelope::Parameters;
+use crate::envelope::{Aliases, Parameters};
 use crate::limits::RECIPIENTS_MAX;
 use crate::protocol::extension::Extensions;
 use crate::protocol::reply::{self, Refusal, push_text};
@@ -168,6 +168,11 @@ pub trait Policy: Secrets {
 
     /// Whether `mailbox` may be a recipient of the open transaction.
     fn recipient(&mut self, mailbox: &str) -> Result<(), Refusal>;
+
+    /// Who gets the mail of a mailbox that may be a recipient; asked behind [`Self::recipient`].
+    fn aliases(&mut self, _mailbox: &str) -> Aliases<'_> {
+        Aliases::NONE
+    }
 }
 
 /// What the session needs before it can go on.

@@ -232,7 +232,7 @@ impl Session {
 
     /// How many replies the end of a message gets. One record holds all recipients, so they are all the same.
     fn end_replies(&self) -> usize {
-        if self.lmtp { self.envelope.recipient_count() } else { 1 }
+        if self.lmtp { self.envelope.accepted_count() } else { 1 }
     }
 
     /// Says `refusal` (a 421) and ends the session; the next step wants [`Want::Close`]. What was not answered yet is
@@ -538,12 +538,13 @@ impl Session {
         self.state = State::Mail { tried: true };
         let smtputf8 = self.envelope.parameters().smtputf8;
         let rcpt = command::parse_rcpt(arguments, &options.extensions, smtputf8)?;
-        if self.envelope.recipient_count() >= options.recipients_max {
+        if self.envelope.accepted_count() >= options.recipients_max {
             return Err(reply::TOO_MANY_RECIPIENTS);
         }
         let mailbox = rcpt.mailbox.unwrap_or(&options.postmaster);
         policy.recipient(mailbox)?;
-        let pushed = self.envelope.push_recipient(mailbox, rcpt.notify, rcpt.original);
+        let aliases = policy.aliases(mailbox);
+        let pushed = self.envelope.push_aliased(mailbox, aliases, rcpt.notify, rcpt.original);
         pushed.map_err(|_| reply::TOO_MANY_RECIPIENTS)?;
         out.extend_from_slice(reply::line::RECIPIENT_OK);
         Ok(())

@@ -140,6 +140,7 @@ impl Relay {
             fence: fence.clone(),
             door: Door::default(),
             asker: None,
+            store: None,
             drained: drain,
             recovered: recover,
             shards: Arc::new(AtomicU32::new(u32::from(shape.shards))),
