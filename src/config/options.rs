@@ -168,6 +168,8 @@ pub struct Spool {
     pub segment_bytes: u64,
     /// Disk space that new mail may not use, bytes: outcomes, bounces and moving need it.
     pub reserve_bytes: u64,
+    /// What `ringpost-tune disk` measured there; empty for none.
+    pub disk_profile: PathBuf,
 }
 
 impl Default for Spool {
@@ -176,6 +178,7 @@ impl Default for Spool {
             directory: PathBuf::from("./ringpost-spool"),
             segment_bytes: 64 * MIB,
             reserve_bytes: 256 * MIB,
+            disk_profile: PathBuf::new(),
         }
     }
 }

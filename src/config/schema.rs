@@ -154,6 +154,9 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "Size of a log segment, a multiple of 1MiB. Each shard prepares a few of them.";
     "spool" "reserve_bytes": spool.reserve_bytes = Size(16 * MIB..=1024 * GIB),
         "Disk space that new mail may not use (452 4.3.1): outcomes and bounces need it.";
+    "spool" "disk_profile": spool.disk_profile = PathOrEmpty,
+        "What `ringpost-tune disk` measured on this disk: shown at the start and as ringpost_spool_commit_profile_seconds,\n\
+         # for an alert on a disk that has become slow. \"\" means none.";
 
     "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
         "Our name in EHLO. \"\" means smtp.hostname.";
@@ -217,7 +220,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "threads" "wiring": threads.wiring = WIRING,
         "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
     "threads" "pin": threads.pin = Switch,
-        "Whether each thread stays on one CPU.";
+        "Whether each thread stays on one CPU: one of each core before the second ones, and of one memory node before the next.";
     "threads" "steer": threads.steer = Switch,
         "Whether a connection goes to the shard on whose CPU its packets come in: for a network card with a queue for each CPU. Needs pin.";
 

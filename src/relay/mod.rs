@@ -5,6 +5,7 @@
 //! in ARCHITECTURE.md.
 
 pub mod door;
+pub mod placement;
 pub mod roles;
 pub mod seats;
 
@@ -142,6 +143,14 @@ impl Orders {
     }
 }
 
+/// Checks that the host lets a relay of `config` run, before anything is touched.
+///
+/// # Errors
+/// With what to change.
+pub fn check_host(config: &Config) -> Result<(), HostError> {
+    executor::check_host(usize::from(executors(config)))
+}
+
 impl Relay {
     /// Starts everything, and returns when every part has been recovered and mail is taken.
     ///
@@ -150,7 +159,6 @@ impl Relay {
     /// opened.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
-        executor::check_host(usize::from(executors(&config)))?;
         let mut door_keeper = DoorKeeper::new(config.clone())?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
