@@ -198,6 +198,18 @@ impl Stream {
         }
     }
 
+    /// A read waits for as long as it is asked to, and leaves no timer behind when it is given up.
+    pub fn set_no_read_timeout(&self) {
+        let socket = self.socket.borrow();
+        #[cfg(feature = "simulation")]
+        if let Socket::Simulated(socket) = &*socket {
+            socket.set_read_timeout(Duration::MAX);
+        }
+        if let Some(tcp) = socket.tcp() {
+            tcp.set_read_timeout(None).expect("no time-out is accepted");
+        }
+    }
+
     /// Longest wait of one write.
     pub fn set_write_timeout(&self, limit: Duration) {
         let limit = limit.max(Duration::from_millis(1));
