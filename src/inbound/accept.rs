@@ -21,15 +21,20 @@ impl Loads {
 
     /// Reserves a place on the shard with the fewest connections; `own` wins a tie.
     pub fn reserve(&self, own: ShardIndex) -> ShardIndex {
-        let mut best = (self.load(own), own);
-        for index in (0..self.0.len() as u16).map(ShardIndex) {
-            let load = self.load(index);
-            if load < best.0 {
-                best = (load, index);
+        loop {
+            let mut best = (self.load(own), own);
+            for index in (0..self.0.len() as u16).map(ShardIndex) {
+                let load = self.load(index);
+                if load < best.0 {
+                    best = (load, index);
+                }
+            }
+            // Another shard may have given it a connection since: then look again, or a burst would pile up on one.
+            let (load, shard) = (&self.0[usize::from(best.1.0)], best.1);
+            if load.compare_exchange(best.0, best.0 + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return shard;
             }
         }
-        self.0[usize::from(best.1.0)].fetch_add(1, Ordering::Relaxed);
-        best.1
     }
 
     /// Moves a reservation: the other shard could not take the connection.
@@ -64,5 +69,29 @@ mod tests {
         assert_eq!(loads.reserve(ShardIndex(1)), ShardIndex(2));
         loads.move_place(ShardIndex(3), ShardIndex(1));
         assert_eq!(loads.reserve(ShardIndex(0)), ShardIndex(3));
+    }
+
+    #[test]
+    fn connections_that_all_shards_accept_at_once_spread_evenly() {
+        for round in 0..300 {
+            let loads = Loads::new(4);
+            let (waiting, place) = (AtomicU32::new(4), &loads);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        waiting.fetch_sub(1, Ordering::Relaxed);
+                        while waiting.load(Ordering::Relaxed) > 0 {
+                            std::thread::yield_now();
+                        }
+                        // As if the kernel gave all connections to one listener and its neighbours.
+                        for _ in 0..50 {
+                            place.reserve(ShardIndex(0));
+                        }
+                    });
+                }
+            });
+            let counts = [0, 1, 2, 3].map(|shard| loads.load(ShardIndex(shard)));
+            assert_eq!(counts, [50; 4], "round {round}");
+        }
     }
 }
