@@ -1,7 +1,7 @@
 //! PURE. Who may send what through us: by the client's network, and by the recipient's domain.
 
-use std::net::IpAddr;
-
+use super::limits::{Act, Excess, Pass};
+use crate::clock::Moment;
 use crate::envelope::Parameters;
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::server::Policy;
@@ -47,6 +47,12 @@ pub struct SessionPolicy<'a> {
     rules: &'a RelayRules,
     /// The client's network may relay anywhere.
     trusted: bool,
+    /// What holds the client to the limits of its address; `None`: it is exempt.
+    pub pass: Option<Pass>,
+    /// The time of the commands that are handled next.
+    pub now: Moment,
+    /// The last limit that was met, for the metrics.
+    pub excess: Option<Excess>,
     /// SIZE of the open transaction, octets.
     pub declared_size: Option<u64>,
     /// The last refusal, for the log.
@@ -54,14 +60,20 @@ pub struct SessionPolicy<'a> {
 }
 
 impl<'a> SessionPolicy<'a> {
-    /// For a client at `peer`; `trusts` says whether its network may relay.
-    pub fn new(rules: &'a RelayRules, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> Self {
-        Self { rules, trusted: trusts(peer), declared_size: None, refused: None }
+    /// For a client that may relay if it is `trusted`.
+    pub fn new(rules: &'a RelayRules, trusted: bool) -> Self {
+        Self { rules, trusted, pass: None, now: Moment(0), excess: None, declared_size: None, refused: None }
     }
 }
 
 impl Policy for SessionPolicy<'_> {
     fn mail(&mut self, _sender: &str, _: &Parameters, declared_size: Option<u64>) -> Result<(), Refusal> {
+        if let Some(pass) = &self.pass
+            && let Err(excess) = pass.count(Act::Message, self.now)
+        {
+            self.excess = Some(excess);
+            return Err(excess.refusal());
+        }
         self.declared_size = declared_size;
         Ok(())
     }
@@ -81,7 +93,7 @@ mod tests {
 
     fn check(trusted: bool, mailbox: &str, want: bool) {
         let rules = RelayRules::new(&["ours.test".into(), "*.wide.test".into()]);
-        let mut policy = SessionPolicy::new(&rules, IpAddr::from([192, 0, 2, 1]), |_| trusted);
+        let mut policy = SessionPolicy::new(&rules, trusted);
         assert_eq!(policy.recipient(mailbox).is_ok(), want, "{mailbox} {trusted}");
     }
 

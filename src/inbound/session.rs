@@ -3,26 +3,26 @@
 //! Copies of a body: socket → receive buffer → body buffer (dots removed) → batch buffer of the log. The body buffer
 //! becomes the shared message that delivery sends from. Replies of a pipelined group leave in one write.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hash::HashState;
-
 use super::admission::{Admission, Reservation};
+use super::limits::{Act, Clients};
+use super::pace::{Patience, SCARCE_WAIT};
 use super::policy::{RelayRules, SessionPolicy};
+use super::sessions::{Sessions, Waiting};
 use crate::clock::Moment;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId};
 use crate::limits::BODY_INLINE_BYTES_MAX;
 use crate::message::Message;
-use crate::metrics::{RejectReason, ReplyClass, ShardMetrics};
+use crate::metrics::{LimitKind, RejectReason, ReplyClass, ShardMetrics};
 use crate::net;
 use crate::net::buffer::{BUFFER_BYTES, ReceiveBuffer};
-use crate::net::stream::{Handle, Stream};
+use crate::net::stream::Stream;
 use crate::net::tls::ServerTls;
 use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
@@ -39,6 +39,9 @@ const BODY_ROOM: usize = 8 * 1024;
 /// Called when a message has become durable, before its 250 is written.
 pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 
+/// Says which addresses belong to some networks.
+pub type Networks = Box<dyn Fn(IpAddr) -> bool>;
+
 /// What the sessions of a shard share.
 pub struct Inbound<S: Storage> {
     /// Settings of the protocol.
@@ -47,8 +50,16 @@ pub struct Inbound<S: Storage> {
     pub tls: Option<ServerTls>,
     /// Who may relay.
     pub rules: RelayRules,
-    /// Whether a client's network may relay anywhere.
-    pub trusts: Box<dyn Fn(IpAddr) -> bool>,
+    /// Who may relay anywhere, and is exempt from the limits of addresses.
+    pub trusts: Networks,
+    /// Who must begin with a PROXY header.
+    pub proxies: Networks,
+    /// Who may say by XCLIENT for whom it speaks.
+    pub introducers: Networks,
+    /// The clients of all shards, and their limits.
+    pub clients: Arc<Clients>,
+    /// How long a client must be silent before the banner.
+    pub banner_wait: Duration,
     /// Budgets.
     pub admission: Admission,
     /// Where messages are made durable.
@@ -59,68 +70,12 @@ pub struct Inbound<S: Storage> {
     pub metrics: Rc<ShardMetrics>,
     /// Log lines.
     pub events: EventSender,
-    /// Wait for a command.
-    pub command_timeout: Duration,
-    /// Wait for more of a body.
-    pub data_timeout: Duration,
+    /// How long a client may take.
+    pub patience: Patience,
     /// Age at which a message bounces.
     pub expire_after: Duration,
     /// Open sessions.
     pub sessions: Sessions,
-}
-
-/// Open sessions of a shard, so that the stop can reach them.
-#[derive(Default)]
-pub struct Sessions {
-    open: RefCell<HashMap<u64, Entry, HashState>>,
-    next: Cell<u64>,
-    stopping: Cell<bool>,
-}
-
-struct Entry {
-    handle: Handle,
-    busy: Rc<Cell<bool>>,
-}
-
-impl Sessions {
-    /// Ends idle sessions with 421 now, and the others after their transaction.
-    pub fn stop(&self) {
-        self.stopping.set(true);
-        for entry in self.open.borrow().values().filter(|entry| !entry.busy.get()) {
-            entry.handle.shut_read();
-        }
-    }
-
-    /// Ends all sessions with 421 as soon as they read.
-    pub fn hurry(&self) {
-        for entry in self.open.borrow().values() {
-            entry.handle.shut_read();
-        }
-    }
-
-    /// Ends all sessions as they are.
-    pub fn shut(&self) {
-        for entry in self.open.borrow().values() {
-            entry.handle.shut_both();
-        }
-    }
-
-    /// How many are open.
-    pub fn len(&self) -> usize {
-        self.open.borrow().len()
-    }
-
-    /// Whether none is open.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn enter(&self, handle: Handle) -> (u64, Rc<Cell<bool>>) {
-        let (key, busy) = (self.next.get(), Rc::new(Cell::new(false)));
-        self.next.set(key + 1);
-        self.open.borrow_mut().insert(key, Entry { handle, busy: busy.clone() });
-        (key, busy)
-    }
 }
 
 /// Counts a session out when its task ends, however it ends.
@@ -131,7 +86,7 @@ struct Place<'a, S: Storage> {
 
 impl<S: Storage> Drop for Place<'_, S> {
     fn drop(&mut self) {
-        self.inbound.sessions.open.borrow_mut().remove(&self.key);
+        self.inbound.sessions.leave(self.key);
         self.inbound.admission.close_connection();
         self.inbound.metrics.connections_open.sub(1);
     }
@@ -140,23 +95,28 @@ impl<S: Storage> Drop for Place<'_, S> {
 /// Serves one connection to its end. The caller has counted it in (`Admission::open_connection`).
 pub async fn serve<S: Storage>(inbound: &Inbound<S>, stream: Stream, peer: IpAddr) {
     inbound.metrics.connections_open.add(1);
-    let (key, busy) = inbound.sessions.enter(stream.handle());
+    let now = net::now().mono;
+    let (key, waiting) = inbound.sessions.enter(stream.handle(), now);
     let place = Place { inbound, key };
     let mut driver = Driver {
         inbound,
         stream,
         peer,
         session: Session::new(),
-        policy: SessionPolicy::new(&inbound.rules, peer, &inbound.trusts),
+        // Until the greeting knows better.
+        policy: SessionPolicy::new(&inbound.rules, false),
         input: ReceiveBuffer::default(),
         out: Vec::new(),
         body: Vec::new(),
         receiving: None,
         reservation: Reservation::none(&inbound.admission),
         end_of_data_at: None,
-        busy,
+        waiting,
+        asked: now,
     };
-    driver.run().await;
+    if driver.greet().await {
+        driver.run().await;
+    }
     drop(driver);
     drop(place);
 }
@@ -177,20 +137,24 @@ struct Receiving {
     began: Moment,
 }
 
-struct Driver<'a, S: Storage> {
-    inbound: &'a Inbound<S>,
-    stream: Stream,
-    peer: IpAddr,
-    session: Session,
-    policy: SessionPolicy<'a>,
-    input: ReceiveBuffer,
-    out: Vec<u8>,
+/// Drives one session: everything that it has besides what the protocol knows.
+pub(super) struct Driver<'a, S: Storage> {
+    pub(super) inbound: &'a Inbound<S>,
+    pub(super) stream: Stream,
+    /// The client: the other end of the connection, or whom a proxy there speaks for.
+    pub(super) peer: IpAddr,
+    pub(super) session: Session,
+    pub(super) policy: SessionPolicy<'a>,
+    pub(super) input: ReceiveBuffer,
+    pub(super) out: Vec<u8>,
     body: Vec<u8>,
     receiving: Option<Receiving>,
     reservation: Reservation<'a>,
     /// When the end of data was seen whose reply is still in `out`.
     end_of_data_at: Option<Moment>,
-    busy: Rc<Cell<bool>>,
+    pub(super) waiting: Rc<Waiting>,
+    /// When the client was last answered: its command is due from then on.
+    asked: Moment,
 }
 
 /// Chunks of a body that was not completed must not keep their segments, even if the session's end is a panic.
@@ -202,8 +166,10 @@ impl<S: Storage> Drop for Driver<'_, S> {
 
 impl<S: Storage> Driver<'_, S> {
     async fn run(&mut self) {
-        self.session.banner(&self.inbound.options, &mut self.out);
         loop {
+            if self.policy.pass.is_some() {
+                self.policy.now = net::now().mono;
+            }
             let (used, want) = self.session.step(
                 &self.inbound.options,
                 &mut self.policy,
@@ -215,7 +181,7 @@ impl<S: Storage> Driver<'_, S> {
             self.note_refusal();
             match want {
                 Want::Read => {
-                    if !self.flush().await || !self.read().await {
+                    if !self.bears_errors().await || !self.flush().await || !self.read().await {
                         return;
                     }
                 }
@@ -225,7 +191,7 @@ impl<S: Storage> Driver<'_, S> {
                     self.commit().await;
                     // A client that pipelines has the next transaction here already: without a word now it would never
                     // find an end.
-                    if self.inbound.sessions.stopping.get() {
+                    if self.inbound.sessions.is_stopping() {
                         self.close(&reply::SHUTTING_DOWN).await;
                         return;
                     }
@@ -233,6 +199,11 @@ impl<S: Storage> Driver<'_, S> {
                 Want::Discard => self.forget_body(),
                 Want::StartTls => {
                     if !self.start_tls().await {
+                        return;
+                    }
+                }
+                Want::NewClient => {
+                    if !self.introduce().await {
                         return;
                     }
                 }
@@ -250,12 +221,17 @@ impl<S: Storage> Driver<'_, S> {
             return true;
         }
         self.count_replies();
-        self.stream.set_write_timeout(self.inbound.command_timeout);
+        self.stream.set_write_timeout(self.inbound.patience.command);
+        self.waiting.is_writing.set(true);
+        self.waiting.scarce_by.set(Some(net::now().mono + SCARCE_WAIT));
         let written = self.stream.write_all(&self.out).await;
+        self.waiting.scarce_by.set(None);
+        self.waiting.is_writing.set(false);
         self.out.clear();
+        self.asked = net::now().mono;
         if let Some(at) = self.end_of_data_at.take() {
             match written {
-                Ok(()) => self.inbound.metrics.end_of_data_to_250.observe(net::now().mono.since(at)),
+                Ok(()) => self.inbound.metrics.end_of_data_to_250.observe(self.asked.since(at)),
                 Err(_) => self.inbound.metrics.ambiguous.inc(),
             }
         }
@@ -269,7 +245,7 @@ impl<S: Storage> Driver<'_, S> {
         if !self.input.filled().is_empty() || !self.flush().await {
             return false;
         }
-        self.stream.set_read_timeout(self.inbound.command_timeout);
+        self.stream.set_read_timeout(self.inbound.patience.command);
         match self.stream.accept_tls(tls).await {
             Ok(()) => {
                 self.session.tls_established();
@@ -291,23 +267,21 @@ impl<S: Storage> Driver<'_, S> {
             self.forget_body();
         }
         // An envelope alone is not worth waiting for: the client keeps its message.
-        self.busy.set(self.receiving.is_some());
-        if self.inbound.sessions.stopping.get() && !self.busy.get() {
+        self.waiting.busy.set(self.receiving.is_some());
+        if self.inbound.sessions.is_stopping() && !self.waiting.busy.get() {
             return self.close(&reply::SHUTTING_DOWN).await;
         }
-        let limit = match self.receiving {
-            Some(_) => self.inbound.data_timeout,
-            None => self.inbound.command_timeout,
-        };
-        self.stream.set_read_timeout(limit);
-        match self.stream.read(&mut self.input).await {
-            Ok(0) if self.inbound.sessions.stopping.get() => self.close(&reply::SHUTTING_DOWN).await,
+        let (by, late, now) = self.patience();
+        self.stream.set_read_timeout(by.since(now));
+        let read =
+            if by > now { self.stream.read(&mut self.input).await } else { Err(ErrorKind::TimedOut.into()) };
+        self.waiting.scarce_by.set(None);
+        match read {
+            Ok(0) if self.inbound.sessions.is_stopping() => self.close(&reply::SHUTTING_DOWN).await,
+            Ok(0) if self.waiting.cut.get() => self.give_up(LimitKind::Stress).await,
             Ok(0) => false,
             Ok(_) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                self.reject(RejectReason::Timeout);
-                self.close(&reply::IDLE_TOO_LONG).await
-            }
+            Err(error) if error.kind() == ErrorKind::TimedOut => self.give_up(late).await,
             Err(error) => {
                 let (at, what) = (net::now().wall, error.to_string().into());
                 self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
@@ -316,7 +290,54 @@ impl<S: Storage> Driver<'_, S> {
         }
     }
 
-    async fn close(&mut self, refusal: &Refusal) -> bool {
+    /// By when the client must have sent more, which limit it meets else, and the time.
+    fn patience(&self) -> (Moment, LimitKind, Moment) {
+        let now = net::now().mono;
+        let by = |patience: &Patience| match &self.receiving {
+            None => (patience.command_by(self.asked), LimitKind::CommandTime),
+            Some(receiving) => {
+                let bytes = receiving.chunk_bytes + self.body.len() as u64;
+                let (by, for_rate) = patience.message_by(receiving.began, bytes, now);
+                (by, if for_rate { LimitKind::DataRate } else { LimitKind::CommandTime })
+            }
+        };
+        let given = &self.inbound.patience;
+        let (scarce_by, _) = by(&given.when_scarce());
+        self.waiting.scarce_by.set(Some(scarce_by));
+        if self.inbound.admission.is_scarce() && !self.waiting.is_trusted.get() {
+            return (scarce_by, LimitKind::Stress, now);
+        }
+        let (by, late) = by(given);
+        (by, late, now)
+    }
+
+    /// The client was too slow.
+    async fn give_up(&mut self, limit: LimitKind) -> bool {
+        self.reject(RejectReason::Timeout);
+        let refusal = match limit {
+            LimitKind::Stress => reply::SCARCE,
+            LimitKind::DataRate => reply::TOO_SLOW,
+            _ => reply::IDLE_TOO_LONG,
+        };
+        self.note_limit(limit, &refusal.text);
+        self.close(&refusal).await
+    }
+
+    /// Counts the errors that `out` tells the client of; `false` when they are too many for its address.
+    async fn bears_errors(&mut self) -> bool {
+        let Some(pass) = &self.policy.pass else { return true };
+        let errors = final_lines(&self.out).filter(|line| line.starts_with(b"5"));
+        let over = errors.map(|_| pass.count(Act::Error, self.policy.now)).find_map(Result::err);
+        match over {
+            None => true,
+            Some(excess) => {
+                let refusal = self.refuse_excess(&excess);
+                self.close(&refusal).await
+            }
+        }
+    }
+
+    pub(super) async fn close(&mut self, refusal: &Refusal) -> bool {
         self.session.close(refusal, &mut self.out);
         self.flush().await;
         false
@@ -325,7 +346,8 @@ impl<S: Storage> Driver<'_, S> {
     /// Reserves what the next read may add to the body.
     fn make_room(&mut self) -> bool {
         let needed = (self.body.len() + BUFFER_BYTES).min(BODY_INLINE_BYTES_MAX + TRACE_ROOM);
-        let reserved = self.reservation.grow_to(needed.max(self.body.capacity()));
+        let reserved =
+            self.reservation.grow_to(needed.max(self.body.capacity()), self.waiting.is_trusted.get());
         self.inbound.metrics.in_flight_bytes.set(self.inbound.admission.in_flight_bytes());
         reserved
     }
@@ -335,7 +357,7 @@ impl<S: Storage> Driver<'_, S> {
         let declared =
             self.policy.declared_size.map_or(BODY_ROOM, |size| usize::try_from(size).unwrap_or(usize::MAX));
         let room = declared.saturating_add(TRACE_ROOM).min(BODY_INLINE_BYTES_MAX);
-        if !self.reservation.grow_to(room) {
+        if !self.reservation.grow_to(room, self.waiting.is_trusted.get()) {
             self.reject(RejectReason::Budget);
             return self.session.refuse_body(reply::NO_ROOM, &mut self.out);
         }
@@ -433,6 +455,9 @@ impl<S: Storage> Driver<'_, S> {
     }
 
     fn note_refusal(&mut self) {
+        if let Some(excess) = self.policy.excess.take() {
+            self.refuse_excess(&excess);
+        }
         if let Some((refusal, about)) = self.policy.refused.take() {
             self.reject(RejectReason::Relay);
             let reply = Reply::new(refusal.code, refusal.enhanced, &refusal.text);
@@ -441,17 +466,31 @@ impl<S: Storage> Driver<'_, S> {
         }
     }
 
-    /// Counts the replies in `out` by their first digit; only last lines of replies have a blank behind the code.
+    /// Counts the replies in `out`, and what the session itself refused.
     fn count_replies(&self) {
-        let mut rest = self.out.as_slice();
-        while let [class, _, _, separator, ..] = rest {
-            if *separator == b' ' {
-                self.inbound.metrics.replies[ReplyClass::of(u16::from(class - b'0') * 100)].inc();
+        for line in final_lines(&self.out) {
+            self.inbound.metrics.replies[ReplyClass::of(u16::from(line[0] - b'0') * 100)].inc();
+            if let Some(reason) = reason_of(line) {
+                self.reject(reason);
             }
-            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return };
-            rest = &rest[end + 1..];
         }
     }
+}
+
+/// Why the session refused something, by its enhanced status; what the driver refused is counted where it is decided.
+fn reason_of(line: &[u8]) -> Option<RejectReason> {
+    match line.get(4..9)? {
+        b"5.3.4" => Some(RejectReason::Size),
+        b"4.5.3" => Some(RejectReason::Recipients),
+        b"5.4.6" | b"5.6.1" => Some(RejectReason::Content),
+        status if status.starts_with(b"5.5.") => Some(RejectReason::Syntax),
+        _ => None,
+    }
+}
+
+/// The last lines of the replies in `out`: those with a blank behind the code.
+fn final_lines(out: &[u8]) -> impl Iterator<Item = &[u8]> {
+    out.split_inclusive(|byte| *byte == b'\n').filter(|line| line.get(3) == Some(&b' '))
 }
 
 /// Writes the 250. The token proves that the batch with the message is durable: nothing else can make one.

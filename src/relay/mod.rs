@@ -160,6 +160,7 @@ impl Relay {
         let fence = Fence::default();
         let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
         let common = Common {
+            clients: roles::clients(&config),
             config,
             events: log.sender(),
             fence: fence.clone(),

@@ -2,7 +2,6 @@
 //! network they run on is the caller's choice.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +11,7 @@ use crossbeam_channel as channel;
 
 use super::seats::{Seat, ShardSeat, WorkerSeat};
 use super::{CHANNEL_ROOM, WINDOW};
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
 use crate::delivery::pool::{self, Pool};
@@ -21,8 +20,11 @@ use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
+use crate::inbound::limits::{Clients, Limits};
+use crate::inbound::pace::Patience;
 use crate::inbound::policy::RelayRules;
-use crate::inbound::session::{Inbound, Sessions};
+use crate::inbound::session::{Inbound, Networks};
+use crate::inbound::sessions::Sessions;
 use crate::metrics::{ShardMetrics, WorkerMetrics};
 use crate::net;
 use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Sender};
@@ -48,12 +50,29 @@ pub struct Common {
     pub fence: Fence,
     /// To shake hands with clients.
     pub tls: Option<ServerTls>,
+    /// The clients of all shards.
+    pub clients: Arc<Clients>,
     /// Parts that a shard leaves empty at the stop.
     pub drained: mpsc::Sender<PartId>,
     /// Messages found by recovery, or why it failed; one for each shard.
     pub recovered: mpsc::Sender<Result<u64, String>>,
     /// Shards that have not ended: workers stay until they have, for a shard may send jobs until it hears of the stop.
     pub shards: Arc<AtomicU32>,
+}
+
+/// The table of clients, with the limits that are set.
+pub fn clients(config: &Config) -> Arc<Clients> {
+    let limits = &config.limits;
+    let each = Limits {
+        connections: limits.address_connections_max,
+        connections_per_minute: limits.address_connections_per_minute,
+        messages_per_minute: limits.address_messages_per_minute,
+        errors_per_minute: limits.address_errors_per_minute,
+        // Nothing offers AUTH yet.
+        auth_failures_per_minute: 0,
+        network_factor: limits.network_factor,
+    };
+    Clients::new(each, limits.connections_max)
 }
 
 /// Counts a shard out, however it ends.
@@ -282,7 +301,10 @@ fn make_inbound<S: Storage>(
     let config = &common.config;
     let smtp = &config.smtp;
     let shards = u64::from(config.threads.shards);
-    let networks = smtp.relay_networks.clone();
+    let within = |networks: &[Network]| -> Networks {
+        let networks = networks.to_vec();
+        Box::new(move |peer| networks.iter().any(|network| network.contains(peer)))
+    };
     let keeper = shard.clone();
     let options = server::Options::new(
         &smtp.hostname,
@@ -294,7 +316,11 @@ fn make_inbound<S: Storage>(
         options: if common.tls.is_some() { options.with_starttls() } else { options },
         tls: common.tls.clone(),
         rules: RelayRules::new(&smtp.relay_domains),
-        trusts: Box::new(move |peer: IpAddr| networks.iter().any(|network| network.contains(peer))),
+        trusts: within(&smtp.relay_networks),
+        proxies: within(&smtp.proxy_networks),
+        introducers: within(&smtp.xclient_networks),
+        clients: common.clients.clone(),
+        banner_wait: smtp.banner_wait,
         admission: Admission::new(Budget {
             connections: config.limits.connections_max.div_ceil(shards as u32),
             in_flight_bytes: config.limits.in_flight_bytes_max / shards,
@@ -303,8 +329,11 @@ fn make_inbound<S: Storage>(
         on_accepted: Box::new(move |message, location, size| keeper.accepted(message, location, size)),
         metrics,
         events,
-        command_timeout: smtp.command_timeout,
-        data_timeout: smtp.data_timeout,
+        patience: Patience {
+            command: smtp.command_timeout,
+            data: smtp.data_timeout,
+            rate_min: smtp.data_rate_min,
+        },
         expire_after: config.delivery.expire_after,
         sessions: Sessions::default(),
     }

@@ -96,11 +96,14 @@ impl<S: Storage> Shard<S> {
             Some(reply::SHUTTING_DOWN)
         } else if self.active_log().fence().reason().is_some() {
             Some(reply::OUT_OF_SERVICE)
-        } else if !inbound.admission.open_connection() {
+        } else if !inbound.admission.open_connection((inbound.trusts)(peer)) {
             Some(reply::TOO_MANY_CONNECTIONS)
         } else {
             None
         };
+        if inbound.admission.is_scarce() {
+            inbound.sessions.cut_slow(net::now().mono);
+        }
         let result = if refusal.is_some() { ConnectionResult::Refused } else { ConnectionResult::Accepted };
         self.metrics.connections[result].inc();
         let inbound = inbound.clone();

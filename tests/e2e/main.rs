@@ -10,6 +10,7 @@
 //! | `exchanges` | routing by MX |
 //! | `tls` | STARTTLS, both ways |
 //! | `policy` | who may send what, and how much |
+//! | `door` | limits of addresses, slow and early clients, proxies, balance between shards |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
@@ -23,6 +24,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod door;
 mod exchanges;
 mod fixture;
 mod format;

@@ -135,9 +135,9 @@ class Lab:
 
 class Relay:
     """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections, `keeping`
-    lines about the spool, `spool` its directory and `flags` what `serve` is given besides."""
+    lines about the spool, `door` lines about receiving, `spool` its directory and `flags` what `serve` is given besides."""
 
-    def __init__(self, lab, routes, settings="", keeping="", spool=None, flags=(), name="relay"):
+    def __init__(self, lab, routes, settings="", keeping="", door="", spool=None, flags=(), name="relay"):
         self.lab, self.name = lab, name
         self.spool = spool or lab.directory / f"{name}-spool"
         self.flags = list(flags)
@@ -146,7 +146,7 @@ class Relay:
         self.config = lab.directory / f"{name}.toml"
         lines = "".join(f'"{pattern}" = "{target}"\n' for pattern, target in routes.items())
         self.config.write_text(
-            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n'
+            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n{door}'
             f'[spool]\ndirectory = "{self.spool}"\n{keeping}'
             f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[routes]\n{lines}{settings}')
         self.process = None

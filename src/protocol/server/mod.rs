@@ -127,6 +127,8 @@ pub enum Want {
     /// Write `out`, shake hands, then [`Session::tls_established`]. Bytes that came behind the command were sent in the
     /// clear, perhaps by somebody else: with any in the buffer, close the connection (RFC 3207 §6, CVE-2011-0411).
     StartTls,
+    /// A proxy has said for whom it speaks: [`Session::introduce`], then write the banner, or refuse that client.
+    NewClient,
     /// Write `out`, then close the connection.
     Close,
 }

@@ -1,5 +1,7 @@
 //! PURE. The state machine of a session. Its picture is in the module above.
 
+use std::io::Write as _;
+
 use crate::envelope::EnvelopeBuilder;
 use crate::id::MessageId;
 use crate::limits::BODY_INLINE_BYTES_MAX;
@@ -9,6 +11,7 @@ use crate::protocol::line::{Found, LineFault, LineScanner};
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::server::rules::{Argument, Phase, rule_of};
 use crate::protocol::server::{ERRORS_MAX, Options, Policy, Want};
+use crate::protocol::xclient;
 
 /// Longest client name that is kept, bytes: names are at most this long (RFC 5321 §4.5.3.1.2).
 const HELO_BYTES_MAX: usize = 255;
@@ -36,6 +39,8 @@ enum State {
     Swallow { left: u64, refusal: Refusal },
     /// 220 to STARTTLS is written; the driver shakes hands.
     Handshake,
+    /// A proxy has named its client; the driver takes it over.
+    Introduced(xclient::Client),
     /// The message is with the driver.
     Committing,
     /// Nothing more is read.
@@ -52,6 +57,8 @@ pub struct Session {
     extended: bool,
     /// Over TLS.
     secured: bool,
+    /// XCLIENT is offered.
+    is_proxy: bool,
     envelope: EnvelopeBuilder,
     errors: u32,
     /// A body was given up and the driver has not been told.
@@ -73,6 +80,7 @@ impl Session {
             helo: String::new(),
             extended: false,
             secured: false,
+            is_proxy: false,
             envelope: EnvelopeBuilder::default(),
             errors: 0,
             discard: false,
@@ -102,12 +110,31 @@ impl Session {
     /// The handshake is done. All that the client said in the clear is forgotten (RFC 3207 §4.2).
     pub fn tls_established(&mut self) {
         assert!(matches!(self.state, State::Handshake), "TLS comes after Want::StartTls");
-        *self = Self { secured: true, ..Self::new() };
+        *self = Self { secured: true, is_proxy: self.is_proxy, ..Self::new() };
+    }
+
+    /// Offers XCLIENT: this client is a proxy that may say for whom it speaks.
+    pub fn offer_xclient(&mut self) {
+        self.is_proxy = true;
+    }
+
+    /// After [`Want::NewClient`]: who the proxy speaks for. The session begins anew, as that client's.
+    pub fn introduce(&mut self) -> xclient::Client {
+        let State::Introduced(client) = std::mem::replace(&mut self.state, State::Idle) else {
+            panic!("an introduction comes after Want::NewClient");
+        };
+        *self = Self { secured: self.secured, is_proxy: true, errors: self.errors, ..Self::new() };
+        self.extended = client.extended == Some(true);
+        self.helo.extend(client.helo.iter().flat_map(|name| clean(name)));
+        client
     }
 
     /// Whether a message is on its way: what a driver that stops may want to wait for.
     pub fn is_in_transaction(&self) -> bool {
-        !matches!(self.state, State::Idle | State::Handshake | State::Closed | State::Swallow { .. })
+        !matches!(
+            self.state,
+            State::Idle | State::Handshake | State::Introduced(_) | State::Closed | State::Swallow { .. }
+        )
     }
 
     /// Envelope of the open transaction.
@@ -136,6 +163,7 @@ impl Session {
                 State::Closed => (0, Some(Want::Close)),
                 State::Committing => (0, Some(Want::Commit)),
                 State::Handshake => (0, Some(Want::StartTls)),
+                State::Introduced(_) => (0, Some(Want::NewClient)),
                 State::BeginData => {
                     out.extend_from_slice(reply::line::START_DATA);
                     self.state = State::Data { decoder: Decoder::data(options.size_max), refused: None };
@@ -375,6 +403,9 @@ impl Session {
         if verb == Verb::StartTls && (self.secured || options.ehlo_starttls.is_none()) {
             return Err(reply::NOT_OFFERED);
         }
+        if verb == Verb::Xclient && !self.is_proxy {
+            return Err(reply::NO_PROXY);
+        }
         let refusal = rule.refusal(self.phase());
         if verb == Verb::Bdat {
             return self.bdat(options, arguments, refusal, out);
@@ -417,6 +448,10 @@ impl Session {
                 self.state = State::Handshake;
                 return Ok(Some(Want::StartTls));
             }
+            Verb::Xclient => {
+                self.state = State::Introduced(xclient::parse(arguments)?);
+                return Ok(Some(Want::NewClient));
+            }
             Verb::Bdat | Verb::Expn | Verb::Auth => return Err(reply::NOT_OFFERED),
         }
         Ok(None)
@@ -426,11 +461,17 @@ impl Session {
         self.end_transaction();
         self.extended = extended;
         self.helo.clear();
-        let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
-        self.helo.extend(name.chars().take(HELO_BYTES_MAX).map(clean));
+        self.helo.extend(clean(name));
         if extended {
             let offer = options.ehlo_starttls.as_ref().filter(|_| !self.secured);
-            out.extend_from_slice(offer.unwrap_or(&options.ehlo));
+            let offer = offer.unwrap_or(&options.ehlo);
+            // Few clients are proxies: their line goes in behind the first, which is our name.
+            let name = if self.is_proxy { memchr::memchr(b'\n', offer).map_or(0, |end| end + 1) } else { 0 };
+            out.extend_from_slice(&offer[..name]);
+            if self.is_proxy {
+                let _ = write!(out, "250-XCLIENT {}\r\n", xclient::ATTRIBUTES);
+            }
+            out.extend_from_slice(&offer[name..]);
         } else {
             reply::push_lines(out, 250, [options.hostname.as_str()]);
         }
@@ -515,10 +556,17 @@ impl Session {
     }
 }
 
+/// A client's name as it may stand in replies and headers.
+fn clean(name: &str) -> impl Iterator<Item = char> {
+    let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
+    name.chars().take(HELO_BYTES_MAX).map(clean)
+}
+
 fn refusal_of(fault: BodyFault) -> Refusal {
     match fault {
         BodyFault::BareNewline => reply::BARE_NEWLINE,
         BodyFault::TooLarge => reply::TOO_LARGE,
         BodyFault::Looping => reply::LOOPING,
+        BodyFault::LongHeader => reply::LONG_HEADER,
     }
 }
