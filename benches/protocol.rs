@@ -12,6 +12,7 @@ use ringpost::protocol::command::{self, Verb};
 use ringpost::protocol::extension::Extensions;
 use ringpost::protocol::line::{Found, LineScanner};
 use ringpost::protocol::reply::Refusal;
+use ringpost::protocol::sasl::Secrets;
 use ringpost::protocol::server::{Options, Policy, Session, Want};
 
 const COMMANDS: &str = "MAIL FROM:<sender@source.example> SIZE=4096 BODY=8BITMIME\r\n\
@@ -65,6 +66,8 @@ fn lines(criterion: &mut Criterion) {
 }
 
 struct Everybody;
+
+impl Secrets for Everybody {}
 
 impl Policy for Everybody {
     fn mail(&mut self, _: &str, _: &Parameters, _: Option<u64>) -> Result<(), Refusal> {

@@ -44,9 +44,49 @@ pub enum Command {
         #[arg(long, required = true)]
         default: bool,
     },
+    /// Users who may log in
+    #[command(subcommand, arg_required_else_help = true)]
+    User(User),
     /// Look into the spool of a stopped relay; changes nothing
     #[command(subcommand, arg_required_else_help = true)]
     Spool(Spool),
+}
+
+/// What `user` can do.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum User {
+    /// Add a user to the users file, or replace one; the password is read from standard input
+    Add(UserAdd),
+}
+
+/// The flags of `user add`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(
+    after_help = "Without --scram the password is kept by Argon2id, which is the stronger form and serves PLAIN and LOGIN. With\n\
+    --scram it is kept as SCRAM keys, which serve SCRAM-SHA-256 too."
+)]
+pub struct UserAdd {
+    /// The file that auth.users_file names; made if it is not there
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The user's name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Keep SCRAM-SHA-256 keys in place of Argon2id
+    #[arg(long)]
+    pub scram: bool,
+    /// No password: the user logs in by certificate only
+    #[arg(long, requires = "certificate", conflicts_with = "scram")]
+    pub no_password: bool,
+    /// A sender that the user may use: user@domain, *@domain or <>; may be given several times, and without it any is allowed
+    #[arg(long, value_name = "PATTERN")]
+    pub sender: Vec<String>,
+    /// Whose mail it is; the user's name if not set
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// SHA-256 of a certificate with which the user may log in (EXTERNAL); may be given several times
+    #[arg(long, value_name = "SHA256")]
+    pub certificate: Vec<String>,
 }
 
 /// What `spool` can do.

@@ -12,15 +12,20 @@
 //! | 0x83 | expires at | u64 LE, likewise |
 //! | 0x84 | leg | domain, lower case, UTF-8 (or an address literal). Starts a leg |
 //! | 0x85 | recipient | notify u8, mailbox length u16 LE, mailbox, ORCPT (the rest; may be empty). Of the leg before it |
-//! | 0x86 | flags | u8: 1 = BODY=8BITMIME, 2 = SMTPUTF8, 4 = RET=FULL, 8 = RET=HDRS |
+//! | 0x86 | flags | u8: 1 = BODY=8BITMIME, 2 = SMTPUTF8, 4 = RET=FULL, 8 = RET=HDRS, 16 = has octets above 127, 32 = in its header |
+//! | 0x87 | needs | u8: 1 = BODY=BINARYMIME. Absent if 0; other bits are refused like an unknown critical tag |
 //! | 0x07 | ENVID | xtext as the client gave it |
 //! | 0x08 | tenant | UTF-8 |
 //!
 //! Each field is tag u8, length u16 LE, value. Bit 7 of the tag says *critical*: a reader that does not know such a tag
 //! must refuse the record. Tags from 0x20 (0xA0) on belong to `spool::record`, which appends its own fields.
 
+mod builder;
+
+pub use builder::EnvelopeBuilder;
+
 use crate::clock::WallTime;
-use crate::limits::{LEG_RECIPIENTS_MAX, MAILBOX_BYTES_MAX, RECIPIENTS_MAX, RECORD_META_BYTES_MAX};
+use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, RECORD_META_BYTES_MAX};
 
 /// Tags of the fields, as in the table above.
 pub mod tag {
@@ -31,6 +36,7 @@ pub mod tag {
     pub const LEG: u8 = 0x84;
     pub const RECIPIENT: u8 = 0x85;
     pub const FLAGS: u8 = 0x86;
+    pub const NEEDS: u8 = 0x87;
     pub const ENVID: u8 = 0x07;
     pub const TENANT: u8 = 0x08;
     /// Set in tags that a reader may not skip.
@@ -82,11 +88,27 @@ pub enum Return {
 pub struct Parameters {
     /// BODY=8BITMIME (RFC 6152).
     pub eight_bit: bool,
+    /// BODY=BINARYMIME (RFC 3030): the body is octets, not lines.
+    pub binary: bool,
     /// SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
     /// RET (RFC 3461 §4.3).
     pub ret: Return,
+    /// What the body turned out to be made of.
+    pub content: Content,
 }
+
+/// What a body is made of, seen while it came in: a parameter that it does not need is no reason to fail it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Octets above 127 anywhere.
+    pub eight_bit: bool,
+    /// Octets above 127 in the message's header.
+    pub eight_bit_header: bool,
+}
+
+/// BODY=BINARYMIME in the field *needs*.
+const NEEDS_BINARY: u8 = 1;
 
 impl Parameters {
     fn as_flags(self) -> u8 {
@@ -95,16 +117,23 @@ impl Parameters {
             Return::Full => 4,
             Return::Headers => 8,
         };
-        u8::from(self.eight_bit) | (u8::from(self.smtputf8) << 1) | ret
+        let content = u8::from(self.content.eight_bit) << 4 | u8::from(self.content.eight_bit_header) << 5;
+        u8::from(self.eight_bit) | (u8::from(self.smtputf8) << 1) | ret | content
     }
 
-    fn from_flags(flags: u8) -> Self {
+    fn from_fields(flags: u8, needs: u8) -> Self {
         let ret = match flags & 12 {
             4 => Return::Full,
             8 => Return::Headers,
             _ => Return::Unspecified,
         };
-        Self { eight_bit: flags & 1 != 0, smtputf8: flags & 2 != 0, ret }
+        Self {
+            eight_bit: flags & 1 != 0,
+            binary: needs & NEEDS_BINARY != 0,
+            smtputf8: flags & 2 != 0,
+            ret,
+            content: Content { eight_bit: flags & 16 != 0, eight_bit_header: flags & 32 != 0 },
+        }
     }
 }
 
@@ -235,7 +264,8 @@ impl Envelope {
 
     /// BODY, SMTPUTF8, RET.
     pub fn parameters(&self) -> Parameters {
-        Parameters::from_flags(self.first(tag::FLAGS).map_or(0, |value| value[0]))
+        let byte = |tag| self.first(tag).map_or(0, |value| value[0]);
+        Parameters::from_fields(byte(tag::FLAGS), byte(tag::NEEDS))
     }
 
     /// ENVID as the client gave it.
@@ -302,6 +332,10 @@ pub fn check(meta: &[u8]) -> Result<(), EnvelopeError> {
             tag::SENDER if !seen_sender => seen_sender = true,
             tag::ACCEPTED_AT | tag::EXPIRES_AT if value.len() == 8 => continue,
             tag::FLAGS if value.len() == 1 => continue,
+            tag::NEEDS if value.len() == 1 && value[0] & !NEEDS_BINARY != 0 => {
+                return Err(EnvelopeError::UnknownCritical(tag));
+            }
+            tag::NEEDS if value.len() == 1 => continue,
             tag::LEG if in_leg != Some(0) => in_leg = Some(0),
             tag::RECIPIENT => {
                 let within = in_leg.as_mut().ok_or(EnvelopeError::Misplaced(tag))?;
@@ -319,7 +353,9 @@ pub fn check(meta: &[u8]) -> Result<(), EnvelopeError> {
                 continue;
             }
             tag::ENVID | tag::TENANT => {}
-            tag::ACCEPTED_AT | tag::EXPIRES_AT | tag::FLAGS => return Err(EnvelopeError::Truncated(tag)),
+            tag::ACCEPTED_AT | tag::EXPIRES_AT | tag::FLAGS | tag::NEEDS => {
+                return Err(EnvelopeError::Truncated(tag));
+            }
             tag::SENDER | tag::LEG => return Err(EnvelopeError::Misplaced(tag)),
             // The spool's own fields: spool::record checks them.
             0xA0.. => continue,
@@ -336,175 +372,6 @@ pub fn check(meta: &[u8]) -> Result<(), EnvelopeError> {
 
 fn utf8(tag: u8, value: &[u8]) -> Result<(), EnvelopeError> {
     std::str::from_utf8(value).map(drop).map_err(|_| EnvelopeError::NotText(tag))
-}
-
-/// Collects an envelope while a transaction goes on. Keeps its memory between transactions ([`Self::reset`]).
-#[derive(Debug, Default)]
-pub struct EnvelopeBuilder {
-    /// Text of sender, mailboxes and ORCPTs, one behind the other.
-    arena: String,
-    sender_bytes: usize,
-    parameters: Parameters,
-    envid: String,
-    tenant: String,
-    recipients: Vec<BuilderRecipient>,
-    /// Bytes that the encoded recipients will take at the most.
-    encoded_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct BuilderRecipient {
-    /// Where its text starts in the arena: mailbox, ORCPT.
-    start: u32,
-    mailbox_bytes: u16,
-    /// Where the domain starts inside the mailbox.
-    domain_at: u16,
-    original_bytes: u16,
-    notify: Notify,
-}
-
-impl EnvelopeBuilder {
-    /// Forgets everything but the memory.
-    pub fn reset(&mut self) {
-        self.arena.clear();
-        self.sender_bytes = 0;
-        self.parameters = Parameters::default();
-        self.envid.clear();
-        self.tenant.clear();
-        self.recipients.clear();
-        self.encoded_bytes = 0;
-    }
-
-    /// Starts a transaction: MAIL has been accepted. `sender` is empty for the null sender.
-    pub fn begin(&mut self, sender: &str, parameters: Parameters, envid: &str) {
-        self.reset();
-        self.arena.push_str(sender);
-        self.sender_bytes = sender.len();
-        self.parameters = parameters;
-        self.envid.push_str(envid);
-    }
-
-    /// Says whose mail it is.
-    pub fn set_tenant(&mut self, tenant: &str) {
-        self.tenant.clear();
-        self.tenant.push_str(tenant);
-    }
-
-    /// Adds an accepted recipient; `mailbox` has an `@`. `Err` (452 to the client) when a record can hold no more.
-    pub fn push_recipient(
-        &mut self,
-        mailbox: &str,
-        notify: Notify,
-        original: &str,
-    ) -> Result<(), EnvelopeError> {
-        let domain_at = mailbox.rfind('@').map_or(0, |at| at + 1);
-        // A leg field of its own for each recipient is the worst case.
-        let encoded = 3 * FIELD_HEADER_BYTES + 3 + 2 * mailbox.len() + original.len();
-        if self.recipients.len() >= RECIPIENTS_MAX
-            || mailbox.len() > MAILBOX_BYTES_MAX + 256
-            || original.len() > 1024
-            || self.encoded_bytes + encoded + 4096 > ENVELOPE_BYTES_MAX
-        {
-            return Err(EnvelopeError::TooLarge);
-        }
-        self.recipients.push(BuilderRecipient {
-            start: self.arena.len() as u32,
-            mailbox_bytes: mailbox.len() as u16,
-            domain_at: domain_at as u16,
-            original_bytes: original.len() as u16,
-            notify,
-        });
-        self.encoded_bytes += encoded;
-        self.arena.push_str(mailbox);
-        self.arena.push_str(original);
-        Ok(())
-    }
-
-    /// The sender's mailbox.
-    pub fn sender(&self) -> &str {
-        &self.arena[..self.sender_bytes]
-    }
-
-    /// BODY, SMTPUTF8, RET.
-    pub fn parameters(&self) -> Parameters {
-        self.parameters
-    }
-
-    /// Accepted recipients so far.
-    pub fn recipient_count(&self) -> usize {
-        self.recipients.len()
-    }
-
-    /// Mailbox of the first recipient, which the trace header names when it is the only one.
-    pub fn first_mailbox(&self) -> Option<&str> {
-        self.recipients.first().map(|recipient| self.mailbox(*recipient))
-    }
-
-    fn mailbox(&self, recipient: BuilderRecipient) -> &str {
-        let start = recipient.start as usize;
-        &self.arena[start..start + usize::from(recipient.mailbox_bytes)]
-    }
-
-    fn domain(&self, recipient: BuilderRecipient) -> &str {
-        &self.mailbox(recipient)[usize::from(recipient.domain_at)..]
-    }
-
-    /// The encoded envelope; there must be at least one recipient. One allocation, of the exact size or a little more.
-    pub fn encode(&mut self, accepted_at: WallTime, expires_at: WallTime) -> Envelope {
-        assert!(!self.recipients.is_empty(), "an envelope needs a recipient");
-        self.group_by_domain();
-        let fixed = 8 * FIELD_HEADER_BYTES + 17 + self.sender_bytes + self.envid.len() + self.tenant.len();
-        let mut bytes = Vec::with_capacity(fixed + self.encoded_bytes);
-        push_field(&mut bytes, tag::SENDER, self.sender().as_bytes());
-        push_field(&mut bytes, tag::ACCEPTED_AT, &accepted_at.0.to_le_bytes());
-        push_field(&mut bytes, tag::EXPIRES_AT, &expires_at.0.to_le_bytes());
-        push_field(&mut bytes, tag::FLAGS, &[self.parameters.as_flags()]);
-        if !self.envid.is_empty() {
-            push_field(&mut bytes, tag::ENVID, self.envid.as_bytes());
-        }
-        if !self.tenant.is_empty() {
-            push_field(&mut bytes, tag::TENANT, self.tenant.as_bytes());
-        }
-        self.encode_legs(&mut bytes);
-        Envelope { bytes }
-    }
-
-    /// Brings recipients of one domain together, keeping the order in which domains and recipients came.
-    fn group_by_domain(&mut self) {
-        let one = |builder: &Self| {
-            let first = builder.domain(builder.recipients[0]);
-            builder.recipients.iter().all(|r| builder.domain(*r).eq_ignore_ascii_case(first))
-        };
-        if one(self) {
-            return;
-        }
-        let mut recipients = std::mem::take(&mut self.recipients);
-        recipients.sort_by_cached_key(|recipient| self.domain(*recipient).to_lowercase());
-        self.recipients = recipients;
-    }
-
-    fn encode_legs(&self, bytes: &mut Vec<u8>) {
-        let mut within = 0;
-        let mut domain = "";
-        for recipient in &self.recipients {
-            let next = self.domain(*recipient);
-            if within == 0 || within == LEG_RECIPIENTS_MAX || !next.eq_ignore_ascii_case(domain) {
-                domain = next;
-                within = 0;
-                let start = bytes.len() + FIELD_HEADER_BYTES;
-                push_field(bytes, tag::LEG, domain.as_bytes());
-                bytes[start..].make_ascii_lowercase();
-            }
-            within += 1;
-            let text = &self.arena.as_bytes()[recipient.start as usize..];
-            let text = &text[..usize::from(recipient.mailbox_bytes) + usize::from(recipient.original_bytes)];
-            bytes.push(tag::RECIPIENT);
-            bytes.extend_from_slice(&((3 + text.len()) as u16).to_le_bytes());
-            bytes.push(recipient.notify.0);
-            bytes.extend_from_slice(&recipient.mailbox_bytes.to_le_bytes());
-            bytes.extend_from_slice(text);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -562,6 +429,21 @@ mod tests {
         assert!(Envelope::from_bytes(bytes.clone()).is_ok());
         push_field(&mut bytes, 0x91, b"later");
         assert_eq!(Envelope::from_bytes(bytes), Err(EnvelopeError::UnknownCritical(0x91)));
+    }
+
+    #[test]
+    fn what_a_message_needs_is_read_back_and_never_skipped() {
+        let mut builder = EnvelopeBuilder::default();
+        builder.begin("", Parameters { binary: true, ..Parameters::default() }, "");
+        builder.push_recipient("a@one.test", Notify::DEFAULT, "").unwrap();
+        builder.note_content(Content { eight_bit: true, eight_bit_header: false });
+        let envelope = builder.encode(WallTime(0), WallTime(0));
+        let parameters = envelope.parameters();
+        assert!(parameters.binary && parameters.content.eight_bit && !parameters.content.eight_bit_header);
+        assert_ne!(tag::NEEDS & tag::CRITICAL, 0, "an older version would send it by DATA");
+        let mut bytes = built(&["a@one.test"]).as_bytes().to_vec();
+        push_field(&mut bytes, tag::NEEDS, &[3]);
+        assert_eq!(Envelope::from_bytes(bytes), Err(EnvelopeError::UnknownCritical(tag::NEEDS)));
     }
 
     #[test]

@@ -14,7 +14,10 @@ pub mod message;
 pub mod metrics;
 pub mod outcome;
 pub mod routing;
+pub mod users;
 
+#[cfg(feature = "runtime")]
+pub mod account;
 #[cfg(feature = "runtime")]
 pub mod cli;
 pub mod config;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringpost::cli::{self, Command, Serve, Spool};
+use ringpost::account;
+use ringpost::cli::{self, Command, Serve, Spool, User};
 use ringpost::config::{Started, startup_text};
 use ringpost::control::admin::{AdminListener, Readiness, Unready};
 use ringpost::control::exposition::Exposition;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         },
         Command::Check { config } => cli::check(&config),
         Command::Config { .. } => cli::print_default(),
+        Command::User(User::Add(wanted)) => account::add(&wanted),
         Command::Spool(Spool::Verify { directory }) => inspect::run(&directory, &Inspection::Verify),
         Command::Spool(Spool::List { directory, domain, json }) => {
             let domain = domain.map(|domain| domain.to_ascii_lowercase());
@@ -47,6 +49,8 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, stop.clone())?;
     }
+    let reload = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, reload.clone())?;
     let readiness = Arc::new(Readiness::default());
     let admin = AdminListener::bind(config.admin.listen)?;
     let admin_address = admin.address();
@@ -59,11 +63,12 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
         listening: relay.listening().to_vec(),
         admin: admin_address,
         queued: relay.queued(),
+        certificate: relay.made_certificate().map(str::to_owned),
         directory: std::env::current_dir()?,
         program: std::env::args().next().unwrap_or_else(|| "ringpost".into()),
     };
     cli::print(&startup_text(&config, &started));
-    let healthy = wait(&relay, &stop, &readiness);
+    let healthy = wait(&relay, &stop, &reload, &readiness);
     readiness.set(Unready::Stopping);
     let clean = relay.stop();
     admin.stop();
@@ -75,9 +80,15 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 /// Waits for a signal, or for an executor to die; says whether all was well until then.
-fn wait(relay: &Relay, stop: &AtomicBool, readiness: &Readiness) -> bool {
+fn wait(relay: &Relay, stop: &AtomicBool, reload: &AtomicBool, readiness: &Readiness) -> bool {
     let fence = relay.fence();
     while !stop.load(Ordering::Relaxed) {
+        if reload.swap(false, Ordering::Relaxed) {
+            match relay.reload() {
+                Ok(()) => cli::print("ringpost: certificates and users are read again\n"),
+                Err(error) => eprintln!("ringpost: not reloaded, what was read before stays: {error}"),
+            }
+        }
         if fence.reason().is_some() {
             readiness.set(Unready::Fenced);
         }

@@ -57,6 +57,16 @@ fn records_hold_for_the_corpus() {
 }
 
 #[test]
+fn parts_hold_for_the_corpus() {
+    replay("part", checks::part::check);
+}
+
+#[test]
+fn answers_of_the_dns_hold_for_the_corpus() {
+    replay("dns", checks::dns::check);
+}
+
+#[test]
 fn configurations_hold_for_the_corpus() {
     replay("config", checks::config::check);
 }

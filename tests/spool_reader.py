@@ -6,7 +6,7 @@ import functools, hashlib, json, pathlib, struct, sys
 BLOCK, ONES = 4096, 0xFFFFFFFF
 CRC = [functools.reduce(lambda value, _: value >> 1 ^ (0x82F63B78 if value & 1 else 0), range(8), byte) for byte in range(256)]
 HEAD = "sum version magic salt part number size oldest next_message tail_segment tail_offset tail_batch"
-SIMPLE = {0x81: "sender", 0x82: "accepted_at", 0x83: "expires_at", 0x86: "flags", 0x07: "envid", 0x08: "tenant"}
+SIMPLE = {0x81: "sender", 0x82: "accepted_at", 0x83: "expires_at", 0x86: "flags", 0x87: "needs", 0x07: "envid", 0x08: "tenant"}
 
 def checksum(data, seed=0):
     return functools.reduce(lambda value, byte: CRC[(value ^ byte) & 255] ^ value >> 8, data, seed ^ ONES) ^ ONES
@@ -49,7 +49,7 @@ def apply(messages, kind, id, place, meta, body):
         (tag, size), value = struct.unpack_from("<BH", meta), meta[3:]
         value, meta = value[:size], value[size:]
         if tag in SIMPLE:
-            message[SIMPLE[tag]] = int.from_bytes(value, "little") if tag in (0x82, 0x83, 0x86) else value.decode()
+            message[SIMPLE[tag]] = int.from_bytes(value, "little") if tag in (0x82, 0x83, 0x86, 0x87) else value.decode()
         elif tag == 0x84:
             first, due = sum(len(leg["to"]) for leg in legs.values()), message["accepted_at"]
             leg = legs[first] = dict(domain=value.decode(), attempts=0, due=due, open=0, owed=0, to=[], replies={})

@@ -7,13 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may import whom, besides itself. Base modules may import base modules that stand before them.
-const BASE: &[&str] =
-    &["limits", "clock", "hash", "id", "outcome", "envelope", "message", "routing", "event", "metrics"];
+const BASE: &[&str] = &[
+    "limits", "clock", "hash", "id", "outcome", "envelope", "message", "routing", "users", "event", "metrics",
+];
 /// Everything that is not base. A name with `::` allows that item alone.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("config", &["limits", "routing"]),
+    ("config", &["limits", "routing", "users"]),
     ("cli", &["config", "id", "routing"]),
-    ("protocol", &["limits", "clock", "id", "outcome", "envelope"]),
+    ("account", &["cli", "users"]),
+    ("protocol", &["limits", "clock", "id", "outcome", "envelope", "users"]),
     ("net", &["clock"]),
     ("spool", &["limits", "clock", "hash", "id", "outcome", "envelope", "message"]),
     ("queue", &["limits", "clock", "hash", "id", "outcome", "envelope"]),
@@ -52,7 +54,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     // The relay's own fold, so that what is shown is what a restart would do.
     ("inspect", &["BASE", "net", "spool", "queue", "shard::open", "control::log"]),
-    ("main", &["BASE", "cli", "config", "control", "inspect", "relay"]),
+    ("main", &["BASE", "account", "cli", "config", "control", "inspect", "relay"]),
 ];
 
 const FILE_LINES_MAX: usize = 600;

@@ -14,6 +14,7 @@ struct Driver {
     finished: u64,
     recipients: usize,
     body_ready: bool,
+    binary: bool,
     /// STARTTLS is wanted and has not been tried.
     tls: bool,
     quit: bool,
@@ -29,6 +30,7 @@ impl Driver {
             finished: 0,
             recipients: usize::from(choice & 3).max(1),
             body_ready: choice & 4 != 0,
+            binary: choice & 32 != 0,
             tls: choice & 8 != 0,
             quit: choice & 16 != 0,
             open: false,
@@ -53,7 +55,7 @@ impl Driver {
     fn begin(&mut self) {
         let transaction = Transaction {
             sender: "s@b.test",
-            parameters: Parameters::default(),
+            parameters: Parameters { binary: self.binary, ..Parameters::default() },
             envid: None,
             size: 4,
             body_ready: self.body_ready,

@@ -6,6 +6,8 @@ pub mod address;
 pub mod body;
 pub mod client;
 pub mod config;
+pub mod dns;
 pub mod envelope;
+pub mod part;
 pub mod record;
 pub mod session;

@@ -6,10 +6,13 @@ use ringpost::id::{MessageId, PartId};
 use ringpost::limits::{BODY_INLINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX};
 use ringpost::protocol::extension::Extensions;
 use ringpost::protocol::reply::{self, Refusal};
+use ringpost::protocol::sasl::Secrets;
 use ringpost::protocol::server::{Options, Policy, Session, Want};
 
 /// Decides by the first letter, so that an input can reach each answer.
 struct ByLetter;
+
+impl Secrets for ByLetter {}
 
 impl Policy for ByLetter {
     fn mail(&mut self, sender: &str, _: &Parameters, _: Option<u64>) -> Result<(), Refusal> {
@@ -71,6 +74,12 @@ impl Driver<'_> {
                     self.body_is_open = false;
                     self.body.clear();
                 }
+                // Half of the users there may be.
+                Want::Authenticate => {
+                    let holds = format!("{:?}", self.session.claim()).len() % 2 == 0;
+                    let result = if holds { Ok("user") } else { Err(reply::BAD_CREDENTIALS) };
+                    self.session.authenticated(result, &mut self.seen.out);
+                }
                 Want::StartTls if !self.received.is_empty() => self.seen.closed = true,
                 Want::StartTls => self.session.tls_established(),
                 Want::NewClient => {
@@ -99,7 +108,9 @@ impl Driver<'_> {
         let body = std::mem::take(&mut self.body);
         let text = [b"\n", body.as_slice()].concat();
         let bare = |pair: &[u8]| (pair[0] == b'\r') != (pair[1] == b'\n') && pair[0] != pair[1];
-        let is_plain = body.is_empty() || body.ends_with(b"\r\n") && !text[1..].windows(2).any(bare);
+        let is_binary = envelope.parameters().binary;
+        let is_plain =
+            is_binary || body.is_empty() || body.ends_with(b"\r\n") && !text[1..].windows(2).any(bare);
         assert!(is_plain, "a body with a bare newline: {}", body.escape_ascii());
         if envelope.sender().starts_with('b') {
             return self.session.committed(Err(reply::NOT_STORED), &mut self.seen.out);
@@ -146,6 +157,9 @@ pub fn check(bytes: &[u8]) {
             assert_eq!(run(&options, input, step), whole, "in pieces of {step}: {}", input.escape_ascii());
         }
     }
+    let options = Options::new("mx.test", 60, 4, Extensions::default()).with_lmtp();
+    let whole = run(&options, input, input.len().max(1));
+    assert_eq!(run(&options, input, 1 + usize::from(choice)), whole, "LMTP: {}", input.escape_ascii());
     // With STARTTLS the cuts matter by design: what comes in one piece with the command ends the session.
     let options = Options::new("mx.test", 1000, 4, Extensions::default()).with_starttls();
     for step in [1, 1 + usize::from(choice)] {

@@ -12,7 +12,7 @@ mod tests;
 pub use class::{BounceClass, classify};
 
 use crate::clock::WallTime;
-use crate::envelope::{Envelope, EnvelopeBuilder, Notify, Parameters, Recipient, Return};
+use crate::envelope::{Content, Envelope, EnvelopeBuilder, Notify, Parameters, Recipient, Return};
 use crate::id::MessageId;
 use crate::limits::BODY_INLINE_BYTES_MAX;
 use crate::outcome::Reply;
@@ -95,7 +95,9 @@ pub fn notification(
     let covered = report.covered;
     let body = assemble(original, reporter, report, utf8);
     assert!(body.len() <= BODY_INLINE_BYTES_MAX, "a notification fits one record");
-    let parameters = Parameters { eight_bit: !body.is_ascii(), smtputf8: utf8, ret: Return::Unspecified };
+    let eight_bit = !body.is_ascii();
+    let content = Content { eight_bit, eight_bit_header: !sender.is_ascii() };
+    let parameters = Parameters { eight_bit, smtputf8: utf8, content, ..Parameters::default() };
     let mut builder = EnvelopeBuilder::default();
     builder.begin("", parameters, "");
     builder.set_tenant(original.envelope.tenant());
@@ -178,7 +180,8 @@ fn part(content_type: ContentType<'static>, content: Vec<u8>) -> MimePart<'stati
 /// fits, otherwise its headers (RFC 3461 §4.3), cut at a line's end if they do not fit.
 fn returned<'a>(original: &Original<'a>, room: usize, utf8: bool) -> (&'static str, &'a [u8]) {
     let content = original.content;
-    if original.envelope.parameters().ret == Return::Full && original.is_whole && content.len() <= room {
+    let Parameters { ret, binary, .. } = original.envelope.parameters();
+    if ret == Return::Full && original.is_whole && content.len() <= room && !binary {
         return (if utf8 { "message/global" } else { "message/rfc822" }, content);
     }
     let headers = match memchr::memmem::find(content, b"\r\n\r\n") {
@@ -189,7 +192,16 @@ fn returned<'a>(original: &Original<'a>, room: usize, utf8: bool) -> (&'static s
         Some(cut) => &cut[..memchr::memrchr(b'\n', cut).map_or(0, |lf| lf + 1)],
         None => headers,
     };
+    // A notification goes by DATA: octets that are no lines cannot be in it.
+    let headers = if binary && !is_lines(headers) { &[] } else { headers };
     (if utf8 { "message/global-headers" } else { "text/rfc822-headers" }, headers)
+}
+
+/// Whether CR and LF stand in pairs only, and NUL nowhere.
+fn is_lines(text: &[u8]) -> bool {
+    let count = |byte| memchr::memchr_iter(byte, text).count();
+    let pairs = memchr::memmem::find_iter(text, b"\r\n").count();
+    count(b'\r') == pairs && count(b'\n') == pairs && count(0) == 0
 }
 
 /// A boundary that none of the parts contains, so that the original's author cannot forge a part of the report.

@@ -11,7 +11,7 @@ const CONTENT: &[u8] = b"Received: by x\r\nSubject: hello\r\nMessage-ID: <1@s>\r
 
 fn envelope(sender: &str, ret: Return, smtputf8: bool, recipients: &[(&str, u8, &str)]) -> Envelope {
     let mut builder = EnvelopeBuilder::default();
-    builder.begin(sender, Parameters { eight_bit: false, smtputf8, ret }, "QQ+2B1");
+    builder.begin(sender, Parameters { smtputf8, ret, ..Parameters::default() }, "QQ+2B1");
     builder.set_tenant("acme");
     for (mailbox, notify, original) in recipients {
         builder.push_recipient(mailbox, Notify(*notify), original).unwrap();
@@ -29,6 +29,30 @@ fn report(envelope: &Envelope, content: &[u8], reply: &Reply, remote: &str) -> O
         expires_at: WallTime(784_887_153_000),
     };
     notification(&original, &failed, &reporter)
+}
+
+#[test]
+fn octets_of_a_binary_message_never_get_into_a_notification() {
+    let binary = |content: &[u8]| {
+        let mut builder = EnvelopeBuilder::default();
+        let parameters = Parameters { binary: true, ret: Return::Full, ..Parameters::default() };
+        builder.begin("s@sender.test", parameters, "");
+        builder.push_recipient("r@there.test", Notify::DEFAULT, "").unwrap();
+        let envelope = builder.encode(WallTime(784_887_151_000), WallTime(0));
+        report(&envelope, content, &unknown_user(), "mx.there.test").unwrap().body
+    };
+    for (content, header_returned) in [
+        (&b"Subject: hello\r\n\r\n\n.\nsecret\0"[..], true),
+        (b"Subject: hello\n.\n\r\n\r\nsecret", false),
+        (b"Subject: hello\r\r\n\r\nsecret", false),
+        (b"Subject: hello\0\r\n\r\nsecret", false),
+    ] {
+        let body = binary(content);
+        let text = String::from_utf8(body).unwrap();
+        assert!(!text.contains("secret") && !text.contains('\0'), "{text}");
+        assert_eq!(text.contains("Subject: hello"), header_returned, "{text}");
+        assert!(text.split("\r\n").all(|line| !line.contains(['\r', '\n'])), "{text}");
+    }
 }
 
 fn unknown_user() -> Reply {

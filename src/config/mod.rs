@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `options` | the structs that modules are given, with their defaults. PURE |
+//! | `listener` | likewise for the places where mail is taken. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
 //! | `read` | text → `Config`, with every error of the file at once, each with its place. PURE |
@@ -11,6 +12,7 @@
 //! `ringpost config --default` and the list of known keys in errors are made from the same table that reads the file, so
 //! they cannot drift apart. This module reads the file and asks for the host name; it opens nothing else.
 
+mod listener;
 mod options;
 mod read;
 mod schema;
@@ -20,9 +22,10 @@ mod value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use listener::{Listener, ListenerKind};
 pub use options::{
-    Admin, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing, Smtp, Spool,
-    Threads, Timeouts, Wiring,
+    Admin, Auth, Certificate, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing,
+    Smtp, Spool, Threads, Timeouts, Wiring,
 };
 pub use read::{ConfigError, Problem};
 pub use schema::default_file;
@@ -33,7 +36,7 @@ use crate::routing::Target;
 /// What the flags of `serve` say; each wins over the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `--listen`, in place of all addresses of the file; empty when not given.
+    /// `--listen`, in place of all listeners of the file; empty when not given.
     pub listen: Vec<SocketAddr>,
     /// `--route`: the target of `*`. Routes of single domains in the file stay.
     pub route: Option<Target>,
@@ -88,6 +91,7 @@ impl Config {
         let flags = overrides.clone();
         if !flags.listen.is_empty() {
             self.smtp.listen = flags.listen;
+            self.listeners.clear();
         }
         if let Some(target) = flags.route {
             self.routing.table.insert("*", target).expect("`*` is a pattern");

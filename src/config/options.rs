@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::listener::Listener;
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::RouteTable;
 
@@ -36,6 +37,12 @@ const fn local(port: u16) -> SocketAddr {
 pub struct Config {
     /// Receiving.
     pub smtp: Smtp,
+    /// Places to listen with a policy of their own, besides `smtp.listen`; [`Config::listeners`] gives all.
+    pub listeners: Vec<Listener>,
+    /// Further certificates, chosen by the name that the client wants.
+    pub certificates: Vec<Certificate>,
+    /// Users.
+    pub auth: Auth,
     /// Budgets of the whole process.
     pub limits: Limits,
     /// Keeping.
@@ -59,7 +66,7 @@ pub struct Config {
 pub struct Smtp {
     /// Our name in the banner, in replies and in `Received`. Empty in a file means the system's.
     pub hostname: String,
-    /// Where to listen; at least one.
+    /// Where to listen as a relay; at least one if there are no other listeners.
     pub listen: Vec<SocketAddr>,
     /// Clients in these networks may send to any domain.
     pub relay_networks: Vec<Network>,
@@ -81,7 +88,7 @@ pub struct Smtp {
     pub data_timeout: Duration,
     /// Least rate of a message behind its first `data_timeout`, bytes a second; 0 is none.
     pub data_rate_min: u64,
-    /// PEM file with the certificate chain; empty, and STARTTLS is not offered.
+    /// PEM file with the certificate chain; empty, and one is made.
     pub tls_certificate: PathBuf,
     /// PEM file with its key; empty if and only if the certificate is.
     pub tls_key: PathBuf,
@@ -107,6 +114,42 @@ impl Default for Smtp {
             data_rate_min: 500,
             tls_certificate: PathBuf::new(),
             tls_key: PathBuf::new(),
+        }
+    }
+}
+
+/// One `[[certificate]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM file with the chain.
+    pub chain: PathBuf,
+    /// PEM file with its key.
+    pub key: PathBuf,
+}
+
+/// Users who log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// The users file; empty, and nobody can log in.
+    pub users_file: PathBuf,
+    /// Clients in these networks may send passwords in the clear.
+    pub cleartext_networks: Vec<Network>,
+    /// Failures within the window after which an address must wait.
+    pub failures_by_address: u32,
+    /// Likewise for a user.
+    pub failures_by_user: u32,
+    /// How long failures are remembered.
+    pub failure_window: Duration,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            users_file: PathBuf::new(),
+            cleartext_networks: Vec::new(),
+            failures_by_address: 10,
+            failures_by_user: 100,
+            failure_window: minutes(10),
         }
     }
 }
@@ -338,11 +381,13 @@ pub struct Threads {
     pub wiring: Wiring,
     /// Whether each executor stays on one CPU.
     pub pin: bool,
+    /// Whether a connection goes to the shard on whose CPU its packets come in. Without `pin` it does nothing.
+    pub steer: bool,
 }
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { shards: 0, workers: 0, wiring: Wiring::Auto, pin: true }
+        Self { shards: 0, workers: 0, wiring: Wiring::Auto, pin: true, steer: false }
     }
 }
 

@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::listener::Listener;
 use super::options::{Config, MIB};
-use super::schema::{ROUTES, SECTIONS, SETTINGS};
+use super::schema::{
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, Setting,
+};
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
 
@@ -143,6 +146,14 @@ impl Reader<'_> {
             };
             return self.problem(name.span().start, section.to_owned(), what);
         }
+        if section == LISTENER {
+            config.listeners = self.tables(LISTENER_SETTINGS, LISTENER, table, ["address", "kind"]);
+            return;
+        }
+        if section == CERTIFICATE {
+            config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, ["chain", "key"]);
+            return;
+        }
         let Some(entries) = table.get_ref().as_table() else {
             let what = format!(
                 "found {}; it is a section: write `[{section}]`, its keys below",
@@ -154,24 +165,62 @@ impl Reader<'_> {
             if section == ROUTES {
                 self.route(config, key, value);
             } else {
-                self.setting(config, section, key, value);
+                self.setting(SETTINGS, config, section, key, value);
             }
         }
     }
 
-    fn setting(
+    /// Reads the tables of a section that may stand several times; each has both of the `needed` keys.
+    fn tables<T: Default>(
         &mut self,
-        config: &mut Config,
+        settings: &[Setting<T>],
+        section: &str,
+        tables: &Spanned<DeValue<'_>>,
+        needed: [&str; 2],
+    ) -> Vec<T> {
+        let array = tables.get_ref().as_array();
+        let items = array.into_iter().flatten();
+        let items: Vec<_> =
+            items.filter_map(|item| Some((item.span(), item.get_ref().as_table()?))).collect();
+        if items.is_empty() || items.len() != array.map_or(0, |array| array.len()) {
+            let what = format!(
+                "found {}; each {section} is a table of its own: write `[[{section}]]`, its keys below",
+                found(tables.get_ref())
+            );
+            self.problem(tables.span().start, section.to_owned(), what);
+            return Vec::new();
+        }
+        let mut read = Vec::new();
+        for (place, entries) in items {
+            let mut target = T::default();
+            for (key, value) in entries {
+                self.setting(settings, &mut target, section, key, value);
+            }
+            for key in needed {
+                if !entries.keys().any(|given| given.get_ref() == key) {
+                    let what = format!("a {section} needs its {} and its {}", needed[0], needed[1]);
+                    self.problem(place.start, format!("{section}.{key}"), what);
+                }
+            }
+            read.push(target);
+        }
+        read
+    }
+
+    fn setting<T>(
+        &mut self,
+        settings: &[Setting<T>],
+        target: &mut T,
         section: &str,
         key: &Spanned<std::borrow::Cow<'_, str>>,
         value: &Spanned<DeValue<'_>>,
     ) {
         let full = format!("{section}.{}", key.get_ref());
-        let Some(setting) = SETTINGS.iter().find(|s| s.section == section && s.key == key.get_ref()) else {
-            let known: Vec<&str> = SETTINGS.iter().filter(|s| s.section == section).map(|s| s.key).collect();
+        let Some(setting) = settings.iter().find(|s| s.section == section && s.key == key.get_ref()) else {
+            let known: Vec<&str> = settings.iter().filter(|s| s.section == section).map(|s| s.key).collect();
             return self.problem(key.span().start, full, unknown("key", key.get_ref(), &known));
         };
-        if let Err(wrong) = (setting.set)(config, value.get_ref()) {
+        if let Err(wrong) = (setting.set)(target, value.get_ref()) {
             let why = match wrong {
                 Wrong::Form => String::new(),
                 Wrong::Reason(reason) => format!(": {reason}"),
@@ -212,21 +261,12 @@ impl Reader<'_> {
     /// Rules between settings: each names the setting that the file gives, the later one if it gives both.
     fn rules(&mut self, config: &Config) {
         let (delivery, resolver) = (&config.delivery, &config.resolver);
-        let mut rule = |holds: bool, keys: [&str; 2], what: String| {
-            if !holds {
-                let given = self.places.iter().filter(|(key, _)| keys.contains(&key.as_str()));
-                let (key, place) = given
-                    .max_by_key(|(_, span)| span.start)
-                    .map_or_else(|| (keys[0].to_owned(), 0), |(key, span)| (key.clone(), span.start));
-                self.problem(place, key, what);
-            }
-        };
-        rule(
+        self.rule(
             config.spool.segment_bytes.is_multiple_of(MIB),
             ["spool.segment_bytes"; 2],
             format!("found {}; allowed is a multiple of 1MiB", show_size(config.spool.segment_bytes)),
         );
-        rule(
+        self.rule(
             delivery.retry_first <= delivery.retry_max,
             ["delivery.retry_first", "delivery.retry_max"],
             format!(
@@ -235,12 +275,12 @@ impl Reader<'_> {
                 show_duration(delivery.retry_max)
             ),
         );
-        rule(
+        self.rule(
             config.smtp.tls_certificate.as_os_str().is_empty() == config.smtp.tls_key.as_os_str().is_empty(),
             ["smtp.tls_certificate", "smtp.tls_key"],
             "only one of tls_certificate and tls_key is set; allowed is both or none".to_owned(),
         );
-        rule(
+        self.rule(
             resolver.ttl_min <= resolver.ttl_max,
             ["resolver.ttl_min", "resolver.ttl_max"],
             format!(
@@ -249,7 +289,7 @@ impl Reader<'_> {
                 show_duration(resolver.ttl_max)
             ),
         );
-        rule(
+        self.rule(
             config.smtp.message_bytes_max <= config.limits.in_flight_bytes_max,
             ["smtp.message_bytes_max", "limits.in_flight_bytes_max"],
             format!(
@@ -259,9 +299,34 @@ impl Reader<'_> {
                 show_size(config.limits.in_flight_bytes_max)
             ),
         );
-        for (index, address) in config.smtp.listen.iter().enumerate() {
-            let taken = config.smtp.listen[..index].contains(address) && address.port() != 0;
-            rule(!taken, ["smtp.listen"; 2], format!("{address} stands in the list twice"));
+        self.listener_rules(config);
+    }
+
+    fn listener_rules(&mut self, config: &Config) {
+        let listeners = config.listeners();
+        self.rule(
+            !listeners.is_empty(),
+            ["smtp.listen"; 2],
+            "nothing to listen on; allowed is an address here, or a [[listener]]".to_owned(),
+        );
+        for (index, Listener { address, .. }) in listeners.iter().enumerate() {
+            let taken =
+                listeners[..index].iter().any(|other| other.address == *address) && address.port() != 0;
+            self.rule(
+                !taken,
+                ["smtp.listen", "listener.address"],
+                format!("{address} is listened on twice; allowed is once for each address"),
+            );
+        }
+    }
+
+    fn rule(&mut self, holds: bool, keys: [&str; 2], what: String) {
+        if !holds {
+            let given = self.places.iter().filter(|(key, _)| keys.contains(&key.as_str()));
+            let (key, place) = given
+                .max_by_key(|(_, span)| span.start)
+                .map_or_else(|| (keys[0].to_owned(), 0), |(key, span)| (key.clone(), span.start));
+            self.problem(place, key, what);
         }
     }
 }
@@ -330,7 +395,7 @@ mod tests {
             ],
         );
         check("[smtp]\nrelay_networks = ['10.1.0.0/8']\n", &[(2, 18, "smtp.relay_networks", "10.0.0.0/8")]);
-        check("[smtp]\nlisten = []\n", &[(2, 10, "smtp.listen", "too short")]);
+        check("[smtp]\nlisten = []\n", &[(2, 10, "smtp.listen", "nothing to listen on")]);
         check("[log]\nlevel = 'loud'\n", &[(2, 9, "log.level", "\"loud\"|\"error\", \"warn\", \"info\"")]);
     }
 
@@ -380,6 +445,25 @@ mod tests {
         );
         check("[spool]\nsegment_bytes = 5000001\n", &[(2, 17, "spool.segment_bytes", "multiple of 1MiB")]);
         check("[smtp]\nlisten = ['127.0.0.1:25', '127.0.0.1:25']\n", &[(2, 10, "smtp.listen", "twice")]);
+    }
+
+    #[test]
+    fn a_listener_that_is_wrong_is_told_where_and_what_it_needs() {
+        check("listener = 1\n", &[(1, 12, "listener", "found 1|[[listener]]")]);
+        check("[listener]\nkind = 'mx'\n", &[(1, 1, "listener", "found a table|[[listener]]")]);
+        check("[[listener]]\nkind = 'mx'\n", &[(1, 1, "listener.address", "needs its address")]);
+        check(
+            "[[listener]]\naddress = '127.0.0.1:26'\nkind = 'smtp'\n[[listener]]\naddress = 'x'\nkind = 'mx'\nknd = 1\n",
+            &[
+                (3, 8, "listener.kind", "\"smtp\"|\"relay\", \"submission\""),
+                (5, 11, "listener.address", "\"x\"|ADDRESS:PORT"),
+                (7, 1, "listener.knd", "did you mean `kind`?"),
+            ],
+        );
+        check(
+            "[smtp]\nlisten = ['127.0.0.1:26']\n[[listener]]\naddress = '127.0.0.1:26'\nkind = 'mx'\n",
+            &[(4, 11, "listener.address", "127.0.0.1:26 is listened on twice")],
+        );
     }
 
     #[test]

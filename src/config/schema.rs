@@ -6,15 +6,17 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use super::options::{Config, GIB, KIB, MIB, Network, ROLES_MAX};
+use super::listener::Listener;
+use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
-    Count, CountOrAuto, Fraction, Kind, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, PathOrEmpty, Size, Switch,
-    TIMEOUT, Time, WIRING, Wrong, list, quoted, text,
+    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
+    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
+use crate::users::Fingerprint;
 
-/// One key of the file.
-pub(super) struct Setting {
+/// One key of the file, in a table that is read into a `T`.
+pub(super) struct Setting<T: 'static> {
     /// Its table.
     pub section: &'static str,
     /// Its key there.
@@ -24,9 +26,9 @@ pub(super) struct Setting {
     /// The allowed values, in words.
     pub allowed: fn() -> String,
     /// Its value as TOML.
-    pub show: fn(&Config) -> String,
+    pub show: fn(&T) -> String,
     /// Takes its value over, or says what is wrong.
-    pub set: fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>,
+    pub set: fn(&mut T, &DeValue<'_>) -> Result<(), Wrong>,
 }
 
 /// A table of the file.
@@ -39,10 +41,23 @@ pub(super) struct Section {
 
 /// The one section that is no list of known keys: domain → target.
 pub(super) const ROUTES: &str = "routes";
+/// Those that may stand several times: `[[listener]]`…
+pub(super) const LISTENER: &str = "listener";
+/// …and `[[certificate]]`.
+pub(super) const CERTIFICATE: &str = "certificate";
 
 /// The sections in the order of the default file.
 pub(super) const SECTIONS: &[Section] = &[
     Section { name: "smtp", about: "Receiving mail." },
+    Section {
+        name: LISTENER,
+        about: "Further places to listen, each with a policy of its own. May stand any number of times.",
+    },
+    Section {
+        name: CERTIFICATE,
+        about: "Further certificates, for clients that ask for a name in them. May stand any number of times.",
+    },
+    Section { name: "auth", about: "Users who log in, on every listener but those of kind \"mx\"." },
     Section { name: "limits", about: "Budgets of the whole process." },
     Section { name: "spool", about: "Keeping mail. Changes need a restart." },
     Section {
@@ -69,15 +84,15 @@ pub(super) const SECTIONS: &[Section] = &[
 
 /// Rows of [`SETTINGS`]: `section: field.path as "key" = kind, "about"`.
 macro_rules! settings {
-    ($($section:literal $key:literal: $first:ident $(. $field:ident)+ = $kind:expr, $about:expr;)*) => {
+    ($($section:literal $key:literal: $($field:ident).+ = $kind:expr, $about:expr;)*) => {
         &[$(Setting {
             section: $section,
             key: $key,
             about: $about,
             allowed: || $kind.allowed(),
-            show: |config| $kind.show(&config.$first$(.$field)+),
-            set: |config, value| {
-                config.$first$(.$field)+ = $kind.read(value)?;
+            show: |table| $kind.show(&table.$($field).+),
+            set: |table, value| {
+                table.$($field).+ = $kind.read(value)?;
                 Ok(())
             },
         }),*]
@@ -86,16 +101,17 @@ macro_rules! settings {
 
 const ADDRESS: &str = "\"ADDRESS:PORT\", such as \"127.0.0.1:2525\" or \"[::1]:2525\"";
 const NETWORK: &str = "networks such as \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
+const FINGERPRINTS: &str = "SHA-256 fingerprints, 64 hexadecimal digits each";
 const DOMAINS: &str = "domains such as \"example.com\", or \"*.example.com\" for all below it";
 /// A duration of up to 90 days.
 const LIFETIME: Time = Time(1000..=90 * 86_400_000);
 
-/// Every setting but the routes.
-pub(super) const SETTINGS: &[Setting] = settings! {
+/// Every setting but the routes and those of a listener.
+pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "smtp" "hostname": smtp.hostname = NameOrEmpty,
         "Our name in the banner, in replies and in Received. \"\" means the system's host name.";
-    "smtp" "listen": smtp.listen = list::<SocketAddr>(1, ADDRESS),
-        "Where to listen for mail.";
+    "smtp" "listen": smtp.listen = list::<SocketAddr>(0, ADDRESS),
+        "Where to listen for mail, as a relay. [[listener]] has the other kinds.";
     "smtp" "relay_networks": smtp.relay_networks = list::<Network>(0, NETWORK),
         "Clients in these networks may send to any domain; all others get 550 5.7.1.";
     "smtp" "relay_domains": smtp.relay_domains = list::<String>(0, DOMAINS),
@@ -122,9 +138,20 @@ pub(super) const SETTINGS: &[Setting] = settings! {
         "Bytes a second at which a message must come in, behind the first data_timeout. 0 means none.";
 
     "smtp" "tls_certificate": smtp.tls_certificate = PathOrEmpty,
-        "PEM file with the certificate chain, own certificate first: with it STARTTLS is offered.";
+        "PEM file with the certificate chain, own certificate first. \"\" and no [[certificate]]: a self-signed one is\n\
+         # made at the first start and kept beside the spool. SIGHUP reads certificates and the users file again.";
     "smtp" "tls_key": smtp.tls_key = PathOrEmpty,
         "PEM file with the key of the certificate.";
+
+    "auth" "users_file": auth.users_file = PathOrEmpty,
+        "Who may log in, as `ringpost user add` writes it. \"\" means nobody.";
+    "auth" "cleartext_networks": auth.cleartext_networks = list::<Network>(0, NETWORK),
+        "Clients in these networks may log in without TLS.";
+    "auth" "failures_by_address": auth.failures_by_address = Count(1..=1_000_000u32),
+        "Failed logins within the window after which an address (of IPv6 a /64) must wait: 454 4.7.0.";
+    "auth" "failures_by_user": auth.failures_by_user = Count(1..=1_000_000u32),
+        "Likewise for a user, from wherever they come.";
+    "auth" "failure_window": auth.failure_window = LIFETIME, "";
 
     "limits" "connections_max": limits.connections_max = Count(1..=1_000_000u32),
         "Inbound connections open at once; the next is told 421. Each needs a descriptor (ulimit -n).";
@@ -215,11 +242,36 @@ pub(super) const SETTINGS: &[Setting] = settings! {
         "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
     "threads" "pin": threads.pin = Switch,
         "Whether each thread stays on one CPU.";
+    "threads" "steer": threads.steer = Switch,
+        "Whether a connection goes to the shard on whose CPU its packets come in: for a network card with a queue for each CPU. Needs pin.";
 
     "log" "format": log.format = LOG_FORMAT,
         "For people, or one JSON object a line.";
     "log" "level": log.level = LOG_LEVEL,
         "\"info\" has one line per message accepted and per outcome.";
+};
+
+/// The settings of a `[[listener]]`.
+pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
+    "listener" "address": address = text::<SocketAddr>(ADDRESS), "Where to listen.";
+    "listener" "kind": kind = LISTENER_KIND,
+        "\"relay\" for injectors: relay networks to any domain, others to smtp.relay_domains; \"submission\" for\n\
+         # users, with STARTTLS, and \"submissions\" with TLS from the first byte; \"mx\" for other mail exchangers:\n\
+         # smtp.relay_domains only.";
+    "listener" "relay_networks": relay_networks = Own(list::<Network>(0, NETWORK)),
+        "Clients in these networks may send to any domain here. Left out, a relay has smtp.relay_networks.";
+    "listener" "relay_certificates": relay_certificates = list::<Fingerprint>(0, FINGERPRINTS),
+        "Clients with these certificates may as well; see `openssl x509 -noout -fingerprint -sha256`.";
+    "listener" "tenant": tenant = WordOrEmpty,
+        "Whose mail it is, for fairness between tenants, when nobody has logged in; a user's is the user's own.";
+    "listener" "tenant_header": tenant_header = WordOrEmpty,
+        "Header field in which clients that may relay say whose mail it is, such as \"X-Tenant\".";
+};
+
+/// The settings of a `[[certificate]]`.
+pub(super) const CERTIFICATE_SETTINGS: &[Setting<Certificate>] = settings! {
+    "certificate" "chain": chain = PathOrEmpty, "PEM file with the chain, own certificate first.";
+    "certificate" "key": key = PathOrEmpty, "PEM file with its key.";
 };
 
 /// The defaults as a commented TOML file that reads back to them.
@@ -236,24 +288,58 @@ pub(super) fn file_of(config: &Config) -> String {
     );
     for section in SECTIONS {
         // Writing to a String cannot fail.
-        let _ = write!(file, "\n# {}\n[{}]\n", section.about, section.name);
+        let _ = write!(file, "\n# {}\n", section.about);
+        if section.name == LISTENER {
+            file.push_str(&tables_of(LISTENER, LISTENER_SETTINGS, &config.listeners));
+            continue;
+        }
+        if section.name == CERTIFICATE {
+            file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
+            continue;
+        }
+        let _ = writeln!(file, "[{}]", section.name);
         if section.name == ROUTES {
             for (pattern, target) in config.routing.table.entries() {
                 let _ = writeln!(file, "{} = {}", quoted(&pattern), quoted(&target.to_string()));
             }
         }
         for setting in SETTINGS.iter().filter(|setting| setting.section == section.name) {
-            if !setting.about.is_empty() {
-                let _ = writeln!(file, "# {}", setting.about);
-            }
-            let _ = writeln!(file, "{} = {}", setting.key, (setting.show)(config));
+            file.push_str(&lines_of(setting, config));
         }
     }
     file
 }
 
+/// The comment and the line of one setting.
+fn lines_of<T>(setting: &Setting<T>, table: &T) -> String {
+    let mut lines = String::new();
+    if !setting.about.is_empty() {
+        let _ = writeln!(lines, "# {}", setting.about);
+    }
+    // What is left to another setting has nothing to show.
+    let shown = (setting.show)(table);
+    let off = if shown.is_empty() { "# " } else { "" };
+    let _ = writeln!(lines, "{off}{} = {}", setting.key, if shown.is_empty() { "[]" } else { &shown });
+    lines
+}
+
+/// The tables of a section that may stand several times; without any an example in comments.
+fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> String {
+    let table = |table: &T| {
+        let lines = settings.iter().map(|setting| lines_of(setting, table));
+        format!("[[{name}]]\n{}", lines.collect::<String>())
+    };
+    if tables.is_empty() {
+        let commented =
+            |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("# {line}\n") };
+        return table(&T::default()).lines().map(commented).collect();
+    }
+    tables.iter().map(table).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::listener::ListenerKind;
     use super::*;
 
     #[test]
@@ -265,6 +351,18 @@ mod tests {
     fn each_setting_survives_being_written_and_read() {
         let mut config = Config::default();
         config.smtp.relay_domains = vec!["example.com".into(), "*.bücher.example".into()];
+        config.listeners = vec![
+            Listener::default(),
+            Listener {
+                address: "[::1]:25".parse().expect("address"),
+                kind: ListenerKind::Mx,
+                relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
+                relay_certificates: vec![[7; 32]],
+                tenant: "acme".into(),
+                tenant_header: "X-Tenant".into(),
+            },
+        ];
+        config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();
         config.spool.directory = "/var/spool/a \"b\" \\c".into();
         config.delivery.retry_factor = 1.25;

@@ -3,17 +3,20 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::listener::ListenerKind;
 use super::options::Config;
-use super::value::show_size;
+use super::value::{LISTENER_KIND, show_size};
 use crate::routing::Target;
 
 /// What `serve` knows only once it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
-    /// Where mail is taken, at least one; ports are real ones even where 0 was configured.
+    /// Where mail is taken, at least one, by the listener's index; ports are real ones even where 0 was configured.
     pub listening: Vec<SocketAddr>,
     /// Where the admin HTTP listens.
     pub admin: SocketAddr,
+    /// What to say of a certificate that the relay made.
+    pub certificate: Option<String>,
     /// Messages that recovery found waiting.
     pub queued: u64,
     /// The working directory, to show the spool's place in full.
@@ -27,11 +30,22 @@ pub fn startup_text(config: &Config, started: &Started) -> String {
     let mut text = format!("ringpost {} is ready.\n", env!("CARGO_PKG_VERSION"));
     let mut line = |label: &str, words: String| {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {label:<10}{words}");
+        let _ = writeln!(text, "  {label:<12}{words}");
     };
-    let listening: Vec<String> = started.listening.iter().map(SocketAddr::to_string).collect();
     let size = show_size(config.smtp.message_bytes_max);
-    line("SMTP", format!("{} as {}, messages up to {size}", listening.join(", "), config.smtp.hostname));
+    let listeners = config.listeners();
+    let mut about = format!(" as {}, messages up to {size}", config.smtp.hostname);
+    for (label, kind) in LISTENER_KIND.0 {
+        let of_kind = listeners.iter().zip(&started.listening).filter(|(listener, _)| listener.kind == *kind);
+        let addresses: Vec<String> = of_kind.map(|(_, address)| address.to_string()).collect();
+        if !addresses.is_empty() {
+            let label = if *kind == ListenerKind::Relay { "SMTP" } else { label };
+            line(label, format!("{}{}", addresses.join(", "), std::mem::take(&mut about)));
+        }
+    }
+    if let Some(certificate) = &started.certificate {
+        line("certificate", format!("{certificate} (smtp.tls_certificate takes another)"));
+    }
     line("relaying", relaying(config));
     let spool = started.directory.join(&config.spool.directory).components().collect::<std::path::PathBuf>();
     line("spool", format!("{}, {} messages waiting", spool.display(), started.queued));
@@ -121,6 +135,7 @@ mod tests {
             listening: vec![listening.parse().expect("address")],
             admin: "127.0.0.1:9925".parse().expect("address"),
             queued: 17,
+            certificate: Some("self-signed, made now: /srv/c.pem".into()),
             directory: "/srv/mail".into(),
             program: "target/release/ringpost".into(),
         };
@@ -134,6 +149,7 @@ mod tests {
             "127.0.0.1:2525 as mail.example",
             "clients in 127.0.0.0/8, ::1/128 may send",
             "/srv/mail/ringpost-spool, 17 messages",
+            "self-signed, made now",
             "* → hold",
             "http://127.0.0.1:9925/metrics",
             "2 shards, 2 workers",

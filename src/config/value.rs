@@ -9,8 +9,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
 use crate::routing::{is_domain, is_host_name};
+use crate::users::{Fingerprint, fingerprint};
 
 /// A kind of value. Reading never panics; what it says on failure completes "found …".
 pub(super) trait Kind {
@@ -229,6 +231,15 @@ impl FromText for PathBuf {
     }
 }
 
+impl FromText for Fingerprint {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        fingerprint(text).map_err(Wrong::Reason)
+    }
+    fn to_text(&self) -> String {
+        self.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// A domain, or `*.domain`.
 impl FromText for String {
     fn from_text(text: &str) -> Result<Self, Wrong> {
@@ -302,6 +313,25 @@ impl<T: FromText> Kind for List<T> {
     }
 }
 
+/// A value of the table's own, in place of another setting's. Left out it is `None`, which is shown as nothing.
+pub(super) struct Own<K>(pub K);
+
+impl<K: Kind> Kind for Own<K> {
+    type Value = Option<K::Value>;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Self::Value, Wrong> {
+        self.0.read(value).map(Some)
+    }
+
+    fn show(&self, value: &Self::Value) -> String {
+        value.as_ref().map(|value| self.0.show(value)).unwrap_or_default()
+    }
+
+    fn allowed(&self) -> String {
+        self.0.allowed()
+    }
+}
+
 /// A name, or empty for the one that stands in for it.
 pub(super) struct NameOrEmpty;
 
@@ -319,6 +349,27 @@ impl Kind for NameOrEmpty {
 
     fn allowed(&self) -> String {
         "a host name such as \"mail.example.com\", or \"\"".into()
+    }
+}
+
+/// A word of letters, digits, `-`, `_` and `.`; empty where there is none.
+pub(super) struct WordOrEmpty;
+
+impl Kind for WordOrEmpty {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Wrong> {
+        let word = value.as_str().ok_or(Wrong::Form)?;
+        let fits = word.len() <= 64 && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if fits { Ok(word.to_owned()) } else { Err(Wrong::Form) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn allowed(&self) -> String {
+        "up to 64 letters, digits, `-`, `_` and `.`, or \"\"".into()
     }
 }
 
@@ -347,6 +398,13 @@ pub(super) struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
 /// Words of `threads.wiring`.
 pub(super) const WIRING: Choice<Wiring> =
     Choice(&[("auto", Wiring::Auto), ("shared", Wiring::Shared), ("split", Wiring::Split)]);
+/// Words of `listener.kind`.
+pub(super) const LISTENER_KIND: Choice<ListenerKind> = Choice(&[
+    ("relay", ListenerKind::Relay),
+    ("submission", ListenerKind::Submission),
+    ("submissions", ListenerKind::Submissions),
+    ("mx", ListenerKind::Mx),
+]);
 /// Words of `log.format`.
 pub(super) const LOG_FORMAT: Choice<LogFormat> =
     Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);

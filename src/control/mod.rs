@@ -5,6 +5,7 @@
 //! | `path_map` | DNS answers → paths. PURE | |
 //! | `dns` | MX and address lookups | `dns` |
 //! | `resolver` | questions of shards → DNS → answers | `dns` |
+//! | `auth` | checks passwords, counts failures | `auth` |
 //! | `exposition`, `page` | snapshots → Prometheus text | `admin` |
 //! | `process` | memory, CPU and descriptors of the process | `admin` |
 //! | `admin` | HTTP: metrics, health, readiness | `admin` |
@@ -13,6 +14,7 @@
 //! tokio lives here and nowhere else; each thread has its own current-thread runtime. Nothing here can make a shard or a
 //! worker wait: they send without waiting, and are told through channels that they own.
 
+pub mod auth;
 pub mod path_map;
 
 #[cfg(feature = "runtime")]

@@ -265,10 +265,12 @@ impl PathMap {
     }
 }
 
-/// Name of a host in logs and metrics; the port only if it is not the usual one.
+/// Name of a host in logs and metrics; the port only if it is not the usual one. A host whose name is none can be part of a
+/// path's identity, and its name a stranger's attempt at a line of ours.
 fn label((_, name, port): &(u16, String, u16)) -> String {
+    let name = name.replace(char::is_control, "?");
     match (port, name.contains(':')) {
-        (25, _) => name.clone(),
+        (25, _) => name,
         (_, true) => format!("[{name}]:{port}"),
         (_, false) => format!("{name}:{port}"),
     }
@@ -388,6 +390,12 @@ mod tests {
             Decision::Path { spec, .. } => spec,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_name_that_is_none_cannot_break_a_line_of_a_log() {
+        let bad = (10, "a\r\nb".to_owned(), 25);
+        assert_eq!(label(&bad), "a??b");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Before the banner: who is the client, may it come in, and does it wait until it is greeted?
+//! Who is the client: by its address, by what a proxy says of it, by the certificate of its handshake. May it come in,
+//! and does it wait until it is greeted?
 
 use std::io;
 use std::time::Duration;
@@ -9,10 +10,12 @@ use super::session::Driver;
 use crate::event::Event;
 use crate::metrics::LimitKind;
 use crate::net;
+use crate::net::tls::ServerTls;
 use crate::protocol::proxy;
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::xclient::Address;
 use crate::spool::storage::Storage;
+use crate::users::sha256;
 
 /// How long a proxy may take for its header, which it has before it connects. The specification asks for 3 s at least.
 const PROXY_WAIT: Duration = Duration::from_secs(5);
@@ -37,19 +40,27 @@ impl<S: Storage> Driver<'_, S> {
         if known && (self.inbound.introducers)(self.peer) {
             self.session.offer_xclient();
         }
+        if let Some(tls) = self.listener.implicit_tls() {
+            // Bytes behind a PROXY header are not the handshake's any more.
+            if !self.input.filled().is_empty() || !self.shake_hands(tls).await {
+                return false;
+            }
+            self.session.begin_secured();
+        }
+        self.offer_auth();
         if self.policy.pass.is_some() && !self.waits_for_banner().await {
             return false;
         }
-        self.session.banner(&self.inbound.options, &mut self.out);
+        self.session.banner(&self.listener.options, &mut self.out);
         true
     }
 
     /// The client is from now on the one at `self.peer`; if that is not known to be the client's own address, it is
     /// neither trusted nor limited for it.
     fn admit(&mut self, known: bool) -> Result<(), Refusal> {
-        let trusted = known && (self.inbound.trusts)(self.peer);
+        let trusted = known && (self.listener.trusts)(self.peer);
         // The pass of whoever was here before is given back first.
-        self.policy = SessionPolicy::new(&self.inbound.rules, trusted);
+        self.policy = SessionPolicy::new(&self.listener.rules, trusted, net::random);
         self.waiting.is_trusted.set(trusted);
         if trusted || !known {
             return Ok(());
@@ -122,10 +133,46 @@ impl<S: Storage> Driver<'_, S> {
         };
         match admitted {
             Ok(()) => {
-                self.session.banner(&self.inbound.options, &mut self.out);
+                self.offer_auth();
+                self.session.banner(&self.listener.options, &mut self.out);
                 true
             }
             Err(refusal) => self.close(&refusal).await,
+        }
+    }
+
+    /// Answers STARTTLS and shakes hands; `false` when the session is over.
+    pub(super) async fn start_tls(&mut self) -> bool {
+        let Some(tls) = self.listener.starttls() else { return false };
+        // Whatever came behind the command was sent in the clear, by whomever (RFC 3207 §6).
+        if !self.input.filled().is_empty() || !self.flush().await {
+            return false;
+        }
+        let secured = self.shake_hands(tls).await;
+        if secured {
+            self.session.tls_established();
+            self.offer_auth();
+        }
+        secured
+    }
+
+    /// `false` when it failed, and the session is over.
+    async fn shake_hands(&mut self, tls: &ServerTls) -> bool {
+        let patience = &self.inbound.patience;
+        let limit =
+            if self.inbound.admission.is_scarce() { patience.when_scarce() } else { *patience }.handshake();
+        match self.stream.accept_tls(tls, limit).await {
+            Ok(()) => {
+                if let Some(certificate) = self.stream.peer_certificate() {
+                    self.policy.certified(sha256(&certificate));
+                }
+                true
+            }
+            Err(error) => {
+                let (at, what) = (net::now().wall, format!("TLS handshake: {error}").into());
+                self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
+                false
+            }
         }
     }
 }

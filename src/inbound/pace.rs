@@ -10,6 +10,9 @@ use crate::clock::Moment;
 /// Longest wait for a command, and for more of a message, while connections are scarce: whoever sends mail has it ready.
 pub const SCARCE_WAIT: Duration = Duration::from_secs(10);
 
+/// Longest handshake, whatever a command may take: two round trips, and no person at a keyboard.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
+
 /// What clients are given.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -25,6 +28,11 @@ impl Patience {
     /// What is left of it while connections are scarce.
     pub fn when_scarce(&self) -> Self {
         Self { command: self.command.min(SCARCE_WAIT), data: self.data.min(SCARCE_WAIT), ..*self }
+    }
+
+    /// How long a TLS handshake may take, all of it.
+    pub fn handshake(&self) -> Duration {
+        self.command.min(HANDSHAKE_WAIT)
     }
 
     /// By when a command must be whole, the last reply being of `asked`.

@@ -3,6 +3,7 @@
 //! Copies of a body: socket → receive buffer → body buffer (dots removed) → batch buffer of the log. The body buffer
 //! becomes the shared message that delivery sends from. Replies of a pipelined group leave in one write.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use super::admission::{Admission, Reservation};
 use super::limits::{Act, Clients};
+use super::listener::{ListenerPolicy, Listeners};
+use super::login::Logins;
 use super::pace::{Patience, SCARCE_WAIT};
-use super::policy::{RelayRules, SessionPolicy};
+use super::policy::SessionPolicy;
 use super::sessions::{Sessions, Waiting};
 use crate::clock::Moment;
 use crate::event::{Event, EventSender};
@@ -23,16 +26,17 @@ use crate::metrics::{LimitKind, RejectReason, ReplyClass, ShardMetrics};
 use crate::net;
 use crate::net::buffer::{BUFFER_BYTES, ReceiveBuffer};
 use crate::net::stream::Stream;
-use crate::net::tls::ServerTls;
 use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
-use crate::protocol::server::{Options, Session, Want};
+use crate::protocol::server::{Session, Want};
 use crate::protocol::trace::{Protocol, Trace};
 use crate::spool::storage::Storage;
 use crate::spool::{AppendError, Committed, Log};
 
 /// Room for a trace header in front of a body, bytes.
 const TRACE_ROOM: usize = 512;
+/// Longest name of a tenant that a header may give, bytes.
+const TENANT_BYTES_MAX: usize = 64;
 /// First size of a body buffer when the client does not say SIZE, bytes.
 const BODY_ROOM: usize = 8 * 1024;
 
@@ -44,14 +48,8 @@ pub type Networks = Box<dyn Fn(IpAddr) -> bool>;
 
 /// What the sessions of a shard share.
 pub struct Inbound<S: Storage> {
-    /// Settings of the protocol.
-    pub options: Options,
-    /// To shake hands with, when STARTTLS is offered.
-    pub tls: Option<ServerTls>,
-    /// Who may relay.
-    pub rules: RelayRules,
-    /// Who may relay anywhere, and is exempt from the limits of addresses.
-    pub trusts: Networks,
+    /// What differs from listener to listener.
+    pub listeners: RefCell<Listeners>,
     /// Who must begin with a PROXY header.
     pub proxies: Networks,
     /// Who may say by XCLIENT for whom it speaks.
@@ -74,6 +72,8 @@ pub struct Inbound<S: Storage> {
     pub patience: Patience,
     /// Age at which a message bounces.
     pub expire_after: Duration,
+    /// Logins that are being checked.
+    pub logins: Logins,
     /// Open sessions.
     pub sessions: Sessions,
 }
@@ -93,18 +93,24 @@ impl<S: Storage> Drop for Place<'_, S> {
 }
 
 /// Serves one connection to its end. The caller has counted it in (`Admission::open_connection`).
-pub async fn serve<S: Storage>(inbound: &Inbound<S>, stream: Stream, peer: IpAddr) {
+pub async fn serve<S: Storage>(
+    inbound: &Inbound<S>,
+    listener: &ListenerPolicy,
+    stream: Stream,
+    peer: IpAddr,
+) {
     inbound.metrics.connections_open.add(1);
     let now = net::now().mono;
     let (key, waiting) = inbound.sessions.enter(stream.handle(), now);
     let place = Place { inbound, key };
     let mut driver = Driver {
         inbound,
+        listener,
         stream,
         peer,
         session: Session::new(),
         // Until the greeting knows better.
-        policy: SessionPolicy::new(&inbound.rules, false),
+        policy: SessionPolicy::new(&listener.rules, false, net::random),
         input: ReceiveBuffer::default(),
         out: Vec::new(),
         body: Vec::new(),
@@ -140,6 +146,7 @@ struct Receiving {
 /// Drives one session: everything that it has besides what the protocol knows.
 pub(super) struct Driver<'a, S: Storage> {
     pub(super) inbound: &'a Inbound<S>,
+    pub(super) listener: &'a ListenerPolicy,
     pub(super) stream: Stream,
     /// The client: the other end of the connection, or whom a proxy there speaks for.
     pub(super) peer: IpAddr,
@@ -171,7 +178,7 @@ impl<S: Storage> Driver<'_, S> {
                 self.policy.now = net::now().mono;
             }
             let (used, want) = self.session.step(
-                &self.inbound.options,
+                &self.listener.options,
                 &mut self.policy,
                 self.input.filled(),
                 &mut self.out,
@@ -207,6 +214,12 @@ impl<S: Storage> Driver<'_, S> {
                         return;
                     }
                 }
+                Want::Authenticate => {
+                    if !self.flush().await {
+                        return;
+                    }
+                    self.authenticate().await;
+                }
                 Want::Close => {
                     self.flush().await;
                     return;
@@ -216,7 +229,7 @@ impl<S: Storage> Driver<'_, S> {
     }
 
     /// Writes the replies; `false` when the connection is lost.
-    async fn flush(&mut self) -> bool {
+    pub(super) async fn flush(&mut self) -> bool {
         if self.out.is_empty() {
             return true;
         }
@@ -238,25 +251,14 @@ impl<S: Storage> Driver<'_, S> {
         written.is_ok()
     }
 
-    /// Answers STARTTLS and shakes hands; `false` when the session is over.
-    async fn start_tls(&mut self) -> bool {
-        let Some(tls) = &self.inbound.tls else { return false };
-        // Whatever came behind the command was sent in the clear, by whomever (RFC 3207 §6).
-        if !self.input.filled().is_empty() || !self.flush().await {
-            return false;
-        }
-        self.stream.set_read_timeout(self.inbound.patience.command);
-        match self.stream.accept_tls(tls).await {
-            Ok(()) => {
-                self.session.tls_established();
-                true
-            }
-            Err(error) => {
-                let (at, what) = (net::now().wall, format!("TLS handshake: {error}").into());
-                self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
-                false
-            }
-        }
+    /// Whose mail the complete message is: the user's; what a client that may relay says; the listener's.
+    fn tenant(&self) -> Option<&str> {
+        let said = || {
+            let may_say = self.policy.is_trusted() && !self.listener.tenant_header.is_empty();
+            may_say.then(|| header_word(&self.body, &self.listener.tenant_header))?
+        };
+        let user = self.policy.user().map(|user| &*user.tenant);
+        user.or_else(said).or(Some(&*self.listener.tenant)).filter(|tenant| !tenant.is_empty())
     }
 
     /// Reads more; `false` when the session is over.
@@ -378,8 +380,14 @@ impl<S: Storage> Driver<'_, S> {
         Trace {
             helo: self.session.helo(),
             peer: self.peer,
-            hostname: self.inbound.options.hostname(),
-            protocol: Protocol { extended, smtputf8, tls: self.session.is_secured(), authenticated: false },
+            hostname: self.listener.options.hostname(),
+            protocol: Protocol {
+                extended,
+                lmtp: self.session.is_lmtp(),
+                smtputf8,
+                tls: self.session.is_secured(),
+                authenticated: self.session.user().is_some(),
+            },
             id,
             recipient: recipient.as_deref(),
             at: now.wall,
@@ -391,7 +399,11 @@ impl<S: Storage> Driver<'_, S> {
 
     /// The body is longer than one record holds: moves what there is to the log.
     async fn append_chunk(&mut self) {
-        let Some(receiving) = &mut self.receiving else { return self.body.clear() };
+        if self.receiving.is_none() {
+            return self.body.clear();
+        }
+        self.note_tenant();
+        let Some(receiving) = &mut self.receiving else { return };
         let appended = self.inbound.log.append_chunk(receiving.id, &self.body).await;
         receiving.chunk_bytes += self.body.len() as u64;
         self.body.clear();
@@ -402,6 +414,14 @@ impl<S: Storage> Driver<'_, S> {
         }
     }
 
+    /// The header is in `body`: it may say whose mail it is. Later pieces of a long body are not looked at.
+    fn note_tenant(&mut self) {
+        let begun = self.receiving.as_ref().is_some_and(|receiving| receiving.chunk_bytes > 0);
+        if !begun && let Some(tenant) = self.tenant().map(str::to_owned) {
+            self.session.envelope().set_tenant(&tenant);
+        }
+    }
+
     /// The message is complete: makes it durable, hands it to the queue, answers.
     async fn commit(&mut self) {
         let Some(Receiving { id, chunk_bytes, began }) = self.receiving.take() else {
@@ -409,6 +429,9 @@ impl<S: Storage> Driver<'_, S> {
         };
         let end_of_data = net::now();
         let expires_at = end_of_data.wall + self.inbound.expire_after;
+        if chunk_bytes == 0 {
+            self.note_tenant();
+        }
         let envelope = self.session.envelope().encode(end_of_data.wall, expires_at);
         let message = Arc::new(Message { id, envelope, body: std::mem::take(&mut self.body) });
         let size = chunk_bytes + message.body.len() as u64;
@@ -450,7 +473,7 @@ impl<S: Storage> Driver<'_, S> {
         self.reservation.release();
     }
 
-    fn reject(&self, reason: RejectReason) {
+    pub(super) fn reject(&self, reason: RejectReason) {
         self.inbound.metrics.rejects[reason].inc();
     }
 
@@ -459,11 +482,15 @@ impl<S: Storage> Driver<'_, S> {
             self.refuse_excess(&excess);
         }
         if let Some((refusal, about)) = self.policy.refused.take() {
-            self.reject(RejectReason::Relay);
-            let reply = Reply::new(refusal.code, refusal.enhanced, &refusal.text);
-            let at = net::now().wall;
-            self.inbound.events.send(Event::Rejected { at, client: self.peer, reply, about });
+            self.log_refusal(RejectReason::Relay, &refusal, about);
         }
+    }
+
+    pub(super) fn log_refusal(&self, reason: RejectReason, refusal: &Refusal, about: Box<str>) {
+        self.reject(reason);
+        let reply = Reply::new(refusal.code, refusal.enhanced, &refusal.text);
+        let at = net::now().wall;
+        self.inbound.events.send(Event::Rejected { at, client: self.peer, reply, about });
     }
 
     /// Counts the replies in `out`, and what the session itself refused.
@@ -496,6 +523,26 @@ fn final_lines(out: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Writes the 250. The token proves that the batch with the message is durable: nothing else can make one.
 fn answer_250(_: Committed, session: &mut Session, id: MessageId, out: &mut Vec<u8>) {
     session.committed(Ok(id), out);
+}
+
+/// The value of a header field, if it is one word that can be a tenant's name; `body` begins with the header.
+fn header_word<'a>(body: &'a [u8], field: &str) -> Option<&'a str> {
+    for line in body.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            return None;
+        }
+        if let Some((name, value)) = line.split_at_checked(field.len())
+            && name.eq_ignore_ascii_case(field.as_bytes())
+            && let Some(value) = value.strip_prefix(b":")
+        {
+            let value = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
+            let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+            let fits = (1..=TENANT_BYTES_MAX).contains(&value.len()) && value.bytes().all(is_word);
+            return fits.then_some(value);
+        }
+    }
+    None
 }
 
 fn refusal_of(error: &AppendError) -> Refusal {

@@ -87,6 +87,8 @@ labels! {
     RejectReason {
         /// No permission to relay.
         Relay = "relay",
+        /// A login that failed, or was not looked at.
+        Auth = "auth",
         /// Message, or declared size, over the limit.
         Size = "size",
         /// Too many recipients.

@@ -29,10 +29,16 @@ const LEFTOVERS: Duration = Duration::from_millis(700);
 const LEFTOVERS_LOOK: Duration = Duration::from_millis(10);
 
 /// Binds and listens. Ordinary system calls: done once, before the executors start, so that errors come early.
-pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+///
+/// Of the listeners on one address, a connection goes to the one whose `cpu` is that on which its packets come in (SO_INCOMING_CPU;
+/// Linux 6.2, before it the kernel hashes all the same); without one, the kernel hashes.
+pub fn bind(address: SocketAddr, cpu: Option<usize>) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    if let Some(cpu) = cpu {
+        socket.set_cpu_affinity(cpu)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -207,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_listener_of_a_killed_relay_that_goes_away_late_is_waited_for() {
-        let old = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let old = bind("127.0.0.1:0".parse().expect("address"), None).expect("a free port");
         let address = old.local_address().expect("bound");
         assert_eq!(try_bind(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
         let looking = std::thread::spawn(move || check_free(address));
@@ -217,8 +223,50 @@ mod tests {
 
     #[test]
     fn a_second_relay_on_the_same_address_is_noticed() {
-        let other = bind("127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let other = bind("127.0.0.1:0".parse().expect("address"), None).expect("a free port");
         let address = other.local_address().expect("bound");
         assert_eq!(check_free(address).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+    }
+
+    /// The CPUs of this process's first two, if it has as many.
+    fn two_cpus() -> Option<[usize; 2]> {
+        let cpus = crate::net::executor::online_cpus();
+        Some([*cpus.first()?, *cpus.get(1)?])
+    }
+
+    #[test]
+    fn a_connection_comes_in_at_the_listener_of_its_cpu() {
+        let Some(cpus) = two_cpus() else { return eprintln!("SKIP: steering: one CPU") };
+        let first = bind("127.0.0.1:0".parse().expect("address"), Some(cpus[0])).expect("a free port");
+        let address = first.local_address().expect("bound");
+        let second = bind(address, Some(cpus[1])).expect("a second one on the same address");
+        let sockets = [first, second].map(|bound| match bound {
+            Bound::Kernel(socket) => Socket::from(socket),
+            #[cfg(feature = "simulation")]
+            Bound::Simulated(_) => unreachable!("no world is entered"),
+        });
+        for (socket, cpu) in sockets.iter().zip(cpus) {
+            socket.set_nonblocking(true).expect("a socket");
+            assert_eq!(socket.cpu_affinity().expect("the option is there"), cpu);
+        }
+        // On loopback packets come in where the client runs.
+        let connect_on = move |cpu| {
+            let mut set = rustix::thread::CpuSet::new();
+            set.set(cpu);
+            rustix::thread::sched_setaffinity(None, &set).expect("one of our own CPUs");
+            (0..16).map(|_| std::net::TcpStream::connect(address).expect("it listens")).collect::<Vec<_>>()
+        };
+        let mut came = [[0; 2]; 2];
+        for (row, cpu) in came.iter_mut().zip(cpus) {
+            let _clients = std::thread::spawn(move || connect_on(cpu)).join().expect("no panic");
+            for (count, socket) in row.iter_mut().zip(&sockets) {
+                *count = std::iter::from_fn(|| socket.accept().ok()).count();
+            }
+        }
+        let hashed = came.iter().all(|row| row[0] > 0 && row[1] > 0);
+        if hashed {
+            return eprintln!("SKIP: steering: this kernel hashes, {came:?}");
+        }
+        assert_eq!(came, [[16, 0], [0, 16]]);
     }
 }

@@ -1,16 +1,20 @@
-//! TLS in both directions, by rustls. A full handshake costs its executor about 600 µs of CPU.
+//! TLS in both directions, by rustls. A full handshake costs its executor some hundred µs of CPU.
+//!
+//! `server` chooses the certificate by the name that the client wants; this file has what sending needs.
+
+mod server;
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use futures_rustls::{TlsAcceptor, TlsConnector, client, server};
+use futures_rustls::{TlsConnector, client};
 use glommio::net::TcpStream;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+
+pub use server::{Certificates, ServerTls, Tickets};
 
 /// Why TLS could not be set up. Each names the file and what it must hold.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +29,14 @@ pub enum TlsError {
         /// What should be in it.
         wanted: &'static str,
     },
+    /// A certificate could not be made.
+    #[error("cannot make a certificate for {hostname}: {reason}")]
+    Make {
+        /// For whom.
+        hostname: String,
+        /// Why.
+        reason: String,
+    },
     /// The two do not fit together, or rustls does not support them.
     #[error("certificate {certificate} with key {key}: {reason}")]
     Pair {
@@ -35,45 +47,6 @@ pub enum TlsError {
         /// What rustls says.
         reason: String,
     },
-}
-
-/// What a server needs to shake hands. Made once; each executor clones it.
-#[derive(Clone)]
-pub struct ServerTls(TlsAcceptor);
-
-impl ServerTls {
-    /// TLS 1.2 and 1.3 with the chain in `certificate`, own certificate first, and its `key`, both PEM files.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or the two do not belong together.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let file_error = |path: &Path, reason: String, wanted| TlsError::File {
-            path: path.display().to_string(),
-            reason,
-            wanted,
-        };
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-        let chain =
-            chain.map_err(|error| file_error(certificate, error.to_string(), "a certificate chain"))?;
-        let private = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| file_error(key, error.to_string(), "a private key"))?;
-        let pair_error = |reason: rustls::Error| TlsError::Pair {
-            certificate: certificate.display().to_string(),
-            key: key.display().to_string(),
-            reason: reason.to_string(),
-        };
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(pair_error)?
-            .with_no_client_auth()
-            .with_single_cert(chain, private)
-            .map_err(pair_error)?;
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
-    }
-
-    pub(super) async fn accept(&self, tcp: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
-        self.0.accept(tcp).await
-    }
 }
 
 /// What a client needs to shake hands.

@@ -9,6 +9,7 @@
 
 use memchr::memchr_iter;
 
+use crate::envelope::Content;
 use crate::limits::{HEADER_BYTES_MAX, HEADER_LINES_MAX, RECEIVED_HEADERS_MAX};
 
 /// Header field that every relay adds, in lower case.
@@ -57,7 +58,11 @@ pub struct Decoder {
     at: At,
     /// DATA: lines that start with a dot are special.
     stuffed: bool,
+    /// BODY=BINARYMIME: octets without lines, in which CR and LF mean nothing.
+    binary: bool,
     bare_newline: bool,
+    /// Octets above 127 were seen.
+    eight_bit: bool,
     size: u64,
     size_max: u64,
     headers: Headers,
@@ -74,11 +79,23 @@ impl Decoder {
         Self {
             at: At::LineStart,
             stuffed: false,
+            binary: false,
             bare_newline: false,
+            eight_bit: false,
             size: 0,
             size_max,
             headers: Headers::default(),
         }
+    }
+
+    /// For the octets of BDAT chunks behind BODY=BINARYMIME (RFC 3030 §3): they are kept as they come.
+    pub fn binary(size_max: u64) -> Self {
+        Self { binary: true, ..Self::chunks(size_max) }
+    }
+
+    /// What kind of octets there were: what a remote must offer to be sent them.
+    pub fn content(&self) -> Content {
+        Content { eight_bit: self.eight_bit, eight_bit_header: self.headers.eight_bit }
     }
 
     /// Decoded octets so far, kept or not.
@@ -88,7 +105,7 @@ impl Decoder {
 
     /// What is wrong with the body so far. The order is fixed, so that it does not depend on how the input was split.
     pub fn fault(&self) -> Option<BodyFault> {
-        if self.bare_newline {
+        if self.bare_newline && !self.binary {
             Some(BodyFault::BareNewline)
         } else if self.size > self.size_max {
             Some(BodyFault::TooLarge)
@@ -138,12 +155,12 @@ impl Decoder {
     }
 
     /// The last chunk has been decoded. A last line without its end gets one: DATA could not carry it further
-    /// otherwise, and every body in the spool ends in CR LF. So `body` may grow by 2 bytes here.
+    /// otherwise, and every body in the spool but a binary one ends in CR LF. So `body` may grow by 2 bytes here.
     pub fn finish_chunks(&mut self, body: &mut Vec<u8>) {
         match self.at {
             At::Cr => self.bare_newline = true,
             // Not counted: a client that kept to SIZE must not fail for what we add.
-            At::Middle if self.fault().is_none() => body.extend_from_slice(b"\r\n"),
+            At::Middle if self.fault().is_none() && !self.binary => body.extend_from_slice(b"\r\n"),
             At::Middle | At::LineStart | At::Dot | At::DotCr => {}
         }
     }
@@ -189,13 +206,14 @@ impl Decoder {
 
     fn keep(&mut self, span: &[u8], body: &mut Vec<u8>) {
         self.size = self.size.saturating_add(span.len() as u64);
+        self.eight_bit = self.eight_bit || !span.is_ascii();
         if self.fault().is_none() {
             body.extend_from_slice(span);
         }
     }
 }
 
-/// Counts bytes, lines and `Received` fields until the first empty line.
+/// Counts bytes, lines and `Received` fields and sees octets above 127 until the first empty line.
 #[derive(Clone, Debug)]
 struct Headers {
     open: bool,
@@ -206,11 +224,12 @@ struct Headers {
     line: usize,
     /// All of them were those of [`RECEIVED`].
     matching: bool,
+    eight_bit: bool,
 }
 
 impl Default for Headers {
     fn default() -> Self {
-        Self { open: true, bytes: 0, lines: 0, received: 0, line: 0, matching: true }
+        Self { open: true, bytes: 0, lines: 0, received: 0, line: 0, matching: true, eight_bit: false }
     }
 }
 
@@ -220,6 +239,7 @@ impl Headers {
         if !self.open || text.is_empty() {
             return;
         }
+        self.eight_bit = self.eight_bit || !text.is_ascii();
         if self.matching && self.line < RECEIVED.len() {
             let wanted = &RECEIVED[self.line..];
             let both = wanted.len().min(text.len());
@@ -384,6 +404,38 @@ mod tests {
         decoder.decode(b"abc", &mut body);
         decoder.finish_chunks(&mut body);
         assert_eq!((decoder.fault(), decoder.size(), body.as_slice()), (None, 3, &b"abc\r\n"[..]));
+    }
+
+    #[test]
+    fn a_binary_body_is_kept_octet_by_octet() {
+        for text in [&b"a\nb\r\rc\0\xff"[..], b"\n.\n", b"\r", b"", b"Subject: x\r\n\r\n\r\n.\r\n\n"] {
+            for step in 1..=text.len().max(1) {
+                let (mut decoder, mut body) = (Decoder::binary(100), Vec::new());
+                for piece in text.chunks(step) {
+                    decoder.decode(piece, &mut body);
+                }
+                decoder.finish_chunks(&mut body);
+                assert_eq!((decoder.fault(), body.as_slice()), (None, text), "by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn octets_above_127_are_seen_where_they_stand() {
+        for (text, header, any) in [
+            ("Subject: x\r\n\r\ny\r\n.\r\n", false, false),
+            ("Subject: é\r\n\r\ny\r\n.\r\n", true, true),
+            ("Subject: x\r\n\r\né\r\n.\r\n", false, true),
+        ] {
+            for step in [1, 5, text.len()] {
+                let (mut decoder, mut body) = (Decoder::data(100), Vec::new());
+                for piece in text.as_bytes().chunks(step) {
+                    decoder.decode(piece, &mut body);
+                }
+                let want = Content { eight_bit: any, eight_bit_header: header };
+                assert_eq!(decoder.content(), want, "{text:?} by {step}");
+            }
+        }
     }
 
     #[test]

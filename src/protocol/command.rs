@@ -23,6 +23,7 @@ pub enum Verb {
     Rset,
     Ehlo,
     Helo,
+    Lhlo,
     Noop,
     Quit,
     Vrfy,
@@ -44,6 +45,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("RSET", Verb::Rset),
     ("EHLO", Verb::Ehlo),
     ("HELO", Verb::Helo),
+    ("LHLO", Verb::Lhlo),
     ("NOOP", Verb::Noop),
     ("QUIT", Verb::Quit),
     ("VRFY", Verb::Vrfy),
@@ -127,7 +129,14 @@ pub fn parse_mail<'a>(arguments: &'a str, offered: &Extensions) -> Result<Mail<'
             mail.size = Some(number(value).ok_or(reply::BAD_PARAMETER)?);
         } else if name.eq_ignore_ascii_case("BODY") {
             seen.once(2)?;
-            mail.parameters.eight_bit = one_of(value, ["7BIT", "8BITMIME"])? == 1;
+            match value.ok_or(reply::BAD_PARAMETER)? {
+                value if value.eq_ignore_ascii_case("7BIT") => {}
+                value if value.eq_ignore_ascii_case("8BITMIME") => mail.parameters.eight_bit = true,
+                value if offered.chunking && value.eq_ignore_ascii_case("BINARYMIME") => {
+                    mail.parameters.binary = true;
+                }
+                _ => return Err(reply::BAD_PARAMETER),
+            }
         } else if offered.smtputf8 && name.eq_ignore_ascii_case("SMTPUTF8") {
             seen.once(4)?;
             mail.parameters.smtputf8 = value.is_none().then_some(true).ok_or(reply::BAD_PARAMETER)?;
@@ -138,6 +147,10 @@ pub fn parse_mail<'a>(arguments: &'a str, offered: &Extensions) -> Result<Mail<'
             seen.once(16)?;
             let envid = value.filter(|value| is_xtext(value) && value.len() <= ENVID_BYTES_MAX);
             mail.envid = envid.ok_or(reply::BAD_PARAMETER)?;
+        } else if offered.auth && name.eq_ignore_ascii_case("AUTH") {
+            // RFC 4954 §5: taken from everybody, and not passed on, as if it were `<>`.
+            seen.once(32)?;
+            value.filter(|value| is_xtext(value)).ok_or(reply::BAD_PARAMETER)?;
         } else {
             return Err(reply::UNKNOWN_PARAMETER);
         }
@@ -265,7 +278,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: Extensions = Extensions { dsn: true, smtputf8: true, chunking: true };
+    const ALL: Extensions = Extensions { dsn: true, smtputf8: true, chunking: true, auth: false };
 
     #[test]
     fn verbs_are_found_in_any_case_and_arguments_lose_their_blanks() {
@@ -289,12 +302,12 @@ mod tests {
     /// `Ok` as `sender size flags envid`.
     fn mail(arguments: &str, offered: &Extensions) -> Result<String, u16> {
         let mail = parse_mail(arguments, offered).map_err(|refusal| refusal.code)?;
-        let Parameters { eight_bit, smtputf8, ret } = mail.parameters;
+        let Parameters { eight_bit, binary, smtputf8, ret, .. } = mail.parameters;
         let size = mail.size.map_or("-".into(), |size| size.to_string());
         Ok(format!(
             "{} {size} {} {} {ret:?} {}",
             mail.sender,
-            u8::from(eight_bit),
+            u8::from(eight_bit) + 2 * u8::from(binary),
             u8::from(smtputf8),
             mail.envid
         ))
@@ -306,6 +319,7 @@ mod tests {
             ("FROM:<>", Ok(" - 0 0 Unspecified ")),
             ("from:  <a@b>", Ok("a@b - 0 0 Unspecified ")),
             ("FROM:<a@b>  size=12  body=8bitmime", Ok("a@b 12 1 0 Unspecified ")),
+            ("FROM:<a@b> BODY=binarymime", Ok("a@b - 2 0 Unspecified ")),
             ("FROM:<a@b> BODY=7BIT RET=HDRS ENVID=x+2By", Ok("a@b - 0 0 Headers x+2By")),
             ("FROM:<é@b> SMTPUTF8 RET=FULL", Ok("é@b - 0 1 Full ")),
             ("FROM:<é@b>", Err(553)),
@@ -321,7 +335,7 @@ mod tests {
             ("FROM:<a@b> SIZE=+1", Err(501)),
             ("FROM:<a@b> SIZE=99999999999999999999", Err(501)),
             ("FROM:<a@b> SIZE=1 SIZE=1", Err(501)),
-            ("FROM:<a@b> BODY=BINARYMIME", Err(501)),
+            ("FROM:<a@b> BODY=9BITMIME", Err(501)),
             ("FROM:<a@b> SMTPUTF8=1", Err(501)),
             ("FROM:<a@b> RET=ALL", Err(501)),
             ("FROM:<a@b> ENVID=", Err(501)),
@@ -338,11 +352,14 @@ mod tests {
 
     #[test]
     fn parameters_of_an_extension_that_is_not_offered_are_unknown() {
-        let none = Extensions { dsn: false, smtputf8: false, chunking: false };
+        let none = Extensions { dsn: false, smtputf8: false, chunking: false, auth: false };
         for parameter in ["SMTPUTF8", "RET=FULL", "ENVID=x"] {
             assert_eq!(mail(&format!("FROM:<a@b> {parameter}"), &none), Err(555), "{parameter}");
         }
         assert_eq!(parse_rcpt("TO:<a@b> NOTIFY=NEVER", &none, false), Err(reply::UNKNOWN_PARAMETER));
+        let auth = Extensions { auth: true, ..none };
+        assert_eq!(mail("FROM:<a@b> AUTH=<>", &auth), Ok("a@b - 0 0 Unspecified ".into()));
+        assert_eq!(mail("FROM:<a@b> AUTH=", &auth), Err(501));
         assert_eq!(mail("FROM:<a@b> SIZE=1", &none), Ok("a@b 1 0 0 Unspecified ".into()));
     }
 

@@ -31,6 +31,11 @@ impl Refusal {
         self.code < 500
     }
 
+    /// Appends it `times` times: LMTP has one for each recipient (RFC 2033 §4.2).
+    pub fn write_each(&self, times: usize, out: &mut Vec<u8>) {
+        (0..times).for_each(|_| self.write(out));
+    }
+
     /// Appends `code enhanced text CRLF`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let Enhanced(class, subject, detail) = self.enhanced;
@@ -108,6 +113,8 @@ pub mod line {
     pub const START_DATA: &[u8] = b"354 Send the message, end with CR LF . CR LF\r\n";
     /// To STARTTLS.
     pub const START_TLS: &[u8] = b"220 2.0.0 Ready to start TLS\r\n";
+    /// To AUTH: the client is who it says.
+    pub const AUTHENTICATED: &[u8] = b"235 2.7.0 Authenticated\r\n";
     /// To RSET.
     pub const RESET: &[u8] = b"250 2.0.0 Reset\r\n";
     /// To NOOP.
@@ -134,6 +141,8 @@ refusals! {
     LINE_TOO_LONG = 500 (5, 5, 2) "Line too long";
     /// A CR inside a command line.
     BARE_CR = 500 (5, 5, 2) "CR without LF in a command";
+    /// DATA behind BODY=BINARYMIME (RFC 3030 §3).
+    NEEDS_BDAT = 503 (5, 5, 1) "BODY=BINARYMIME is sent by BDAT";
     /// A LF without CR; the session ends.
     BARE_LF = 521 (5, 5, 2) "LF without CR, closing";
     /// A command that is not text, or no command at all.
@@ -164,6 +173,26 @@ refusals! {
     NO_VALID_RECIPIENTS = 554 (5, 5, 1) "No valid recipients";
     /// The client was wrong too often.
     TOO_MANY_ERRORS = 421 (4, 7, 0) "Too many errors, closing";
+
+    // --- logging in (RFC 4954 §6)
+    /// A mechanism that is not offered.
+    UNKNOWN_MECHANISM = 504 (5, 5, 4) "Unknown authentication mechanism";
+    /// A response that is no base64, or not what the mechanism wants.
+    BAD_RESPONSE = 501 (5, 5, 2) "Cannot decode the authentication response";
+    /// The client gave up by `*`.
+    AUTH_CANCELLED = 501 (5, 7, 0) "Authentication cancelled";
+    /// AUTH a second time.
+    AUTHENTICATED_ALREADY = 503 (5, 5, 1) "Authenticated already";
+    /// AUTH in the clear.
+    ENCRYPT_FIRST = 538 (5, 7, 11) "Encryption is required: send STARTTLS first";
+    /// Wrong password, unknown user: the client must not learn which.
+    BAD_CREDENTIALS = 535 (5, 7, 8) "Authentication credentials invalid";
+    /// Too many failures of late, or too many that wait.
+    AUTH_LATER = 454 (4, 7, 0) "Cannot authenticate now, try later";
+    /// MAIL where users must log in.
+    AUTH_REQUIRED = 530 (5, 7, 0) "Authentication required";
+    /// A sender that the user may not use.
+    SENDER_DENIED = 553 (5, 7, 1) "This user may not send from that address";
 
     // --- addresses
     /// The reverse-path is no path.

@@ -18,6 +18,8 @@ const COLUMNS: usize = 78;
 pub struct Protocol {
     /// The client said EHLO.
     pub extended: bool,
+    /// The client said LHLO.
+    pub lmtp: bool,
     /// The transaction used SMTPUTF8.
     pub smtputf8: bool,
     /// Over TLS.
@@ -29,17 +31,15 @@ pub struct Protocol {
 impl Protocol {
     /// Keyword of the registry "Mail Transmission Types".
     pub fn keyword(self) -> &'static str {
-        match (self.smtputf8, self.extended, self.tls, self.authenticated) {
-            (true, _, false, false) => "UTF8SMTP",
-            (true, _, true, false) => "UTF8SMTPS",
-            (true, _, false, true) => "UTF8SMTPA",
-            (true, _, true, true) => "UTF8SMTPSA",
-            (false, true, true, true) => "ESMTPSA",
-            (false, true, true, false) => "ESMTPS",
-            (false, true, false, true) => "ESMTPA",
-            (false, true, false, false) => "ESMTP",
-            (false, false, ..) => "SMTP",
-        }
+        let words = match (self.lmtp, self.smtputf8, self.extended) {
+            (true, true, _) => ["UTF8LMTP", "UTF8LMTPS", "UTF8LMTPA", "UTF8LMTPSA"],
+            (true, false, _) => ["LMTP", "LMTPS", "LMTPA", "LMTPSA"],
+            (false, true, _) => ["UTF8SMTP", "UTF8SMTPS", "UTF8SMTPA", "UTF8SMTPSA"],
+            (false, false, true) => ["ESMTP", "ESMTPS", "ESMTPA", "ESMTPSA"],
+            // RFC 3848 has no other word for it: HELO offers neither TLS nor AUTH.
+            (false, false, false) => return "SMTP",
+        };
+        words[usize::from(self.tls) + 2 * usize::from(self.authenticated)]
     }
 }
 
@@ -205,6 +205,36 @@ mod tests {
         let mut out = b"before".to_vec();
         trace.write(&mut out);
         String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_protocol_has_the_word_of_the_registry() {
+        let word = |letters: &str| {
+            let has = |letter| letters.contains(letter);
+            let (lmtp, extended) = (has('l'), has('e'));
+            let (smtputf8, tls, authenticated) = (has('u'), has('s'), has('a'));
+            Protocol { extended, lmtp, smtputf8, tls, authenticated }.keyword()
+        };
+        for (letters, want) in [
+            ("", "SMTP"),
+            ("s", "SMTP"),
+            ("e", "ESMTP"),
+            ("es", "ESMTPS"),
+            ("ea", "ESMTPA"),
+            ("esa", "ESMTPSA"),
+            ("eu", "UTF8SMTP"),
+            ("eus", "UTF8SMTPS"),
+            ("eua", "UTF8SMTPA"),
+            ("eusa", "UTF8SMTPSA"),
+            ("el", "LMTP"),
+            ("els", "LMTPS"),
+            ("ela", "LMTPA"),
+            ("elsa", "LMTPSA"),
+            ("elu", "UTF8LMTP"),
+            ("elusa", "UTF8LMTPSA"),
+        ] {
+            assert_eq!(word(letters), want, "{letters}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! crosses no thread on its way; *split* gives each role its own. Which one is the default is said, with its figures,
 //! in ARCHITECTURE.md.
 
+pub mod door;
 pub mod roles;
 pub mod seats;
 
@@ -18,21 +19,26 @@ use crossbeam_channel as channel;
 
 use crate::config::{Config, Wiring as WiringChoice};
 use crate::control::admin::Roles;
+use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::resolver::{self, ResolverCounters};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
-use crate::id::PartId;
+use crate::id::{PartId, ShardIndex};
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
 use crate::net::listener::{self, Bound};
-use crate::net::tls::{ServerTls, TlsError};
+use crate::net::tls::TlsError;
 use crate::shard;
 use crate::spool::layout::Layout;
 use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
+
+use crate::users::failures::FailureLimits;
+use crate::users::question::{self, Answer, Asker};
 use crate::worker;
+use door::DoorKeeper;
 use roles::Common;
 
 /// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
@@ -63,6 +69,9 @@ pub enum StartError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The users file is wrong.
+    #[error("{}", .0.join("\n"))]
+    Users(Vec<String>),
     /// The spool could not be opened.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -86,6 +95,8 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 /// A running relay.
 pub struct Relay {
     listening: Vec<SocketAddr>,
+    door_keeper: DoorKeeper,
+    config: Arc<Config>,
     queued: u64,
     executors: Vec<JoinHandle<()>>,
     orders: Orders,
@@ -140,10 +151,11 @@ impl Relay {
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
         executor::check_host(usize::from(executors(&config)))?;
-        let tls = load_tls(&config)?;
+        let mut door_keeper = DoorKeeper::new(config.clone())?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
+        let door = door_keeper.complete()?;
         let log = LogThread::start(&config.log).map_err(system("cannot start the log thread"))?;
         let parts = parts_for(&mut spool, config.threads.shards)
             .map_err(system("cannot make a part of the spool"))?;
@@ -155,16 +167,19 @@ impl Relay {
             resolver = started.counters;
             Ok(started.handle)
         })?;
+        let asker = start_auth(&config, made.logins)?;
         let (recovered, recoveries) = mpsc::channel();
         let (drain, drained) = mpsc::channel();
         let fence = Fence::default();
         let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
+        let reload_config = config.clone();
         let common = Common {
             clients: roles::clients(&config),
             config,
             events: log.sender(),
             fence: fence.clone(),
-            tls,
+            door,
+            asker,
             drained: drain,
             recovered,
             shards,
@@ -179,8 +194,10 @@ impl Relay {
             executors.push(executor::start(&name, cpu, main)?);
         }
         drop(common);
-        let mut relay = Self {
+        let relay = Self {
             listening,
+            door_keeper,
+            config: reload_config,
             queued: 0,
             executors,
             orders: made.orders,
@@ -190,22 +207,48 @@ impl Relay {
             drained,
             spool,
         };
-        let shards = relay.orders.shards.len();
-        for result in recoveries.into_iter().take(shards) {
-            match result {
-                Ok(count) => relay.queued += count,
-                Err(error) => {
-                    relay.stop();
-                    return Err(StartError::Recovery(error));
-                }
+        relay.await_recovery(&recoveries)
+    }
+
+    /// Each shard says how many messages it has found, or why it cannot start.
+    fn await_recovery(
+        mut self,
+        recoveries: &mpsc::Receiver<Result<u64, String>>,
+    ) -> Result<Self, StartError> {
+        match recoveries.iter().take(self.orders.shards.len()).sum() {
+            Ok(queued) => {
+                self.queued = queued;
+                Ok(self)
+            }
+            Err(error) => {
+                self.stop();
+                Err(StartError::Recovery(error))
             }
         }
-        Ok(relay)
     }
 
     /// Where mail is taken; ports are real ones even where 0 was asked for.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
+    }
+
+    /// What to say of the certificate, if the relay had to make one.
+    pub fn made_certificate(&self) -> Option<&str> {
+        self.door_keeper.made()
+    }
+
+    /// Reads certificates and users again. Sessions that are open keep what they began with.
+    ///
+    /// # Errors
+    /// With what is wrong; what was read before stays.
+    pub fn reload(&self) -> Result<(), StartError> {
+        let door = self.door_keeper.read()?;
+        for shard in &self.orders.shards {
+            let (door, config) = (door.clone(), self.config.clone());
+            let make = Box::new(move || door.listeners(&config));
+            let _ = shard.send(shard::Order::Reload(shard::Reload(make)));
+        }
+        Ok(())
     }
 
     /// Messages that recovery found waiting.
@@ -297,12 +340,26 @@ async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
     Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
-fn load_tls(config: &Config) -> Result<Option<ServerTls>, TlsError> {
-    let (certificate, key) = (&config.smtp.tls_certificate, &config.smtp.tls_key);
-    if certificate.as_os_str().is_empty() {
+/// Starts the thread that checks passwords.
+fn start_auth(
+    config: &Config,
+    logins: Vec<RemoteSender<(u64, Answer)>>,
+) -> Result<Option<Asker>, StartError> {
+    if config.auth.users_file.as_os_str().is_empty() {
         return Ok(None);
     }
-    ServerTls::load(certificate, key).map(Some)
+    let (asker, questions) = question::questions();
+    let limits = FailureLimits {
+        by_address: config.auth.failures_by_address,
+        by_user: config.auth.failures_by_user,
+        window: config.auth.failure_window,
+    };
+    let answer = move |shard: ShardIndex, ticket, answer| {
+        // Fails only when the shard has ended.
+        let _ = logins[usize::from(shard.0)].send((ticket, answer));
+    };
+    auth::start(questions, limits, answer).map_err(system("cannot start the auth thread"))?;
+    Ok(Some(asker))
 }
 
 /// How many executors a completed `config` asks for.
@@ -329,19 +386,20 @@ impl Roles for Orders {
     }
 }
 
-/// One socket for each shard and address. With port 0 the first decides the port for the others.
+/// One socket for each shard and listener, in the order of the listeners' indexes. With port 0 the first decides the port for the others.
 fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), StartError> {
+    let cpus = if config.threads.steer { seats::pinned_cpus(config) } else { Vec::new() };
     let mut by_shard: Vec<Vec<Bound>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
     let mut listening = Vec::new();
-    for wanted in &config.smtp.listen {
-        let mut address = *wanted;
+    for wanted in config.listeners() {
+        let mut address = wanted.address;
         for (index, sockets) in by_shard.iter_mut().enumerate() {
             let failed = |source| StartError::Bind { address, flag: "--listen", source };
             // SO_REUSEPORT would let a second relay of the same user listen beside the first, unnoticed.
             if index == 0 && address.port() != 0 {
                 listener::check_free(address).map_err(failed)?;
             }
-            let socket = listener::bind(address).map_err(failed)?;
+            let socket = listener::bind(address, cpus.get(index).copied()).map_err(failed)?;
             address = socket.local_address().map_err(failed)?;
             sockets.push(socket);
         }

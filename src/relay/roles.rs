@@ -1,7 +1,7 @@
 //! An executor's main future: makes its roles from their seats and runs them to their end. Which disk and which kind of
 //! network they run on is the caller's choice.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,9 +9,10 @@ use std::sync::mpsc;
 
 use crossbeam_channel as channel;
 
+use super::door::Door;
 use super::seats::{Seat, ShardSeat, WorkerSeat};
 use super::{CHANNEL_ROOM, WINDOW};
-use crate::config::{Config, Network};
+use crate::config::{Config, Listener, ListenerKind, Network};
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
 use crate::delivery::pool::{self, Pool};
@@ -21,6 +22,8 @@ use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
 use crate::inbound::limits::{Clients, Limits};
+use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy};
+use crate::inbound::login::Logins;
 use crate::inbound::pace::Patience;
 use crate::inbound::policy::RelayRules;
 use crate::inbound::session::{Inbound, Networks};
@@ -37,6 +40,8 @@ use crate::queue::{Queue, QueueOptions};
 use crate::shard::{self, Shard, open};
 use crate::spool::storage::Storage;
 use crate::spool::{Fence, LogOptions};
+use crate::users::Users;
+use crate::users::question::Asker;
 use crate::worker::Worker;
 
 /// What every executor needs.
@@ -48,10 +53,12 @@ pub struct Common {
     pub events: channel::Sender<Event>,
     /// Of the spool's file system.
     pub fence: Fence,
-    /// To shake hands with clients.
-    pub tls: Option<ServerTls>,
     /// The clients of all shards.
     pub clients: Arc<Clients>,
+    /// Certificates and users, as they are at the start.
+    pub door: Door,
+    /// To the thread that checks passwords.
+    pub asker: Option<Asker>,
     /// Parts that a shard leaves empty at the stop.
     pub drained: mpsc::Sender<PartId>,
     /// Messages found by recovery, or why it failed; one for each shard.
@@ -272,6 +279,7 @@ async fn make_shard<S: Storage>(
         drained: common.drained.clone(),
         answers: seat.answers,
         orders: seat.orders,
+        logins: seat.logins,
         handed: seat.handed,
         hand_to: seat.hand_to,
         loads: seat.loads,
@@ -286,8 +294,8 @@ async fn make_shard<S: Storage>(
     let shard = Shard::new(wiring, options, queue, ledger, parts, metrics.clone());
     shard.start_logs();
     let inbound = Rc::new(make_inbound(&shard, common, metrics, events));
-    for listener in seat.listeners {
-        shard.listen(listener, &inbound).map_err(|error| format!("cannot listen: {error}"))?;
+    for (index, listener) in (0..).map(ListenerIndex).zip(seat.listeners) {
+        shard.listen(listener, index, &inbound).map_err(|error| format!("cannot listen: {error}"))?;
     }
     Ok((shard, inbound))
 }
@@ -301,22 +309,11 @@ fn make_inbound<S: Storage>(
     let config = &common.config;
     let smtp = &config.smtp;
     let shards = u64::from(config.threads.shards);
-    let within = |networks: &[Network]| -> Networks {
-        let networks = networks.to_vec();
-        Box::new(move |peer| networks.iter().any(|network| network.contains(peer)))
-    };
     let keeper = shard.clone();
-    let options = server::Options::new(
-        &smtp.hostname,
-        smtp.message_bytes_max,
-        usize::from(smtp.recipients_max),
-        Extensions::default(),
-    );
+
     Inbound {
-        options: if common.tls.is_some() { options.with_starttls() } else { options },
-        tls: common.tls.clone(),
-        rules: RelayRules::new(&smtp.relay_domains),
-        trusts: within(&smtp.relay_networks),
+        listeners: RefCell::new(common.door.listeners(config)),
+        logins: Logins::new(shard.index(), common.asker.clone()),
         proxies: within(&smtp.proxy_networks),
         introducers: within(&smtp.xclient_networks),
         clients: common.clients.clone(),
@@ -336,6 +333,52 @@ fn make_inbound<S: Storage>(
         },
         expire_after: config.delivery.expire_after,
         sessions: Sessions::default(),
+    }
+}
+
+/// Tells the addresses of some networks.
+fn within(networks: &[Network]) -> Networks {
+    let networks = networks.to_vec();
+    Box::new(move |peer| networks.iter().any(|network| network.contains(peer)))
+}
+
+/// What a listener of this kind lets whom do.
+pub(super) fn policy_of(
+    config: &Config,
+    listener: Listener,
+    tls: Option<&ServerTls>,
+    users: Option<Arc<Users>>,
+) -> ListenerPolicy {
+    let smtp = &config.smtp;
+    let options = server::Options::new(
+        &smtp.hostname,
+        smtp.message_bytes_max,
+        usize::from(smtp.recipients_max),
+        Extensions::default(),
+    );
+    let encryption = match (tls, listener.kind) {
+        (None, _) => Encryption::None,
+        (Some(tls), ListenerKind::Submissions) => Encryption::Implicit(tls.clone()),
+        (Some(tls), _) => Encryption::StartTls(tls.clone()),
+    };
+    let domains = match listener.kind {
+        ListenerKind::Relay | ListenerKind::Mx => smtp.relay_domains.as_slice(),
+        ListenerKind::Submission | ListenerKind::Submissions => &[],
+    };
+    let users = users.filter(|_| listener.kind != ListenerKind::Mx);
+    let rules = RelayRules::new(domains).with_users(users).with_certificates(listener.relay_certificates);
+    let submits = matches!(listener.kind, ListenerKind::Submission | ListenerKind::Submissions);
+    ListenerPolicy {
+        options: match encryption {
+            Encryption::StartTls(_) => options.with_starttls(),
+            _ => options,
+        },
+        encryption,
+        rules: if submits { rules.with_login_required() } else { rules },
+        trusts: within(&listener.relay_networks.unwrap_or_default()),
+        cleartext: within(&config.auth.cleartext_networks),
+        tenant: listener.tenant.into(),
+        tenant_header: listener.tenant_header.into(),
     }
 }
 

@@ -12,12 +12,14 @@ use crate::delivery::peer::Peer;
 use crate::exchange::{CONTROL_ROOM, ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;
+use crate::inbound::listener::Handed;
 use crate::net::doorbell::{self, RemoteSender, Ringer};
 use crate::net::executor;
-use crate::net::listener::{Bound, Detached};
+use crate::net::listener::Bound;
 use crate::routing::RouteAnswer;
 use crate::shard::open::PartPlan;
 use crate::spool::layout;
+use crate::users::question::Answer;
 use crate::{shard, worker};
 
 /// Orders of control, and connections handed over, that may wait for a role.
@@ -29,6 +31,8 @@ pub struct Made<P> {
     pub seats: Vec<Seat<P>>,
     /// Control's way to every role.
     pub orders: Orders,
+    /// The way of answers to logins to every shard.
+    pub logins: Vec<RemoteSender<(u64, Answer)>>,
 }
 
 /// The resolver's way to every shard.
@@ -71,10 +75,12 @@ pub struct ShardSeat<P> {
     pub(super) to_workers: Vec<Option<RemoteSender<ToWorker<Payload<P>>>>>,
     pub(super) answers: channel::Receiver<(Box<str>, RouteAnswer)>,
     pub(super) orders: channel::Receiver<shard::Order>,
-    pub(super) handed: channel::Receiver<Detached>,
-    pub(super) hand_to: Vec<RemoteSender<Detached>>,
+    pub(super) logins: channel::Receiver<(u64, Answer)>,
+    pub(super) handed: channel::Receiver<Handed>,
+    pub(super) hand_to: Vec<RemoteSender<Handed>>,
     pub(super) loads: Loads,
     pub(super) resolver: ResolverHandle,
+    /// By the listener's index.
     pub(super) listeners: Vec<Bound>,
     pub(super) parts: Vec<PartPlan>,
 }
@@ -110,11 +116,14 @@ pub fn make<P>(
     let (shard_orders, shard_inboxes) = inboxes(ORDERS_ROOM, &shard_bells);
     let (worker_orders, worker_inboxes) = inboxes(ORDERS_ROOM, &worker_bells);
     let (hand_to, handed) = inboxes(ORDERS_ROOM, &shard_bells);
-    let loads = Loads::new(config.threads.shards);
+    // Without a bound; the questions have one.
+    let (logins, login_answers): (Vec<_>, Vec<_>) =
+        shard_bells.iter().map(doorbell::remote_unbounded).unzip();
+    let loads = Loads::new(config.threads.shards, config.threads.steer);
 
     let mut shards = Vec::new();
-    let parts = shard_inboxes.into_iter().zip(answers).zip(handed).zip(sockets).zip(plans);
-    for (bell, ((((orders, answers), handed), listeners), parts)) in shard_bells.iter().zip(parts) {
+    let parts = shard_inboxes.into_iter().zip(answers).zip(handed).zip(sockets).zip(plans).zip(login_answers);
+    for (bell, (((((orders, answers), handed), listeners), parts), logins)) in shard_bells.iter().zip(parts) {
         shards.push(ShardSeat {
             index: ShardIndex(shards.len() as u16),
             bell: bell.clone(),
@@ -122,6 +131,7 @@ pub fn make<P>(
             to_workers: Vec::new(),
             answers,
             orders,
+            logins,
             handed,
             hand_to: hand_to.clone(),
             loads: loads.clone(),
@@ -144,7 +154,7 @@ pub fn make<P>(
     }
     connect(&mut shards, &mut workers, shared);
     let orders = Orders { shards: shard_orders, workers: worker_orders };
-    Ok(Made { seats: lay(config, shared, shards, workers), orders })
+    Ok(Made { seats: lay(config, shared, shards, workers), orders, logins })
 }
 
 /// A channel into each role.
@@ -181,6 +191,11 @@ fn connect<P>(shards: &mut [ShardSeat<P>], workers: &mut [WorkerSeat<P>], shared
     }
 }
 
+/// The CPU of each executor, as far as there are CPUs; shards come first with either wiring. Empty without `threads.pin`.
+pub(super) fn pinned_cpus(config: &Config) -> Vec<usize> {
+    if config.threads.pin { executor::online_cpus() } else { Vec::new() }
+}
+
 /// Lays the roles on executors.
 fn lay<P>(
     config: &Config,
@@ -188,8 +203,8 @@ fn lay<P>(
     shards: Vec<ShardSeat<P>>,
     workers: Vec<WorkerSeat<P>>,
 ) -> Vec<Seat<P>> {
-    let cpus = executor::online_cpus();
-    let cpu = |nth: usize| (config.threads.pin && nth < cpus.len()).then(|| cpus[nth]);
+    let cpus = pinned_cpus(config);
+    let cpu = |nth: usize| cpus.get(nth).copied();
     let mut seats = Vec::new();
     if shared {
         let (mut shards, mut workers) = (shards.into_iter(), workers.into_iter());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{ROUND, Shard};
 use crate::id::ShardIndex;
+use crate::inbound::listener::{Handed, ListenerIndex};
 use crate::inbound::session::{self, Inbound};
 use crate::metrics::ConnectionResult;
 use crate::net;
@@ -26,23 +27,33 @@ impl<S: Storage> Drop for Load<S> {
 }
 
 impl<S: Storage> Shard<S> {
-    /// Starts an accept loop on a bound socket.
-    pub fn listen(self: &Rc<Self>, socket: Bound, inbound: &Rc<Inbound<S>>) -> std::io::Result<()> {
+    /// Starts an accept loop on a bound socket of `listener`.
+    pub fn listen(
+        self: &Rc<Self>,
+        socket: Bound,
+        listener: ListenerIndex,
+        inbound: &Rc<Inbound<S>>,
+    ) -> std::io::Result<()> {
         self.listeners.borrow_mut().push(socket.try_clone()?);
         self.accepting.set(self.accepting.get() + 1);
         let (shard, inbound) = (self.clone(), inbound.clone());
         net::spawn(async move {
-            shard.accept_all(Listener::new(socket), &inbound).await;
+            shard.accept_all(Listener::new(socket), listener, &inbound).await;
             shard.accepting.set(shard.accepting.get() - 1);
             shard.wiring.inbox.event().notify();
         });
         Ok(())
     }
 
-    async fn accept_all(self: &Rc<Self>, listener: Listener, inbound: &Rc<Inbound<S>>) {
+    async fn accept_all(
+        self: &Rc<Self>,
+        socket: Listener,
+        listener: ListenerIndex,
+        inbound: &Rc<Inbound<S>>,
+    ) {
         while !self.stopping.get() {
-            match listener.accept().await {
-                Ok(accepted) => self.place(accepted, inbound),
+            match socket.accept().await {
+                Ok(accepted) => self.place(accepted, listener, inbound),
                 Err(_) if self.stopping.get() => return,
                 Err(error) => {
                     self.metrics.connections[ConnectionResult::Failed].inc();
@@ -57,18 +68,19 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Serves the connection here, or hands it to the shard with the fewest.
-    fn place(self: &Rc<Self>, accepted: Accepted, inbound: &Rc<Inbound<S>>) {
+    fn place(self: &Rc<Self>, accepted: Accepted, listener: ListenerIndex, inbound: &Rc<Inbound<S>>) {
         let own = self.wiring.index;
         let chosen = self.wiring.loads.reserve(own);
         if chosen == own {
-            return self.start_session(accepted.into_stream(), inbound);
+            return self.start_session(accepted.into_stream(), listener, inbound);
         }
         match accepted.detach() {
             Ok(socket) => {
-                if let Err(socket) = self.wiring.hand_to[usize::from(chosen.0)].send(socket) {
+                let handed = Handed { socket, listener };
+                if let Err(handed) = self.wiring.hand_to[usize::from(chosen.0)].send(handed) {
                     // Its channel is full: stay.
                     self.wiring.loads.move_place(chosen, own);
-                    self.start_session(Stream::from_detached(socket), inbound);
+                    self.start_session(Stream::from_detached(handed.socket), listener, inbound);
                 }
             }
             Err(_) => self.lose(chosen),
@@ -78,25 +90,31 @@ impl<S: Storage> Shard<S> {
     pub(super) fn take_handed(self: &Rc<Self>, inbound: &Rc<Inbound<S>>) -> bool {
         let mut worked = false;
         for _ in 0..ROUND {
-            let Ok(socket) = self.wiring.handed.try_recv() else { break };
+            let Ok(Handed { socket, listener }) = self.wiring.handed.try_recv() else { break };
             worked = true;
-            self.start_session(Stream::from_detached(socket), inbound);
+            self.start_session(Stream::from_detached(socket), listener, inbound);
         }
         worked
     }
 
-    fn start_session(self: &Rc<Self>, stream: std::io::Result<Stream>, inbound: &Rc<Inbound<S>>) {
+    fn start_session(
+        self: &Rc<Self>,
+        stream: std::io::Result<Stream>,
+        listener: ListenerIndex,
+        inbound: &Rc<Inbound<S>>,
+    ) {
         let load = Load { shard: self.clone() };
         let connected = stream.and_then(|stream| Ok((stream.peer_address()?.ip(), stream)));
         let Ok((peer, stream)) = connected else {
             self.metrics.connections[ConnectionResult::Failed].inc();
             return;
         };
+        let listener = inbound.listeners.borrow().policy(listener);
         let refusal = if self.stopping.get() {
             Some(reply::SHUTTING_DOWN)
         } else if self.active_log().fence().reason().is_some() {
             Some(reply::OUT_OF_SERVICE)
-        } else if !inbound.admission.open_connection((inbound.trusts)(peer)) {
+        } else if !inbound.admission.open_connection((listener.trusts)(peer)) {
             Some(reply::TOO_MANY_CONNECTIONS)
         } else {
             None
@@ -109,7 +127,7 @@ impl<S: Storage> Shard<S> {
         let inbound = inbound.clone();
         net::spawn(async move {
             match refusal {
-                None => session::serve(&inbound, stream, peer).await,
+                None => session::serve(&inbound, &listener, stream, peer).await,
                 Some(refusal) => session::refuse(stream, &refusal).await,
             }
             drop(load);

@@ -36,17 +36,19 @@ use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{Location, MessageId, PartId, PathId, ShardIndex};
 use crate::inbound::accept::Loads;
+use crate::inbound::listener::{Handed, Listeners};
 use crate::inbound::session::Inbound;
 use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
-use crate::net::listener::{Bound, Detached};
+use crate::net::listener::Bound;
 use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
 use crate::routing::RouteAnswer;
 use crate::spool::Log;
 use crate::spool::storage::Storage;
+use crate::users::question::Answer;
 use resident::Resident;
 
 /// Entries of the queue that one round moves, messages of a channel that it takes, and jobs that it sends. At about a
@@ -68,6 +70,17 @@ pub enum Order {
     Hurry,
     /// And now end what is still open.
     Shut,
+    /// New sessions have other policies.
+    Reload(Reload),
+}
+
+/// Makes the policies of all listeners, on the shard that will use them.
+pub struct Reload(pub Box<dyn FnOnce() -> Listeners + Send>);
+
+impl std::fmt::Debug for Reload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reload")
+    }
 }
 
 /// Channels of a shard.
@@ -86,10 +99,12 @@ pub struct Wiring<P> {
     pub answers: channel::Receiver<(Box<str>, RouteAnswer)>,
     /// Orders.
     pub orders: channel::Receiver<Order>,
+    /// Answers to logins.
+    pub logins: channel::Receiver<(u64, Answer)>,
     /// Connections accepted by other shards.
-    pub handed: channel::Receiver<Detached>,
+    pub handed: channel::Receiver<Handed>,
     /// To hand connections to each shard.
-    pub hand_to: Vec<RemoteSender<Detached>>,
+    pub hand_to: Vec<RemoteSender<Handed>>,
     /// Connections of all shards.
     pub loads: Loads,
     /// Asks where domains go.
@@ -165,6 +180,11 @@ impl<S: Storage> Shard<S> {
         })
     }
 
+    /// Its place.
+    pub fn index(&self) -> ShardIndex {
+        self.wiring.index
+    }
+
     /// The log that takes new mail.
     pub fn active_log(&self) -> &Log<S> {
         &self.parts[0].log
@@ -199,7 +219,8 @@ impl<S: Storage> Shard<S> {
             let worked = self.take_reports().await
                 | self.take_answers().await
                 | self.take_orders(&inbound)
-                | self.take_handed(&inbound);
+                | self.take_handed(&inbound)
+                | self.take_logins(&inbound);
             let now = net::now();
             let more = self.queue.borrow_mut().advance(now, ROUND);
             let stale = self.resident.borrow_mut().expire(now.mono);
@@ -239,6 +260,7 @@ impl<S: Storage> Shard<S> {
             && self.wiring.answers.is_empty()
             && self.wiring.orders.is_empty()
             && self.wiring.handed.is_empty()
+            && self.wiring.logins.is_empty()
     }
 
     fn next_wake(&self, now: Moment, stale: Option<Moment>) -> Option<Duration> {
@@ -247,6 +269,15 @@ impl<S: Storage> Shard<S> {
         let next = next.map(|at| at.since(now).max(Duration::from_millis(1)));
         let again = (!self.unwritten.borrow().is_empty()).then_some(FULL_PAUSE);
         next.into_iter().chain(again).min()
+    }
+
+    fn take_logins(&self, inbound: &Inbound<S>) -> bool {
+        let mut worked = false;
+        for (ticket, answer) in self.wiring.logins.try_iter() {
+            worked = true;
+            inbound.logins.answer(ticket, answer);
+        }
+        worked
     }
 
     fn take_orders(self: &Rc<Self>, inbound: &Rc<Inbound<S>>) -> bool {
@@ -261,6 +292,7 @@ impl<S: Storage> Shard<S> {
                 Order::Stop => self.stop(inbound),
                 Order::Hurry => inbound.sessions.hurry(),
                 Order::Shut => inbound.sessions.shut(),
+                Order::Reload(reload) => drop(inbound.listeners.replace((reload.0)())),
             }
         }
         worked

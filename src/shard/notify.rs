@@ -1,6 +1,7 @@
 //! Bounces: for each message with owed recipients one notification at a time, durable together with the record that
 //! settles them.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,8 +14,18 @@ use crate::message::Message;
 use crate::net;
 use crate::outcome::{Bounced, LegState, Reply, Verdict};
 use crate::queue::Change;
+use crate::spool::reader::{self, ReadError};
 use crate::spool::storage::Storage;
-use crate::spool::{AppendError, Note, reader};
+use crate::spool::{AppendError, Note};
+
+/// Why a bounce was not queued; it stays owed, and is offered again.
+#[derive(Debug, thiserror::Error)]
+enum NotBounced {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
 
 /// Counts a bounce out when its task ends, however it ends.
 struct Making<S: Storage> {
@@ -48,10 +59,17 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    async fn make_bounce(&self, id: MessageId) -> Result<(), AppendError> {
-        let Some((original, is_whole)) = self.original(id).await else {
-            let states = self.queue.borrow().owed(id);
-            return self.settle_silently(id, &states).await;
+    async fn make_bounce(&self, id: MessageId) -> Result<(), NotBounced> {
+        let (original, is_whole) = match self.original(id).await {
+            Ok(original) => original,
+            // The disk may answer the next time: nobody is forgotten for that.
+            Err(error @ ReadError::Disk(_)) => return Err(error.into()),
+            Err(error) => {
+                let what = format!("message {id} cannot be read back for its bounce: {error}").into();
+                self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what });
+                let states = self.queue.borrow().owed(id);
+                return Ok(self.settle_silently(id, &states).await?);
+            }
         };
         loop {
             let states = self.queue.borrow().owed(id);
@@ -73,7 +91,7 @@ impl<S: Storage> Shard<S> {
                 expires_at: now.wall + self.options.expire_after,
             };
             let Some(notification) = bounce::notification(&content, &failed, &reporter) else {
-                return self.settle_silently(id, &states).await;
+                return Ok(self.settle_silently(id, &states).await?);
             };
             let settled = settled_by(&states, &failures[..notification.covered]);
             let bounced = Bounced { id, legs: settled, notification: Some(reporter.id) };
@@ -82,11 +100,11 @@ impl<S: Storage> Shard<S> {
                 envelope: notification.envelope,
                 body: notification.body,
             });
-            let (_committed, location) = log.append_notification(&bounced, &message).await?;
-            // No await until the queue knows both: recovery would see both too.
+            let notification = log.append_notification(&bounced, &message).await?;
+            self.bounced(&bounced);
+            let (_committed, location) = notification.durable().await?;
             self.accepted(message.clone(), location, message.body.len() as u64);
             self.metrics.notifications.inc();
-            self.bounced(&bounced);
         }
     }
 
@@ -116,30 +134,21 @@ impl<S: Storage> Shard<S> {
         });
     }
 
-    /// The message that failed, its body as far as one record holds it; `None` if it is damaged.
-    async fn original(&self, id: MessageId) -> Option<(Arc<Message>, bool)> {
+    /// The message that failed, and whether its body is whole: of a long one there is none.
+    async fn original(&self, id: MessageId) -> Result<(Arc<Message>, bool), ReadError> {
         if let Some(message) = self.resident.borrow().message(id) {
-            return Some((message.clone(), true));
+            return Ok((message.clone(), true));
         }
-        let location = self.queue.borrow().state(id)?.0;
+        let state = self.queue.borrow().state(id);
+        // Settled meanwhile: what is asked for next finds nothing owed.
+        let (location, _) = state.ok_or(io::Error::from(io::ErrorKind::NotFound))?;
         let log = self.log_of(id);
-        let opened = async {
-            let pinned = log.pin(id, location).await?;
-            reader::open(log.storage(), &pinned).await
-        };
-        match opened.await {
-            Ok(opened) => {
-                let is_whole = opened.chunks.is_empty();
-                // Of a long message the notification carries no body: its end alone would mislead.
-                let body = if is_whole { opened.rest } else { Vec::new() };
-                Some((Arc::new(Message { id, envelope: opened.envelope, body }), is_whole))
-            }
-            Err(error) => {
-                let what = format!("message {id} cannot be read back for its bounce: {error}").into();
-                self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what });
-                None
-            }
-        }
+        let pinned = log.pin(id, location).await?;
+        let opened = reader::open(log.storage(), &pinned).await?;
+        let is_whole = opened.chunks.is_empty();
+        // The end of a long body alone would mislead.
+        let body = if is_whole { opened.rest } else { Vec::new() };
+        Ok((Arc::new(Message { id, envelope: opened.envelope, body }), is_whole))
     }
 }
 

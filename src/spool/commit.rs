@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::batch;
+use super::committer::TICK;
 use super::error::{AppendError, Fence};
 use super::meta;
 use super::record::{self, Draft, Kind};
@@ -36,7 +37,8 @@ pub struct LogOptions {
     pub segment_bytes: u32,
     /// Bytes of the file system that new segments leave alone.
     pub reserve_bytes: u64,
-    /// How long a commit may take before acceptances are refused.
+    /// How long a commit may take before acceptances are refused, and how long an acceptance waits at most, whatever it
+    /// waits for.
     pub commit_deadline: Duration,
 }
 
@@ -119,8 +121,10 @@ impl<S: Storage> Clone for Log<S> {
 pub(super) enum Class {
     /// New mail: leaves one prepared segment alone.
     Accept,
-    /// Outcomes, bounces, aborts, moves.
+    /// Outcomes, bounces, aborts.
     Settle,
+    /// Copies of live records. As `Settle`, but never waits for a segment.
+    Move,
 }
 
 /// Where records went.
@@ -134,8 +138,10 @@ pub(super) struct Placed {
 /// Why records cannot go into a batch right now.
 #[derive(Debug)]
 pub(super) enum Blocked {
-    /// Wait for the next batch or the next segment.
-    Room,
+    /// Wait for the next batch.
+    Batch,
+    /// Wait for upkeep to make a segment ready.
+    Segment,
     Failed(AppendError),
 }
 
@@ -144,8 +150,8 @@ pub(super) enum Blocked {
 pub struct Ticket<S: Storage> {
     log: Log<S>,
     sequence: u64,
-    /// Whether the one who waits wants an answer by the commit deadline.
-    impatient: bool,
+    /// The tick of the log's clock at which the one who waits wants an answer.
+    until: Option<u64>,
 }
 
 impl<S: Storage> Future for Ticket<S> {
@@ -159,7 +165,7 @@ impl<S: Storage> Future for Ticket<S> {
         if let Err(fenced) = self.log.0.fence.check() {
             return Poll::Ready(Err(fenced));
         }
-        if self.impatient && state.stuck {
+        if self.until.is_some_and(|until| state.stuck || state.ticks >= until) {
             return Poll::Ready(Err(AppendError::Stuck));
         }
         let known = state.waiters.iter().rev().take_while(|(sequence, _)| *sequence == self.sequence);
@@ -200,6 +206,25 @@ impl<S: Storage> Drop for Acceptance<'_, S> {
     }
 }
 
+/// A notification that is on its way to the disk, with the settlement of those it tells of.
+#[must_use = "its segment stays until it has been waited for"]
+pub struct Notification<S: Storage> {
+    ticket: Ticket<S>,
+    id: MessageId,
+    location: Location,
+}
+
+impl<S: Storage> Notification<S> {
+    /// Waits until both are durable. The caller must hand the notification to the queue before its next await. Never
+    /// aborted, since the settlement counts on it: after an error a restart decides what stands.
+    pub async fn durable(self) -> Result<(Committed, Location), AppendError> {
+        let log = self.ticket.log.clone();
+        let committed = self.ticket.await?;
+        log.0.state.borrow_mut().told(self.id, self.location);
+        Ok((committed, self.location))
+    }
+}
+
 impl<S: Storage> Log<S> {
     pub(super) fn start(inner: Inner<S>) -> Self {
         Self(Rc::new(inner))
@@ -222,6 +247,7 @@ impl<S: Storage> Log<S> {
     /// `message.body`. The caller must hand the message to the queue before its next await. Dropping the future
     /// before it is done, or an error, means that the message will not be delivered.
     pub async fn accept(&self, message: &Message) -> Result<(Committed, Location), AppendError> {
+        let until = self.patience();
         // Made again at each try: a reclaim may move chunks while this waits for room.
         let mut fields = Vec::new();
         let placed = poll_fn(|context| {
@@ -236,7 +262,7 @@ impl<S: Storage> Log<S> {
                 meta: [message.envelope.as_bytes(), &fields],
                 body: &message.body,
             };
-            let placed = self.poll_place(&mut state, context, Class::Accept, &[draft]);
+            let placed = self.poll_accept(&mut state, context, until, &[draft]);
             if let Poll::Ready(Ok(placed)) = &placed {
                 state.accepted(placed.location);
                 if !fields.is_empty() {
@@ -247,16 +273,8 @@ impl<S: Storage> Log<S> {
         })
         .await;
         let placed = placed.inspect_err(|_| self.forget_chunks(message.id))?;
-        self.told_when_durable(message.id, placed).await
-    }
-
-    async fn told_when_durable(
-        &self,
-        id: MessageId,
-        placed: Placed,
-    ) -> Result<(Committed, Location), AppendError> {
-        let acceptance = Acceptance { log: self, id, location: Some(placed.location) };
-        let committed = self.ticket(placed.sequence, true).await?;
+        let acceptance = Acceptance { log: self, id: message.id, location: Some(placed.location) };
+        let committed = self.ticket(placed.sequence, Some(until)).await?;
         acceptance.told();
         Ok((committed, placed.location))
     }
@@ -268,9 +286,10 @@ impl<S: Storage> Log<S> {
             return Err(AppendError::TooLarge);
         }
         let draft = Draft { kind: Kind::Chunk, id, meta: [&[], &[]], body: bytes };
+        let until = self.patience();
         poll_fn(|context| {
             let mut state = self.0.state.borrow_mut();
-            let placed = self.poll_place(&mut state, context, Class::Accept, &[draft]);
+            let placed = self.poll_accept(&mut state, context, until, &[draft]);
             if let Poll::Ready(Ok(placed)) = &placed {
                 state.ring.add_live(placed.location.segment, placed.location.bytes);
                 state.chunks.entry(id).or_default().push(placed.location);
@@ -309,16 +328,17 @@ impl<S: Storage> Log<S> {
         state.notes_filling += 1;
         state.nudge();
         drop(state);
-        Ok(self.ticket(placed.sequence, false))
+        Ok(self.ticket(placed.sequence, None))
     }
 
-    /// Settles owed recipients and accepts their notification, both in one batch. Returns when it is durable; the
-    /// caller must apply both to the queue before its next await.
+    /// Settles owed recipients and accepts their notification, both in one batch. Returns when they are in it: the caller
+    /// must apply `bounced` to the queue before its next await, or a move of the message would carry a state from before
+    /// it behind it. The notification is for [`Notification::durable`].
     pub async fn append_notification(
         &self,
         bounced: &Bounced,
         notification: &Message,
-    ) -> Result<(Committed, Location), AppendError> {
+    ) -> Result<Notification<S>, AppendError> {
         let mut fields = Vec::new();
         meta::push_bounced(&mut fields, bounced);
         let drafts = [
@@ -339,10 +359,8 @@ impl<S: Storage> Log<S> {
             placed
         })
         .await?;
-        // Never aborted: the Bounced beside it counts on it. Fenced, a restart decides what stands.
-        let committed = self.ticket(placed.sequence, false).await?;
-        self.0.state.borrow_mut().told(notification.id, placed.location);
-        Ok((committed, placed.location))
+        let ticket = self.ticket(placed.sequence, None);
+        Ok(Notification { ticket, id: notification.id, location: placed.location })
     }
 
     /// A message is settled for every recipient: its record at `location`, the newest, is not needed any more.
@@ -409,10 +427,11 @@ impl<S: Storage> Log<S> {
             state.wake_upkeep();
             state.started
         };
-        let _ = self.ticket(last, false).await;
+        let _ = self.ticket(last, None).await;
         poll_fn(|context| {
             let mut state = self.0.state.borrow_mut();
-            if state.closed || self.0.fence.reason().is_some() {
+            // Upkeep may be in the middle of a call that the executor must not end under.
+            if (state.closed || self.0.fence.reason().is_some()) && !state.upkeep_running {
                 return Poll::Ready(());
             }
             state.room.push(context.waker().clone());
@@ -428,8 +447,30 @@ impl<S: Storage> Log<S> {
         self.0.storage.sleep(Duration::from_secs(3)).await;
     }
 
-    pub(super) fn ticket(&self, sequence: u64, impatient: bool) -> Ticket<S> {
-        Ticket { log: self.clone(), sequence, impatient }
+    pub(super) fn ticket(&self, sequence: u64, until: Option<u64>) -> Ticket<S> {
+        Ticket { log: self.clone(), sequence, until }
+    }
+
+    /// The tick at which an acceptance that begins now has waited long enough. Counted, so that no clock is read.
+    fn patience(&self) -> u64 {
+        let ticks = self.0.options.commit_deadline.as_millis().div_ceil(TICK.as_millis());
+        self.0.state.borrow().ticks + ticks as u64
+    }
+
+    /// As [`Self::poll_place`] for new mail, but not for ever: making a segment on a slow disk takes many writes.
+    fn poll_accept(
+        &self,
+        state: &mut State<S>,
+        context: &Context<'_>,
+        until: u64,
+        drafts: &[Draft<'_>],
+    ) -> Poll<Result<Placed, AppendError>> {
+        let placed = self.poll_place(state, context, Class::Accept, drafts);
+        if placed.is_pending() && state.ticks >= until {
+            Poll::Ready(Err(AppendError::Stuck))
+        } else {
+            placed
+        }
     }
 
     /// Puts `drafts` into one batch, or arranges a wake-up for when it may be possible.
@@ -443,7 +484,9 @@ impl<S: Storage> Log<S> {
         match self.try_place(state, class, drafts) {
             Ok(placed) => Poll::Ready(Ok(placed)),
             Err(Blocked::Failed(error)) => Poll::Ready(Err(error)),
-            Err(Blocked::Room) => {
+            // Upkeep is what moves: it would wait for itself.
+            Err(Blocked::Segment) if class == Class::Move => Poll::Ready(Err(AppendError::Full)),
+            Err(Blocked::Batch | Blocked::Segment) => {
                 state.room.push(context.waker().clone());
                 Poll::Pending
             }
@@ -482,7 +525,7 @@ impl<S: Storage> Log<S> {
         match &state.filling {
             Some(filling) if filling.used + bytes > self.batch_bytes_max() || !fits(state, filling.used) => {
                 state.urge();
-                return Err(Blocked::Room);
+                return Err(Blocked::Batch);
             }
             Some(_) => {}
             None => {

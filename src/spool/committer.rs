@@ -15,8 +15,8 @@ use super::state::Leaving;
 use super::storage::{DiskBuffer, Storage, StorageFile};
 use crate::limits::BLOCK_BYTES;
 
-/// How long a log is idle before it writes down that its last batch is durable; also the tick of [`Log::run_clock`].
-const IDLE: Duration = Duration::from_millis(500);
+/// The tick of [`Log::run_clock`].
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 impl<S: Storage> Log<S> {
     /// Drives commits until the log is closed or fenced. Spawn once.
@@ -185,7 +185,7 @@ impl<S: Storage> Log<S> {
     /// Watches the commit deadline, the fence and idleness. Spawn once.
     pub async fn run_clock(self) {
         loop {
-            self.0.storage.sleep(IDLE).await;
+            self.0.storage.sleep(TICK).await;
             let now = self.0.storage.now();
             let mut state = self.0.state.borrow_mut();
             if state.closed {
@@ -197,12 +197,16 @@ impl<S: Storage> Log<S> {
                 state.wake_upkeep();
                 break;
             }
-            if state.writing_since.is_some_and(|since| now.since(since) >= self.0.options.commit_deadline) {
-                state.stuck = true;
+            state.ticks += 1;
+            let writing = state.writing_since.map_or(Duration::ZERO, |since| now.since(since));
+            state.stuck |= writing >= self.0.options.commit_deadline;
+            if writing >= TICK || !state.room.is_empty() {
+                // Who has waited too long gives up.
                 state.wake_all();
             }
             let idle = state.filling.is_none() && state.writing_since.is_none();
-            if idle && state.watermark_owed && now.since(state.idle_since) >= IDLE / 2 {
+            // Within two ticks an idle log writes down that its last batch is durable.
+            if idle && state.watermark_owed && now.since(state.idle_since) >= TICK / 2 {
                 state.watermark_due = true;
                 state.wake_committer();
             }

@@ -1,30 +1,24 @@
-//! Upkeep of the ring, in the background of commits: writes footers of full segments, prepares the next ones, moves what
-//! is still live out of the oldest, and frees it.
+//! Upkeep of the ring, in the background of commits: writes footers of full segments, prepares the next ones, has what
+//! is still live moved out of the oldest (`moving`), and frees it.
 //!
 //! A failure here never fences: nothing that was acknowledged depends on it. No segment means 452 and another try.
 
-use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::commit::{Class, Log};
-use super::error::AppendError;
-use super::meta;
-use super::record::{Draft, Kind, Record, RecordError, Salt};
-use super::recovery::{self, Frame, Halt};
+use super::commit::Log;
+use super::moving::Liveness;
+use super::record::Salt;
 use super::replay::segment_path;
 use super::restart::make_spare;
 use super::ring::Segment;
-use super::segment::{Header, TRAILER_BYTES, Tail, read_footer};
+use super::segment::{Header, TRAILER_BYTES, Tail};
 use super::state::Leaving;
-use super::storage::{DiskBuffer, Storage, StorageFile, read_range};
-use super::window::Window;
-use crate::id::{Location, MessageId};
+use super::storage::{DiskBuffer, Storage, StorageFile};
 use crate::limits::BLOCK_BYTES;
-use crate::outcome::LegState;
 
 /// How often upkeep looks even if nobody calls it: a full disk may have got room.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,32 +31,17 @@ const USE_OVER_LIVE: u64 = 4;
 /// and this many segments besides. Live records are moved one segment earlier, since that takes a while.
 const SLACK_SEGMENTS: u64 = 4;
 
-/// What the ring must know of the queue. Implemented over it; never called while the log is borrowed.
-pub trait Liveness {
-    /// Location and leg states of a message that is not settled.
-    fn state(&self, id: MessageId) -> Option<(Location, Vec<LegState>)>;
-    /// The message lies elsewhere now, durably. It still lay at `from` a moment ago.
-    fn moved(&self, id: MessageId, from: Location, to: Location);
-    /// The message's bytes cannot be read any more; the segment's file is kept in `damaged/`. The queue should
-    /// report and settle it.
-    fn damaged(&self, id: MessageId, at: Location);
-}
-
-/// A copy on its way.
-struct Move {
-    id: MessageId,
-    from: Location,
-    to: Location,
-    /// Chunks as the copy lists them.
-    chunks: Vec<Location>,
-    /// Those of them that are copies, and what they are copies of.
-    fresh: Vec<Location>,
-    stale: Vec<Location>,
-}
-
 impl<S: Storage> Log<S> {
     /// Drives upkeep until the log is closed or fenced. Spawn once. `salt` gives random numbers.
-    pub async fn run_upkeep(self, liveness: impl Liveness, mut salt: impl FnMut() -> u64) {
+    pub async fn run_upkeep(self, liveness: impl Liveness, salt: impl FnMut() -> u64) {
+        self.0.state.borrow_mut().upkeep_running = true;
+        self.look_after(liveness, salt).await;
+        let mut state = self.0.state.borrow_mut();
+        state.upkeep_running = false;
+        state.wake_room();
+    }
+
+    async fn look_after(&self, liveness: impl Liveness, mut salt: impl FnMut() -> u64) {
         // As long as moving works it gives segments; else new mail needs new ones.
         let mut moving_works = true;
         loop {
@@ -79,7 +58,9 @@ impl<S: Storage> Log<S> {
             if self.wants_moves() && !self.is_over() {
                 let moved = self.empty_oldest(&liveness).await;
                 moving_works = moved.is_ok();
-                if let Err(error) = moved {
+                if let Err(error) = moved
+                    && !self.only_lacks_a_segment(&error)
+                {
                     tracing::warn!(part = self.0.part.0, %error, "spool: moving live records failed, trying again");
                     self.0.storage.sleep(TICK).await;
                 }
@@ -87,6 +68,13 @@ impl<S: Storage> Log<S> {
             }
             self.wait_for_call().await;
         }
+    }
+
+    /// Whether a move goes on as soon as the next segment is prepared. Not if that has just failed, nor if it was the disk
+    /// that has no room: then it waits for a while.
+    fn only_lacks_a_segment(&self, error: &io::Error) -> bool {
+        let refused = error.kind() == io::ErrorKind::StorageFull && error.raw_os_error().is_none();
+        refused && !self.0.state.borrow().full
     }
 
     fn is_over(&self) -> bool {
@@ -167,7 +155,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Takes dead segments off the old end; a watermark makes that durable, then their files may go.
-    fn free_dead(&self) {
+    pub(super) fn free_dead(&self) {
         let mut state = self.0.state.borrow_mut();
         if state.ring.free_dead() {
             state.want_watermark();
@@ -278,7 +266,7 @@ impl<S: Storage> Log<S> {
 
     /// Removes freed segments beyond those that will soon be spares: zero-filling is dear.
     async fn drop_freed(&self) {
-        while self.0.state.borrow().ring.freed.len() > FREED_KEPT || self.exceeds(SLACK_SEGMENTS) {
+        while self.0.state.borrow().ring.freed.len() > FREED_KEPT || self.is_over_bound() {
             let freed = self.0.state.borrow_mut().ring.take_freed();
             let Some(segment) = freed else { return };
             if let Err(error) = self.remove(segment).await {
@@ -290,292 +278,26 @@ impl<S: Storage> Log<S> {
     fn wants_moves(&self) -> bool {
         let state = self.0.state.borrow();
         let Some(front) = state.ring.segments.front() else { return false };
-        if state.ring.segments.len() < 2 || !front.sealed || front.pending > 0 || state.ring.spares.is_empty()
-        {
+        if state.ring.segments.len() < 2 || !front.sealed || front.pending > 0 {
+            return false;
+        }
+        // Without a spare they must fit the head, with their states and entries in its footer. The segment that this frees is
+        // the only one that a full disk can get.
+        if state.ring.spares.is_empty() && 2 * front.live_bytes > state.head_room() {
             return false;
         }
         let files: u64 = state.ring.segments.iter().map(|segment| u64::from(segment.size)).sum();
-        let live = state.ring.live_bytes();
+        let (live, size) = (state.ring.live_bytes(), u64::from(self.0.options.segment_bytes));
+        // Freed files are no reason: they become spares, or go, without any move.
+        let roomy = files + SPARES as u64 * size > USE_OVER_LIVE * live + (SLACK_SEGMENTS - 1) * size;
         // Moving gains something as long as a segment's worth of the files is dead.
-        let needed = state.full && files > live + live / 8 + 2 * u64::from(self.0.options.segment_bytes);
-        drop(state);
-        self.exceeds(SLACK_SEGMENTS - 1) || needed
+        let needed = state.full && files > live + live / 8 + 2 * size;
+        roomy || needed
     }
 
-    /// Whether the files, those that are about to be made included, are more than what lives allows with `slack` segments.
-    fn exceeds(&self, slack: u64) -> bool {
-        let ring = &self.0.state.borrow().ring;
-        let size = self.0.options.segment_bytes;
-        let wanted = SPARES.saturating_sub(ring.spares.len() + ring.freed.len()) as u64;
-        let files = ring.disk_bytes(size) + wanted * u64::from(size);
-        files > USE_OVER_LIVE * ring.live_bytes() + slack * u64::from(size)
+    /// Whether all files together are more than there may be for what lives.
+    fn is_over_bound(&self) -> bool {
+        let (ring, size) = (&self.0.state.borrow().ring, self.0.options.segment_bytes);
+        ring.disk_bytes(size) > USE_OVER_LIVE * ring.live_bytes() + SLACK_SEGMENTS * u64::from(size)
     }
-
-    /// Copies what is live in the oldest segment to the head and frees it once the copies are durable.
-    async fn empty_oldest(&self, liveness: &impl Liveness) -> io::Result<()> {
-        let (number, salt, size, unreadable) = {
-            let state = self.0.state.borrow();
-            let Some(front) = state.ring.segments.front() else { return Ok(()) };
-            (front.number, front.salt, front.size, front.unreadable)
-        };
-        if !unreadable {
-            let file = self.0.storage.open(&segment_path(&self.0.dir, number)).await?;
-            let entries = self.entries(&file, number, salt, size).await?;
-            let mut seen = HashSet::new();
-            let mut moves = Vec::new();
-            let mut last = 0;
-            let oldest = Oldest { number, salt, file: &file };
-            let mut result = Ok(());
-            for entry in entries {
-                match self.move_one(liveness, &oldest, entry, &mut seen).await {
-                    Ok(None) => {}
-                    Ok(Some((done, sequence))) => {
-                        moves.extend(done);
-                        last = sequence.max(last);
-                    }
-                    Err(error) => {
-                        result = Err(error);
-                        break;
-                    }
-                }
-            }
-            // What was copied before an error counts: it is not copied again in the next round.
-            let durable = self.ticket(last, false).await.map(|_| ());
-            durable.map_err(|error| io::Error::other(error.to_string()))?;
-            self.finish_moves(liveness, moves);
-            result?;
-        }
-        let mut state = self.0.state.borrow_mut();
-        if let Some(front) = state.ring.segments.front_mut()
-            && front.number == number
-            && front.pending == 0
-        {
-            // Whatever is still counted was settled without being reported, or is damaged and kept as a file.
-            front.live_bytes = 0;
-        }
-        drop(state);
-        self.free_dead();
-        Ok(())
-    }
-
-    /// Id, place and kind of each Accepted and Chunk in a sealed segment.
-    async fn entries(
-        &self,
-        file: &S::File,
-        number: u32,
-        salt: Salt,
-        size: u32,
-    ) -> io::Result<Vec<(MessageId, Location, Kind)>> {
-        let mut entries = Vec::new();
-        let mut take = |id, location, kind: Option<Kind>| {
-            if let Some(kind @ (Kind::Accepted | Kind::Chunk)) = kind {
-                entries.push((id, location, kind));
-            }
-        };
-        let block = file.read_at(u64::from(size - TRAILER_BYTES), BLOCK_BYTES).await?;
-        let trailer = Header::decode_trailer(&block).ok().filter(|(header, _)| header.salt == salt);
-        if let Some((_, footer)) = trailer {
-            let bytes = read_range(file, u64::from(footer.offset), footer.bytes as usize).await?;
-            if bytes.len() == footer.bytes as usize && salt.checksum(&bytes) == footer.checksum {
-                read_footer::<RecordError>(&bytes, salt, number, &mut |header, _, location| {
-                    take(header.id, location, header.kind);
-                    Ok(())
-                })
-                .map_err(io::Error::other)?;
-                return Ok(entries);
-            }
-        }
-        let frame = Frame { segment: number, salt, first_batch: None, end: None };
-        let mut window = Window::new(file, size);
-        let mut sink = |record: &Record<'_>, location| {
-            take(record.header.id, location, record.header.kind);
-            Ok::<(), RecordError>(())
-        };
-        match recovery::scan_source(&mut window, &frame, &mut sink).await {
-            Ok(_) => Ok(entries),
-            Err(Halt::Source(error)) => Err(error),
-            Err(Halt::Sink(error)) => Err(io::Error::other(error)),
-        }
-    }
-
-    /// Moves what `entry` belongs to, if it is live and has not been moved in this round.
-    async fn move_one(
-        &self,
-        liveness: &impl Liveness,
-        oldest: &Oldest<'_, S>,
-        entry: (MessageId, Location, Kind),
-        seen: &mut HashSet<MessageId>,
-    ) -> io::Result<Option<(Option<Move>, u64)>> {
-        let (id, location, kind) = entry;
-        if kind == Kind::Chunk {
-            let state = self.0.state.borrow();
-            if !state.chunks.get(&id).is_some_and(|chunks| chunks.contains(&location)) {
-                return Ok(None);
-            }
-            if state.accepting.contains(&id) {
-                // Its Accepted lists this chunk and nobody answers for the message yet: a moment later.
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-        }
-        match liveness.state(id) {
-            Some((at, _)) if kind == Kind::Chunk || at == location => {
-                if !seen.insert(id) {
-                    return Ok(None);
-                }
-                let moved = self.move_message(liveness, oldest, id, at).await;
-                match moved {
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        if let Some(segment) = self.0.state.borrow_mut().ring.segment(oldest.number) {
-                            segment.damaged = true;
-                        }
-                        liveness.damaged(id, at);
-                        Ok(None)
-                    }
-                    moved => moved.map(|(done, sequence)| Some((done, sequence))),
-                }
-            }
-            None if kind == Kind::Chunk => self.move_open_chunk(oldest, id, location).await,
-            _ => Ok(None),
-        }
-    }
-
-    /// The transaction that a chunk belongs to is still open: its list follows at once.
-    async fn move_open_chunk(
-        &self,
-        oldest: &Oldest<'_, S>,
-        id: MessageId,
-        from: Location,
-    ) -> io::Result<Option<(Option<Move>, u64)>> {
-        let bytes = read_exact(oldest.file, from).await?;
-        let record = Record::decode(&bytes, oldest.salt, from.offset).map_err(invalid)?;
-        let draft = Draft { kind: Kind::Chunk, id, meta: [&[], &[]], body: record.body };
-        let placed = poll_fn(|context| {
-            let mut state = self.0.state.borrow_mut();
-            let listed =
-                state.chunks.get(&id).and_then(|chunks| chunks.iter().position(|chunk| *chunk == from));
-            let Some(index) = listed else { return Poll::Ready(Ok(None)) };
-            if state.accepting.contains(&id) {
-                return Poll::Ready(Err(AppendError::Stuck));
-            }
-            let placed = self.poll_place(&mut state, context, Class::Settle, &[draft]);
-            if let Poll::Ready(Ok(placed)) = &placed {
-                state.ring.add_live(placed.location.segment, placed.location.bytes);
-                state.ring.sub_live(from.segment, from.bytes);
-                if let Some(chunks) = state.chunks.get_mut(&id) {
-                    chunks[index] = placed.location;
-                }
-            }
-            placed.map_ok(Some)
-        });
-        let placed = placed.await.map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(placed.map(|placed| (None, placed.sequence)))
-    }
-
-    /// Appends a message again with its present state: chunks of the oldest segment first, then its Accepted.
-    async fn move_message(
-        &self,
-        liveness: &impl Liveness,
-        oldest: &Oldest<'_, S>,
-        id: MessageId,
-        from: Location,
-    ) -> io::Result<(Option<Move>, u64)> {
-        let old = self.0.state.borrow().chunks.get(&id).cloned().unwrap_or_default();
-        let mut moving =
-            Move { id, from, to: from, chunks: old.clone(), fresh: Vec::new(), stale: Vec::new() };
-        for chunk in moving.chunks.iter_mut().filter(|chunk| chunk.segment == oldest.number) {
-            let bytes = read_exact(oldest.file, *chunk).await?;
-            let record = Record::decode(&bytes, oldest.salt, chunk.offset).map_err(invalid)?;
-            let draft = Draft { kind: Kind::Chunk, id, meta: [&[], &[]], body: record.body };
-            let placed = poll_fn(|context| {
-                let mut state = self.0.state.borrow_mut();
-                let placed = self.poll_place(&mut state, context, Class::Settle, &[draft]);
-                if let Poll::Ready(Ok(placed)) = &placed {
-                    state.ring.add_live(placed.location.segment, placed.location.bytes);
-                    state.stats.moved_bytes += u64::from(placed.location.bytes);
-                }
-                placed
-            });
-            let placed = placed.await.map_err(|error| io::Error::other(error.to_string()))?;
-            moving.stale.push(std::mem::replace(chunk, placed.location));
-            moving.fresh.push(placed.location);
-        }
-        let bytes = if from.segment == oldest.number {
-            read_exact(oldest.file, from).await?
-        } else {
-            let file = self.0.storage.open(&segment_path(&self.0.dir, from.segment)).await?;
-            read_exact(&file, from).await?
-        };
-        let salt = self.0.state.borrow_mut().ring.segment(from.segment).map(|segment| segment.salt);
-        let salt = salt.ok_or(io::ErrorKind::NotFound)?;
-        let record = Record::decode(&bytes, salt, from.offset).map_err(invalid)?;
-        let envelope = &record.meta[..meta::envelope_bytes(record.meta)];
-        let placed = poll_fn(|context| {
-            // The state is taken in the same turn as the place: no outcome can fall between.
-            let Some((at, legs)) = liveness.state(id) else { return Poll::Ready(Ok(None)) };
-            if at != from {
-                return Poll::Ready(Ok(None));
-            }
-            let mut fields = Vec::new();
-            meta::push_chunks(&mut fields, &moving.chunks);
-            meta::push_leg_states(&mut fields, envelope.len(), &legs);
-            let draft = Draft { kind: Kind::Accepted, id, meta: [envelope, &fields], body: record.body };
-            let mut state = self.0.state.borrow_mut();
-            let placed = self.poll_place(&mut state, context, Class::Settle, &[draft]);
-            if let Poll::Ready(Ok(placed)) = &placed {
-                state.ring.add_live(placed.location.segment, placed.location.bytes);
-                state.stats.moved_bytes += u64::from(placed.location.bytes);
-            }
-            placed.map_ok(Some)
-        });
-        match placed.await.map_err(|error| io::Error::other(error.to_string()))? {
-            Some(placed) => {
-                moving.to = placed.location;
-                Ok((Some(moving), placed.sequence))
-            }
-            None => {
-                self.forget_copies(&moving.fresh);
-                Ok((None, 0))
-            }
-        }
-    }
-
-    fn forget_copies(&self, copies: &[Location]) {
-        let mut state = self.0.state.borrow_mut();
-        for copy in copies {
-            state.ring.sub_live(copy.segment, copy.bytes);
-        }
-    }
-
-    /// The copies are durable: the queue learns of them, unless the message was settled meanwhile.
-    fn finish_moves(&self, liveness: &impl Liveness, moves: Vec<Move>) {
-        for Move { id, from, to, chunks, fresh, stale } in moves {
-            if liveness.state(id).is_some_and(|(at, _)| at == from) {
-                liveness.moved(id, from, to);
-                self.forget_copies(&stale);
-                self.forget_copies(&[from]);
-                if !chunks.is_empty() {
-                    self.0.state.borrow_mut().chunks.insert(id, chunks);
-                }
-            } else {
-                self.forget_copies(&fresh);
-                self.forget_copies(&[to]);
-            }
-        }
-    }
-}
-
-/// The segment that is to be freed.
-struct Oldest<'a, S: Storage> {
-    number: u32,
-    salt: Salt,
-    file: &'a S::File,
-}
-
-async fn read_exact<F: StorageFile>(file: &F, location: Location) -> io::Result<F::Bytes> {
-    let bytes = file.read_at(u64::from(location.offset), location.bytes as usize).await?;
-    if bytes.len() == location.bytes as usize { Ok(bytes) } else { Err(io::ErrorKind::InvalidData.into()) }
-}
-
-fn invalid(error: RecordError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

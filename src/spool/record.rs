@@ -204,6 +204,20 @@ impl Header {
         bytes.get(16..20).is_some_and(|field| field == offset.to_le_bytes())
     }
 
+    /// Hands `each` all places in `bytes`, which start at `offset`, that [claim](Self::claims) to be headers.
+    pub fn claimed(bytes: &[u8], offset: u32, mut each: impl FnMut(usize)) {
+        // By whole words of a record's alignment, for all of a segment may have to be looked at.
+        const FIELD: usize = 16 / ALIGN_BYTES;
+        let (words, _) = bytes.as_chunks::<ALIGN_BYTES>();
+        let mut claim = offset;
+        for word in words.get(FIELD..).unwrap_or_default() {
+            if u64::from_le_bytes(*word) as u32 == claim {
+                each((claim - offset) as usize);
+            }
+            claim = claim.wrapping_add(ALIGN_BYTES as u32);
+        }
+    }
+
     /// Bytes of the record: header, meta, body.
     pub fn bytes(&self) -> usize {
         HEADER_BYTES + self.meta_bytes as usize + self.body_bytes as usize

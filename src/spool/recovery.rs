@@ -362,13 +362,11 @@ fn traces_end(window: &[u8], at: u32, header: Option<&batch::Header>, salt: Salt
     let salted = batch::Header::bears_salt(window, salt);
     let header = header.map_or(0, batch::Header::blocks_bytes);
     let mut end = header.max(if salted { BLOCK_BYTES } else { 0 });
-    for offset in (0..window.len()).step_by(record::ALIGN_BYTES) {
-        if record::Header::claims(&window[offset..], at + offset as u32)
-            && let Ok(header) = record::Header::decode(&window[offset..], salt)
-        {
+    record::Header::claimed(window, at, |offset| {
+        if let Ok(header) = record::Header::decode(&window[offset..], salt) {
             end = end.max(offset + header.bytes());
         }
-    }
+    });
     (at as usize + end).next_multiple_of(BLOCK_BYTES) as u32
 }
 

@@ -13,6 +13,7 @@ use super::segment::{FooterBuilder, Tail};
 use super::storage::{DiskBuffer, Storage};
 use crate::clock::Moment;
 use crate::id::{Location, MessageId};
+use crate::limits::BLOCK_BYTES;
 
 /// The segment that is being written.
 pub(super) struct Head<S: Storage> {
@@ -63,6 +64,8 @@ pub(super) struct State<S: Storage> {
     pub closed: bool,
     pub full: bool,
     pub stuck: bool,
+    /// Ticks of the log's clock so far.
+    pub ticks: u64,
     pub writing_since: Option<Moment>,
     pub idle_since: Moment,
     pub waiters: Vec<(u64, Waker)>,
@@ -70,6 +73,7 @@ pub(super) struct State<S: Storage> {
     pub committer: Option<Waker>,
     pub upkeep: Option<Waker>,
     pub upkeep_due: bool,
+    pub upkeep_running: bool,
     pub aborts: Vec<MessageId>,
     /// The last try to append an abort found no place; the next segment ends this.
     pub aborts_blocked: bool,
@@ -102,6 +106,7 @@ impl<S: Storage> State<S> {
             closed: false,
             full: false,
             stuck: false,
+            ticks: 0,
             writing_since: None,
             idle_since: now,
             waiters: Vec::new(),
@@ -109,6 +114,7 @@ impl<S: Storage> State<S> {
             committer: None,
             upkeep: None,
             upkeep_due: true,
+            upkeep_running: false,
             aborts: Vec::new(),
             aborts_blocked: false,
             chunks: HashMap::default(),
@@ -135,6 +141,13 @@ impl<S: Storage> State<S> {
         Placed { sequence: filling.sequence, location }
     }
 
+    /// Bytes that the head still has for records and their entries in the footer.
+    pub(super) fn head_room(&self) -> u64 {
+        let filling = self.filling.as_ref().map_or(0, |filling| filling.used.next_multiple_of(BLOCK_BYTES));
+        let used = self.head.cursor as usize + filling + self.head.footer.bytes_with(0) + 2 * BLOCK_BYTES;
+        u64::from(self.head.size).saturating_sub(used as u64)
+    }
+
     pub(super) fn accepted(&mut self, location: Location) {
         if let Some(segment) = self.ring.segment(location.segment) {
             segment.live_bytes += u64::from(location.bytes);
@@ -159,7 +172,7 @@ impl<S: Storage> State<S> {
 
     pub(super) fn no_segment(&mut self) -> Blocked {
         self.wake_upkeep();
-        if self.full { Blocked::Failed(AppendError::Full) } else { Blocked::Room }
+        if self.full { Blocked::Failed(AppendError::Full) } else { Blocked::Segment }
     }
 
     /// The filling batch is wanted at once.

@@ -11,9 +11,9 @@ use std::task::{Context, Wake, Waker};
 
 use super::commit::{Log, LogOptions};
 use super::error::{Fence, SpoolError};
-use super::reclaim::Liveness;
+use super::moving::Liveness;
 use super::replay::{Recovered, RecoveryReport};
-use super::storage::memory::MemoryDisk;
+use super::storage::memory::{Dice, MemoryDisk};
 use crate::clock::WallTime;
 use crate::envelope::{EnvelopeBuilder, Notify, Parameters};
 use crate::id::{Location, MessageId, PartId};
@@ -180,11 +180,14 @@ pub(super) fn message(id: MessageId, body_bytes: usize) -> Message {
     builder.begin("s@example.com", Parameters::default(), "");
     builder.push_recipient("r@example.net", Notify::DEFAULT, "").expect("one recipient fits");
     let envelope = builder.encode(WallTime(1), WallTime(2));
-    // A pattern of 256 bytes, repeated: cheap even where nothing is optimized.
-    let pattern: Vec<u8> = (0..256).map(|at| (at * 31 + id.sequence()) as u8).collect();
-    let mut body = pattern.repeat(body_bytes.div_ceil(pattern.len()));
-    body.truncate(body_bytes);
-    Message { id, envelope, body }
+    Message { id, envelope, body: body(id, body_bytes) }
+}
+
+/// The body of a message of that length: no two messages share eight bytes.
+pub(super) fn body(id: MessageId, bytes: usize) -> Vec<u8> {
+    let mut body = id.as_u64().wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes().repeat(bytes / 8 + 1);
+    body.truncate(bytes);
+    body
 }
 
 pub(super) fn outcome(id: MessageId, attempts: u16, verdict: Verdict) -> Outcome {
@@ -195,11 +198,6 @@ pub(super) fn outcome(id: MessageId, attempts: u16, verdict: Verdict) -> Outcome
 
 /// A seeded coin for power cuts.
 pub(super) fn coin(seed: u64) -> impl FnMut() -> bool {
-    let mut state = seed.wrapping_mul(2).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state & 64 != 0
-    }
+    let mut dice = Dice::new(seed);
+    move || dice.coin()
 }

@@ -194,7 +194,14 @@ impl Maker {
     async fn notify(&self, id: MessageId) {
         let notification = self.message(self.log.next_id(), |e| to(e, "", &["sender@a.test"]), 300);
         let bounced = Bounced { id, legs: vec![(0, 1)], notification: Some(notification.id) };
-        let (_, location) = self.log.append_notification(&bounced, &notification).await.expect("room");
+        let (_, location) = self
+            .log
+            .append_notification(&bounced, &notification)
+            .await
+            .expect("room")
+            .durable()
+            .await
+            .expect("a disk");
         self.accepted(&notification, location);
         let applied = self.queue.borrow_mut().apply(Change::Bounced(&bounced), net::now());
         self.log.settled(id, applied.settled.expect("its only recipient"));
@@ -213,7 +220,7 @@ async fn make(directory: PathBuf) {
     let mut layout = Layout::open(&directory).expect("an empty directory");
     let part = Maker::open(&mut layout).await;
     let mixed = |e: &mut EnvelopeBuilder| {
-        let parameters = Parameters { eight_bit: true, smtputf8: false, ret: Return::Headers };
+        let parameters = Parameters { eight_bit: true, ret: Return::Headers, ..Parameters::default() };
         e.begin("sender@a.test", parameters, "envelope-1");
         e.set_tenant("tenant");
         let late = Notify(Notify::FAILURE | Notify::DELAY);

@@ -39,10 +39,10 @@ fn text(bytes: usize) -> Vec<u8> {
 const SIZES: [usize; 8] = [2, 4096, 65_535, 65_536, 65_537, 131_072, 200 * 1024, 3 << 20];
 
 /// Sends each size once with DATA and once in chunks, and compares what arrives.
-fn all_arrive(shards: u16, wiring: &str, offers: &'static [&'static str]) {
+fn all_arrive(config: Config, offers: &'static [&'static str]) {
     let lab = Lab::new();
     let sink = Sink::on(&[([127, 0, 0, 1], 0).into()], offers, |_| Act::Accept);
-    let relay = lab.start(&Config::new().threads(shards, wiring).to(sink.address()));
+    let relay = lab.start(&config.to(sink.address()));
     let mut sent = Vec::new();
     for (nth, size) in SIZES.into_iter().enumerate() {
         let content = text(size);
@@ -72,22 +72,33 @@ fn all_arrive(shards: u16, wiring: &str, offers: &'static [&'static str]) {
 #[test]
 fn messages_of_many_sizes_arrive_byte_identical_on_one_shared_executor() {
     if host_is_able() {
-        all_arrive(1, "shared", USUAL);
+        all_arrive(Config::new().threads(1, "shared"), USUAL);
     }
 }
 
 #[test]
 fn messages_of_many_sizes_arrive_byte_identical_on_three_shared_executors() {
     if host_is_able() {
-        all_arrive(3, "shared", &["8BITMIME", "SMTPUTF8"]);
+        all_arrive(Config::new().threads(3, "shared"), &["8BITMIME", "SMTPUTF8"]);
     }
 }
 
 #[test]
 fn messages_of_many_sizes_arrive_byte_identical_with_roles_on_their_own_executors() {
     if host_is_able() {
-        all_arrive(1, "split", &["PIPELINING", "8BITMIME", "CHUNKING"]);
-        all_arrive(3, "split", &["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "DSN"]);
+        all_arrive(Config::new().threads(1, "split"), &["PIPELINING", "8BITMIME", "CHUNKING"]);
+        all_arrive(
+            Config::new().threads(3, "split"),
+            &["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "DSN"],
+        );
+    }
+}
+
+#[test]
+fn messages_arrive_on_pinned_executors_to_which_connections_are_steered() {
+    if host_is_able() {
+        let config = Config::new().threads(2, "shared").set("threads.pin", true).set("threads.steer", true);
+        all_arrive(config, USUAL);
     }
 }
 
@@ -208,6 +219,34 @@ fn internationalised_addresses_pass_where_offered_and_bounce_where_not() {
     let bounce = able.await_to("ascii@client.test");
     assert_eq!(bounce.sender, "");
     assert!(unable.taken().is_empty());
+    relay.stop();
+}
+
+#[test]
+fn a_binary_message_arrives_octet_by_octet_or_bounces_without_a_byte_of_it() {
+    if !host_is_able() {
+        return;
+    }
+    const OFFERS: &[&str] = &["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"];
+    let (lab, usual) = (Lab::new(), Sink::start());
+    let able = Sink::on(&[([127, 0, 0, 1], 0).into()], OFFERS, |_| Act::Accept);
+    let config = Config::new().to(usual.address()).route("able.test", format!("smtp://{}", able.address()));
+    let relay = lab.start(&config);
+    let octets: Vec<u8> = (0..300_000u32).map(|n| (u64::from(n).pow(2) >> 7) as u8).collect();
+    let message = [b"Subject: octets\r\n\r\n\n.\n\r.\r\n.\r\n", octets.as_slice(), b"\r"].concat();
+    let mut client = relay.client();
+    for (to, length) in [("short@able.test", 2000), ("long@able.test", message.len())] {
+        client.mail_in_chunks("from@client.test> BODY=BINARYMIME", &[to], &message[..length], 70_001);
+        let taken = able.await_to(to);
+        assert!(taken.mail_parameters.contains("BODY=BINARYMIME"), "{}", taken.mail_parameters);
+        assert!(taken.content.ends_with(&message[..length]), "{to}: other octets");
+    }
+    // Nobody can be sent it by DATA: the sender is told, in words alone.
+    let refused = "from@client.test> BODY=BINARYMIME RET=FULL";
+    client.mail_in_chunks(refused, &["to@usual.test"], b"Subject: x\r\n\r\nwith\0nul and\nlf", 1000);
+    let bounce = usual.await_to("from@client.test");
+    let text = String::from_utf8(bounce.content).expect("a notification is text");
+    assert!(text.contains("Status: 5.6.3") && !text.contains('\0') && !text.contains("nul and"), "{text}");
     relay.stop();
 }
 

@@ -20,12 +20,13 @@ use super::{SOON, client::Client, eventually, within};
 pub struct Config {
     settings: BTreeMap<String, String>,
     routes: BTreeMap<String, String>,
+    listeners: Vec<String>,
 }
 
 impl Config {
     /// A small relay on free ports: one shard, small segments, quick retries.
     pub fn new() -> Self {
-        let config = Self { settings: BTreeMap::new(), routes: BTreeMap::new() };
+        let config = Self { settings: BTreeMap::new(), routes: BTreeMap::new(), listeners: Vec::new() };
         config
             .set("smtp.hostname", "'relay.test'")
             .set("smtp.listen", "['127.0.0.1:0']")
@@ -43,6 +44,12 @@ impl Config {
     /// Sets `section.key` to a TOML value.
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.settings.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Another listener, on a free port, with more `lines` of TOML; [`Relay::listener`] finds it.
+    pub fn listener(mut self, kind: &str, lines: &str) -> Self {
+        self.listeners.push(format!("[[listener]]\naddress = '127.0.0.1:0'\nkind = '{kind}'\n{lines}\n"));
         self
     }
 
@@ -82,6 +89,7 @@ impl Config {
         for (pattern, target) in &self.routes {
             let _ = writeln!(text, "'{pattern}' = '{target}'");
         }
+        text.extend(self.listeners.iter().map(String::as_str));
         text
     }
 }
@@ -223,6 +231,20 @@ impl Relay {
     /// Where it takes mail.
     pub fn smtp(&self) -> SocketAddr {
         self.smtp
+    }
+
+    /// Where its listeners of a kind are; `SMTP` are the relays.
+    pub fn listeners(&self, kind: &str) -> Vec<SocketAddr> {
+        let label = format!("{kind} ");
+        let line = self.start_text.lines().find_map(|line| line.trim_start().strip_prefix(label.as_str()));
+        let line = line.unwrap_or_else(|| panic!("no {kind} in {}", self.start_text)).trim();
+        let addresses = line.split_once(" as ").map_or(line, |(addresses, _)| addresses);
+        addresses.split(", ").map(|address| address.parse().expect("an address")).collect()
+    }
+
+    /// Where its first listener of a kind is.
+    pub fn listener(&self, kind: &str) -> SocketAddr {
+        self.listeners(kind)[0]
     }
 
     /// Where its metrics are.

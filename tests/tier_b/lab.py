@@ -27,7 +27,7 @@ PORTS = range(24000, 25000)
 # Most messages that two shards may have at the workers for one path (delivery.window): as many a fault may repeat.
 IN_FLIGHT = 2 * 1024
 # What `serve` names when the host, not the relay, is at fault.
-HOST_FAULTS = ("io_uring", "memlock", "RLIMIT_MEMLOCK")
+HOST_FAULTS = ("io_uring", "memlock", "RLIMIT_MEMLOCK", "Cannot allocate memory")
 
 
 class Skip(Exception):
@@ -64,6 +64,10 @@ class Lab:
     def size(self, short, full):
         """A number for CI, another for the full run."""
         return full if self.full else short
+
+    def enough(self, done, planned, what):
+        """Checks that what was planned was done; on a slow machine, short of the full size, that at least two were."""
+        check(done >= min(planned, self.size(2, planned)), f"only {done} of {planned} {what} before the load ended")
 
     def port(self):
         """A loopback port of the range that nobody listens on."""
@@ -135,10 +139,13 @@ class Lab:
 
 class Relay:
     """`ringpost serve` with a configuration of its own. `routes` are lines of that table, `settings` whole sections, `keeping`
-    lines about the spool, `door` lines about receiving, `spool` its directory and `flags` what `serve` is given besides."""
+    lines about the spool, `smtp` about the listening side, `spool` its directory and `flags` what `serve` is given besides.
 
-    def __init__(self, lab, routes, settings="", keeping="", door="", spool=None, flags=(), name="relay"):
-        self.lab, self.name = lab, name
+    Within `patience` seconds it must be ready: that is a limit for a busy machine, not a measurement.
+    """
+
+    def __init__(self, lab, routes, settings="", keeping="", smtp="", spool=None, flags=(), name="relay", patience=30):
+        self.lab, self.name, self.patience = lab, name, patience
         self.spool = spool or lab.directory / f"{name}-spool"
         self.flags = list(flags)
         self.log = f"{name}.log"
@@ -146,7 +153,7 @@ class Relay:
         self.config = lab.directory / f"{name}.toml"
         lines = "".join(f'"{pattern}" = "{target}"\n' for pattern, target in routes.items())
         self.config.write_text(
-            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n{door}'
+            f'[smtp]\nhostname = "relay.invalid"\nlisten = ["127.0.0.1:{self.port}"]\n{smtp}'
             f'[spool]\ndirectory = "{self.spool}"\n{keeping}'
             f'[admin]\nlisten = "127.0.0.1:{self.admin}"\n[routes]\n{lines}{settings}')
         self.process = None
@@ -160,7 +167,7 @@ class Relay:
         """Starts it and waits until it is ready; says whether it is. Where it may fail it must have ended then, with a reason."""
         environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
         self.process = self.lab.spawn(self.command(), self.log, env=environment, cwd=self.lab.directory)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.patience
         while self.readiness() != 200:
             if self.process.poll() is not None:
                 said = self.lab.text(self.log).strip().splitlines()[-3:]
@@ -171,7 +178,7 @@ class Relay:
                 raise Fault(f"the relay exited with {self.process.returncode} at the start: {said}")
             if may_fail and self.readiness() == 503:
                 return False
-            check(time.monotonic() < deadline, "the relay was not ready within 30 s")
+            check(time.monotonic() < deadline, f"the relay was not ready within {self.patience} s")
             time.sleep(0.02)
         return True
 
@@ -242,7 +249,7 @@ class Load:
         self.lab, self.report = lab, lab.directory / "load.json"
         self.process = lab.load(
             ["run", "--target", f"127.0.0.1:{relay.port}", "--sink", f"127.0.0.1:{sink}", "--reconnect", "--repeats-allowed",
-             "--duration", seconds, "--drain-timeout", 60, "--json", self.report, *more])
+             "--duration", seconds, "--drain-timeout", 300 if lab.full else 60, "--json", self.report, *more])
 
     def lasts(self, seconds):
         """Lets it run on; False if it has ended."""
@@ -273,15 +280,36 @@ def replies(report, *codes):
 
 
 def send_one(relay):
-    """The reply to a message that goes nowhere the ledger looks."""
-    with smtplib.SMTP("127.0.0.1", relay.port, timeout=60) as client:
-        try:
+    """The reply to a message that goes nowhere the ledger looks; to the connection, if that is refused."""
+    try:
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=60) as client:
             client.sendmail("one@source.load.invalid", ["one@sink.load.invalid"], b"Subject: one\r\n\r\none\r\n")
-        except smtplib.SMTPResponseException as refusal:
-            return refusal.smtp_code
-        except smtplib.SMTPRecipientsRefused as refusal:
-            return min(code for code, _ in refusal.recipients.values())
+    except smtplib.SMTPResponseException as refusal:
+        return refusal.smtp_code
+    except smtplib.SMTPRecipientsRefused as refusal:
+        return min(code for code, _ in refusal.recipients.values())
+    except smtplib.SMTPServerDisconnected:
+        return None
     return 250
+
+
+def certificate(lab):
+    """Files with a self-signed certificate for localhost and its key."""
+    openssl = lab.program("openssl", "openssl")
+    files = lab.directory / "certificate.pem", lab.directory / "key.pem"
+    if not files[0].exists():
+        done = subprocess.run(
+            [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+             "-out", files[0], "-keyout", files[1]], capture_output=True, text=True, check=False)
+        same(done.returncode, 0, f"openssl req: {done.stderr[-300:]}")
+    return files
+
+
+def with_tls(lab):
+    """Lines for `Relay(smtp=...)` that offer STARTTLS."""
+    files = certificate(lab)
+    return f'tls_certificate = "{files[0]}"\ntls_key = "{files[1]}"\n'
 
 
 def wait_for(condition, seconds, what):

@@ -139,7 +139,7 @@ def row(lab):
     lab.root()
     Confined.group = Group(lab)
     count = lab.size(600, 2000)
-    relay = Confined(lab, routes={"*": "discard"}, settings=SETTINGS, door=f"message_bytes_max = {IN_FLIGHT}\n")
+    relay = Confined(lab, routes={"*": "discard"}, settings=SETTINGS, smtp=f"message_bytes_max = {IN_FLIGHT}\n")
     send(relay)
     idle = relay.memory()
     kinds = ["large"] * (count - count // 5) + ["chunks", "header"] * (count // 10)

@@ -19,7 +19,7 @@ def resident(lab, name, legs, legs_a_message):
     if legs:
         lab.spool(
             name, messages=legs // legs_a_message, legs=legs_a_message, size=200, domains=10_000, deferred=50, parts=SHARDS)
-    relay = lab.relay(routes={"*": "hold"}, settings=SETTINGS, name=name)
+    relay = lab.relay(routes={"*": "hold"}, settings=SETTINGS, name=name, patience=120)
     waiting = sum(value for key, value in relay.metrics().items() if key.startswith("ringpost_queue_legs"))
     tier.same(waiting, legs, "legs in the queue")
     bytes_now, peak = relay.memory("VmRSS"), relay.memory()

@@ -7,6 +7,8 @@ pub struct Capabilities {
     pub pipelining: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub binary: bool,
     /// 8BITMIME (RFC 6152).
     pub eight_bit: bool,
     /// SMTPUTF8 (RFC 6531).
@@ -30,6 +32,7 @@ impl Capabilities {
         match () {
             () if is(b"PIPELINING") => self.pipelining = true,
             () if is(b"CHUNKING") => self.chunking = true,
+            () if is(b"BINARYMIME") => self.binary = true,
             () if is(b"8BITMIME") => self.eight_bit = true,
             () if is(b"SMTPUTF8") => self.smtputf8 = true,
             () if is(b"DSN") => self.dsn = true,

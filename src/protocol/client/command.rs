@@ -35,7 +35,9 @@ pub(super) fn write_mail(mail: Mail<'_>, offered: &Capabilities, out: &mut Vec<u
     if offered.size.is_some() {
         write!(out, " SIZE={}", mail.size).expect("writing to memory succeeds");
     }
-    if offered.eight_bit && mail.parameters.eight_bit {
+    if mail.parameters.binary {
+        out.extend_from_slice(b" BODY=BINARYMIME");
+    } else if offered.eight_bit && mail.parameters.eight_bit {
         out.extend_from_slice(b" BODY=8BITMIME");
     }
     if offered.smtputf8 && (mail.parameters.smtputf8 || !mail.sender.is_ascii()) {
@@ -96,7 +98,8 @@ mod tests {
     use super::*;
 
     fn mail(offered: &Capabilities) -> String {
-        let parameters = Parameters { eight_bit: true, smtputf8: true, ret: Return::Headers };
+        let parameters =
+            Parameters { eight_bit: true, smtputf8: true, ret: Return::Headers, ..Parameters::default() };
         let mail = Mail { sender: "a@b.test", parameters, envid: Some("e+20x"), size: 7 };
         let mut out = Vec::new();
         write_mail(mail, offered, &mut out);

@@ -57,8 +57,8 @@ pub struct Options {
 pub struct Transaction<'a> {
     /// Sender's mailbox without angle brackets; empty for the null sender.
     pub sender: &'a str,
-    /// BODY, SMTPUTF8, RET. BODY and SMTPUTF8 are left out where the remote does not offer them, and the body goes as
-    /// it is; whether its headers need SMTPUTF8 is for the caller to know. Addresses are checked here.
+    /// BODY, SMTPUTF8, RET, and what the body is made of. A message that needs what the remote does not offer fails
+    /// (RFC 6152 §3, RFC 6531 §3.2, RFC 3030 §3); a parameter that it does not need is left out. Addresses are checked here.
     pub parameters: Parameters,
     /// ENVID, if one was given.
     pub envid: Option<&'a str>,
@@ -340,7 +340,8 @@ impl Client {
         }
         // BDAT only with PIPELINING, which every remote that chunks also has: without it nothing is won.
         let at_once = self.options.body_with_envelope && transaction.body_ready;
-        if at_once && self.offered.chunking && self.offered.pipelining {
+        let must = transaction.parameters.binary;
+        if (at_once || must) && self.offered.chunking && self.offered.pipelining {
             flight.form = Form::Chunks;
             flight.body = Body::Open;
             self.events.push_back(Event::BodyWanted { tag });
@@ -384,12 +385,20 @@ impl Client {
                 format!("message of {} bytes is larger than the remote's limit of {limit}", transaction.size);
             return Some(Reply::new(0, Enhanced(5, 3, 4), &text));
         }
+        let refused = |detail, text| Some(Reply::new(0, Enhanced(5, 6, detail), text));
+        let Parameters { eight_bit, binary, smtputf8, content, .. } = transaction.parameters;
         if !sender.is_ascii() && !self.offered.smtputf8 {
-            return Some(Reply::new(
-                0,
-                Enhanced(5, 6, 7),
-                "sender address needs SMTPUTF8, which the remote does not offer",
-            ));
+            return refused(7, "sender address needs SMTPUTF8, which the remote does not offer");
+        }
+        if smtputf8 && content.eight_bit_header && !self.offered.smtputf8 {
+            return refused(7, "message header needs SMTPUTF8, which the remote does not offer");
+        }
+        // Chunks are sent behind a whole envelope, so PIPELINING is needed too; remotes that chunk have it.
+        if binary && !(self.offered.binary && self.offered.chunking && self.offered.pipelining) {
+            return refused(3, "message is BINARYMIME, which the remote does not offer");
+        }
+        if eight_bit && content.eight_bit && !self.offered.eight_bit {
+            return refused(3, "message is 8BITMIME, which the remote does not offer");
         }
         None
     }

@@ -2,7 +2,7 @@
 //! one by one.
 
 use super::*;
-use crate::envelope::{Notify, Return};
+use crate::envelope::{Content, Notify};
 
 const ALL: &str = "220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE 1000\r\n";
 const PLAIN: &str = "220 hi\r\n|250 mx\r\n";
@@ -260,13 +260,12 @@ fn opened(script: &str) -> Client {
 }
 
 fn begin(client: &mut Client, sender: &str, size: u64, mailboxes: &[&str]) {
-    let transaction = Transaction {
-        sender,
-        parameters: Parameters { eight_bit: true, smtputf8: true, ret: Return::Unspecified },
-        envid: None,
-        size,
-        body_ready: false,
-    };
+    let parameters = Parameters { eight_bit: true, smtputf8: true, ..Parameters::default() };
+    begin_with(client, parameters, sender, size, mailboxes);
+}
+
+fn begin_with(client: &mut Client, parameters: Parameters, sender: &str, size: u64, mailboxes: &[&str]) {
+    let transaction = Transaction { sender, parameters, envid: None, size, body_ready: false };
     let recipient = |mailbox| Recipient { index: 0, mailbox, notify: Notify::DEFAULT, original: "" };
     client.begin(9, transaction, (0..).zip(mailboxes.iter().copied().map(recipient)));
 }
@@ -289,6 +288,71 @@ fn what_cannot_be_sent_fails_without_a_word_to_the_remote() {
         assert_eq!((results[0].verdict, results[0].recipients), (Verdict::Failed, 1));
         assert_eq!(results[0].reply.enhanced, enhanced, "{mailbox:?}");
         assert!(client.output().is_empty() && client.is_idle() && client.can_begin());
+    }
+}
+
+#[test]
+fn a_message_goes_only_where_its_octets_are_offered_a_way() {
+    let wide = Content { eight_bit: true, eight_bit_header: false };
+    let wide_header = Content { eight_bit: true, eight_bit_header: true };
+    let with = |eight_bit, smtputf8, binary, content| Parameters {
+        eight_bit,
+        smtputf8,
+        binary,
+        content,
+        ..Parameters::default()
+    };
+    let plain = Content::default();
+    for (parameters, offers, want) in [
+        // Declared and not needed: no reason to fail.
+        (with(true, true, false, plain), "PIPELINING", Ok("MAIL FROM:<s@b>\r\nRCPT TO:<a@b>\r\nDATA\r\n")),
+        (with(true, false, false, wide), "PIPELINING", Err(Enhanced(5, 6, 3))),
+        (with(true, false, false, wide), "8BITMIME", Ok("MAIL FROM:<s@b> BODY=8BITMIME\r\n")),
+        // Not declared: nobody asked for a promise.
+        (with(false, false, false, wide), "X", Ok("MAIL FROM:<s@b>\r\n")),
+        (with(true, true, false, wide_header), "8BITMIME", Err(Enhanced(5, 6, 7))),
+        (with(true, true, false, wide), "8BITMIME", Ok("MAIL FROM:<s@b> BODY=8BITMIME\r\n")),
+        (
+            with(false, false, true, wide),
+            "8BITMIME\r\n250-PIPELINING\r\n250 CHUNKING",
+            Err(Enhanced(5, 6, 3)),
+        ),
+        (with(false, false, true, wide), "BINARYMIME\r\n250 PIPELINING", Err(Enhanced(5, 6, 3))),
+        (
+            with(false, false, true, wide),
+            "BINARYMIME\r\n250-PIPELINING\r\n250 CHUNKING",
+            Ok("MAIL FROM:<s@b> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\n"),
+        ),
+    ] {
+        let offers = if offers.contains('\r') { format!("250-{offers}") } else { format!("250 {offers}") };
+        let mut client = opened(&format!("220 hi\r\n|250-mx\r\n{offers}\r\n"));
+        begin_with(&mut client, parameters, "s@b", 10, &["a@b"]);
+        let said = String::from_utf8(client.output().clone()).unwrap();
+        match (want, client.poll_event()) {
+            (Ok(want), None) => assert_eq!(said, want, "{offers}"),
+            (Ok(want), Some(Event::BodyWanted { tag: 9 })) => {
+                assert_eq!(said, want, "{offers}");
+                client.output().clear();
+                client.body_piece(9, b"a\n.\0", false);
+                client.body_piece(9, b"\r\xff", true);
+                assert_eq!(client.output().as_slice(), b"BDAT 4\r\na\n.\0BDAT 2 LAST\r\n\r\xff");
+            }
+            (Err(want), Some(Event::Finished { results, .. })) => {
+                assert_eq!(results[0].reply.enhanced, want, "{offers}");
+                assert!(said.is_empty(), "{offers}: {said}");
+            }
+            (want, event) => panic!("{offers}: {event:?} instead of {want:?}"),
+        }
+    }
+}
+
+#[test]
+fn words_injected_behind_the_reply_to_starttls_are_never_believed() {
+    for injected in ["250-evil\r\n250 8BITMIME\r\n", "2", "250 ok\r\n", "\r\n"] {
+        let mut client = opened("220 hi\r\n|250-mx\r\n250 STARTTLS\r\n");
+        client.start_tls();
+        let said = client.handle(format!("220 go\r\n{injected}").as_bytes());
+        assert!(matches!(said, Err(Misbehaved::Unasked)) || said.is_err(), "{injected:?}: {said:?}");
     }
 }
 

@@ -13,6 +13,8 @@
 //! policy (it asks [`Policy`]), no clock and no id. It does not limit time or rate: the driver does, and ends it with
 //! [`Session::close`].
 
+mod bodies;
+mod login;
 mod rules;
 mod session;
 #[cfg(test)]
@@ -23,7 +25,8 @@ pub use session::Session;
 use crate::envelope::Parameters;
 use crate::limits::RECIPIENTS_MAX;
 use crate::protocol::extension::Extensions;
-use crate::protocol::reply::{Refusal, push_text};
+use crate::protocol::reply::{self, Refusal, push_text};
+use crate::protocol::sasl::{Mechanism, Secrets};
 
 /// Errors of a client between two accepted messages at which it is sent away. Refusals that are temporary do not count:
 /// a client with more recipients than fit one transaction is no nuisance.
@@ -34,28 +37,33 @@ pub const ERRORS_MAX: u32 = 20;
 pub struct Options {
     hostname: String,
     banner: Vec<u8>,
-    ehlo: Vec<u8>,
-    /// The reply to EHLO in the clear when STARTTLS is offered.
-    ehlo_starttls: Option<Vec<u8>>,
+    /// Whether STARTTLS is offered in the clear.
+    starttls: bool,
+    /// Replies to EHLO, by [`AuthOffer::line`].
+    ehlo: [Vec<u8>; 6],
     postmaster: String,
     size_max: u64,
     recipients_max: usize,
     extensions: Extensions,
+    lmtp: bool,
 }
 
 impl Options {
     /// `hostname` is our name in banner, EHLO and trace; `size_max` the longest message in octets; `recipients_max` is
     /// cut to [`RECIPIENTS_MAX`]. `<Postmaster>` without a domain is taken for `postmaster@hostname`.
     pub fn new(hostname: &str, size_max: u64, recipients_max: usize, extensions: Extensions) -> Self {
+        let recipients_max = recipients_max.min(RECIPIENTS_MAX);
         Self {
             hostname: hostname.to_owned(),
             banner: Vec::new(),
-            ehlo: extensions.ehlo_reply(hostname, size_max, false),
-            ehlo_starttls: None,
+            starttls: false,
+            ehlo: AuthOffer::LINES
+                .map(|line| extensions.ehlo_reply(hostname, size_max, recipients_max, line.0, line.1)),
             postmaster: format!("postmaster@{hostname}"),
             size_max,
-            recipients_max: recipients_max.min(RECIPIENTS_MAX),
+            recipients_max,
             extensions,
+            lmtp: false,
         }
         .with_greeting("ESMTP Ringpost")
     }
@@ -79,7 +87,13 @@ impl Options {
 
     /// Offers STARTTLS: the driver can shake hands.
     pub fn with_starttls(mut self) -> Self {
-        self.ehlo_starttls = Some(self.extensions.ehlo_reply(&self.hostname, self.size_max, true));
+        self.starttls = true;
+        self
+    }
+
+    /// Speaks LMTP instead of SMTP (RFC 2033): LHLO, and a reply for each recipient at the end of a message.
+    pub fn with_lmtp(mut self) -> Self {
+        self.lmtp = true;
         self
     }
 
@@ -94,8 +108,56 @@ impl Options {
     }
 }
 
+/// Which ways to log in a session offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthOffer {
+    /// None: AUTH is unknown here.
+    #[default]
+    None,
+    /// None yet: passwords are taken over TLS only.
+    AfterTls,
+    /// By password.
+    Passwords,
+    /// By password, or by the certificate of the handshake.
+    PasswordsAndCertificate,
+}
+
+impl AuthOffer {
+    const PASSWORDS: &str = "AUTH SCRAM-SHA-256 PLAIN LOGIN";
+    const ALL: &str = "AUTH EXTERNAL SCRAM-SHA-256 PLAIN LOGIN";
+    /// What each reply to EHLO says of STARTTLS and AUTH.
+    const LINES: [(bool, &str); 6] = [
+        (false, ""),
+        (false, Self::PASSWORDS),
+        (false, Self::ALL),
+        (true, ""),
+        (true, Self::PASSWORDS),
+        (true, Self::ALL),
+    ];
+
+    /// Place of the reply to EHLO in [`Self::LINES`].
+    fn line(self, starttls: bool) -> usize {
+        let auth = match self {
+            Self::None | Self::AfterTls => 0,
+            Self::Passwords => 1,
+            Self::PasswordsAndCertificate => 2,
+        };
+        auth + if starttls { 3 } else { 0 }
+    }
+
+    /// Why a mechanism cannot be used.
+    fn refusal(self, mechanism: Mechanism) -> Option<Refusal> {
+        match (self, mechanism) {
+            (Self::None, _) => Some(reply::NOT_OFFERED),
+            (Self::AfterTls, _) => Some(reply::ENCRYPT_FIRST),
+            (Self::Passwords, Mechanism::External) => Some(reply::UNKNOWN_MECHANISM),
+            _ => None,
+        }
+    }
+}
+
 /// Decisions that are the driver's. Called while a command is handled, so they may not wait for anything.
-pub trait Policy {
+pub trait Policy: Secrets {
     /// Whether a transaction may begin. `sender` is empty for the null sender; `declared_size` is SIZE, octets, and
     /// within the limit. Asked once per MAIL that is otherwise right.
     fn mail(
@@ -129,6 +191,9 @@ pub enum Want {
     StartTls,
     /// A proxy has said for whom it speaks: [`Session::introduce`], then write the banner, or refuse that client.
     NewClient,
+    /// A client says who it is: [`Session::claim`]. Find out whether that is so, then [`Session::authenticated`], and step
+    /// again.
+    Authenticate,
     /// Write `out`, then close the connection.
     Close,
 }

@@ -70,7 +70,7 @@ const fn rule(verb: Verb, argument: Argument, cells: [Cell; 6]) -> Rule {
 }
 
 #[rustfmt::skip]
-static RULES: [Rule; 16] = [
+static RULES: [Rule; 17] = [
     //                                             Start  Idle   Sender No     Recip  Chunks
     rule(Verb::Mail,     Argument::Something,     [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Rcpt,     Argument::Something,     [HELLO, MAIL,  YES,   YES,   YES,   CHNK]),
@@ -79,13 +79,14 @@ static RULES: [Rule; 16] = [
     rule(Verb::Rset,     Argument::Nothing,       [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Ehlo,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Helo,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
+    rule(Verb::Lhlo,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Noop,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Quit,     Argument::Nothing,       [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Vrfy,     Argument::Something,     [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Help,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
     rule(Verb::Expn,     Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
     rule(Verb::StartTls, Argument::Nothing,       [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
-    rule(Verb::Auth,     Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
+    rule(Verb::Auth,     Argument::Something,     [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Xclient,  Argument::Something,     [YES,   YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Http,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
 ];
@@ -110,6 +111,7 @@ mod tests {
             Verb::Rset,
             Verb::Ehlo,
             Verb::Helo,
+            Verb::Lhlo,
             Verb::Noop,
             Verb::Quit,
             Verb::Vrfy,

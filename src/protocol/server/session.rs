@@ -4,23 +4,22 @@ use std::io::Write as _;
 
 use crate::envelope::EnvelopeBuilder;
 use crate::id::MessageId;
-use crate::limits::BODY_INLINE_BYTES_MAX;
-use crate::protocol::body::{BodyFault, Decoder};
+use crate::protocol::body::Decoder;
 use crate::protocol::command::{self, Bdat, Verb};
+use crate::protocol::extension::Extensions;
 use crate::protocol::line::{Found, LineFault, LineScanner};
 use crate::protocol::reply::{self, Refusal};
+use crate::protocol::sasl::{Claim, Exchange};
 use crate::protocol::server::rules::{Argument, Phase, rule_of};
-use crate::protocol::server::{ERRORS_MAX, Options, Policy, Want};
+use crate::protocol::server::{AuthOffer, ERRORS_MAX, Options, Policy, Want};
 use crate::protocol::xclient;
 
 /// Longest client name that is kept, bytes: names are at most this long (RFC 5321 §4.5.3.1.2).
 const HELO_BYTES_MAX: usize = 255;
-/// Bytes that the end of the last chunk may add to a body: a missing CR LF.
-const CHUNK_RESERVE_BYTES: usize = 2;
 
 /// What is going on. Each variant holds what exists only then.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// No transaction.
     Idle,
     /// MAIL was accepted. `tried`: there was a well-formed RCPT, accepted or not.
@@ -36,11 +35,15 @@ enum State {
     /// Between BDAT chunks.
     Between(Decoder),
     /// Octets of a BDAT that failed are dropped; then the client is told. The transaction is over already.
-    Swallow { left: u64, refusal: Refusal },
+    Swallow { left: u64, refusal: Refusal, replies: usize },
     /// 220 to STARTTLS is written; the driver shakes hands.
     Handshake,
     /// A proxy has named its client; the driver takes it over.
     Introduced(xclient::Client),
+    /// Inside AUTH: a response is next.
+    Login(Exchange),
+    /// What the client claims is with the driver.
+    Claiming(Claim),
     /// The message is with the driver.
     Committing,
     /// Nothing more is read.
@@ -50,16 +53,20 @@ enum State {
 /// One session. Keeps its memory from transaction to transaction.
 #[derive(Debug)]
 pub struct Session {
-    state: State,
+    pub(super) state: State,
     lines: LineScanner,
     /// Name from EHLO or HELO; empty before.
     helo: String,
     extended: bool,
+    /// The client said LHLO.
+    lmtp: bool,
     /// Over TLS.
     secured: bool,
     /// XCLIENT is offered.
     is_proxy: bool,
-    envelope: EnvelopeBuilder,
+    pub(super) auth: AuthOffer,
+    pub(super) user: Option<Box<str>>,
+    pub(super) envelope: EnvelopeBuilder,
     errors: u32,
     /// A body was given up and the driver has not been told.
     discard: bool,
@@ -79,8 +86,11 @@ impl Session {
             lines: LineScanner::default(),
             helo: String::new(),
             extended: false,
+            lmtp: false,
             secured: false,
             is_proxy: false,
+            auth: AuthOffer::None,
+            user: None,
             envelope: EnvelopeBuilder::default(),
             errors: 0,
             discard: false,
@@ -97,14 +107,24 @@ impl Session {
         &self.helo
     }
 
-    /// Whether the client said EHLO.
+    /// Whether the client said EHLO or LHLO.
     pub fn is_extended(&self) -> bool {
         self.extended
+    }
+
+    /// Whether the client said LHLO.
+    pub fn is_lmtp(&self) -> bool {
+        self.lmtp
     }
 
     /// Whether the session is over TLS.
     pub fn is_secured(&self) -> bool {
         self.secured
+    }
+
+    /// TLS stands from the first byte: to be said before the banner.
+    pub fn begin_secured(&mut self) {
+        self.secured = true;
     }
 
     /// The handshake is done. All that the client said in the clear is forgotten (RFC 3207 §4.2).
@@ -133,7 +153,13 @@ impl Session {
     pub fn is_in_transaction(&self) -> bool {
         !matches!(
             self.state,
-            State::Idle | State::Handshake | State::Introduced(_) | State::Closed | State::Swallow { .. }
+            State::Idle
+                | State::Handshake
+                | State::Introduced(_)
+                | State::Login(_)
+                | State::Claiming(_)
+                | State::Closed
+                | State::Swallow { .. }
         )
     }
 
@@ -143,7 +169,7 @@ impl Session {
     }
 
     /// Goes on with `input`, which starts with the bytes left unconsumed by the last call. Appends replies to `out` and
-    /// decoded octets to `body`, up to [`BODY_INLINE_BYTES_MAX`]. Returns bytes consumed, and what is needed next;
+    /// decoded octets to `body`, up to [`BODY_INLINE_BYTES_MAX`](crate::limits::BODY_INLINE_BYTES_MAX). Returns bytes consumed, and what is needed next;
     /// for [`Want::Read`] the rest is less than a command line. The driver's buffer must have room for a longest line.
     pub fn step(
         &mut self,
@@ -164,20 +190,26 @@ impl Session {
                 State::Committing => (0, Some(Want::Commit)),
                 State::Handshake => (0, Some(Want::StartTls)),
                 State::Introduced(_) => (0, Some(Want::NewClient)),
+                State::Claiming(_) => (0, Some(Want::Authenticate)),
                 State::BeginData => {
                     out.extend_from_slice(reply::line::START_DATA);
                     self.state = State::Data { decoder: Decoder::data(options.size_max), refused: None };
                     (0, None)
                 }
                 State::BeginChunk(bdat) => {
-                    let (decoder, bdat) = (Decoder::chunks(options.size_max), *bdat);
+                    let bdat = *bdat;
+                    let binary = self.envelope.parameters().binary;
+                    let new = if binary { Decoder::binary } else { Decoder::chunks };
+                    let decoder = new(options.size_max);
                     self.begin_chunk(decoder, bdat);
                     (0, None)
                 }
                 State::Data { .. } => self.data(rest, out, body),
                 State::Chunk { .. } => self.chunk(rest, out, body),
                 State::Swallow { .. } => self.swallow(rest, out),
-                State::Idle | State::Mail { .. } | State::Between(_) => self.line(options, policy, rest, out),
+                State::Idle | State::Mail { .. } | State::Between(_) | State::Login(_) => {
+                    self.line(options, policy, rest, out)
+                }
             };
             used += consumed;
             if let Some(want) = want {
@@ -195,9 +227,13 @@ impl Session {
                 self.end_transaction();
             }
             State::Data { refused, .. } => *refused = Some(refusal),
-            State::BeginChunk(Bdat { size: left, .. }) | State::Chunk { left, .. } => {
-                let left = *left;
-                self.fail_chunk(left, refusal);
+            State::BeginChunk(bdat) => {
+                let bdat = *bdat;
+                self.fail_chunk(bdat, bdat.size, refusal);
+            }
+            State::Chunk { bdat, left, .. } => {
+                let (bdat, left) = (*bdat, *left);
+                self.fail_chunk(bdat, left, refusal);
             }
             // No body is open: nothing to refuse.
             _ => {}
@@ -209,12 +245,17 @@ impl Session {
         assert!(matches!(self.state, State::Committing), "only a complete message can be committed");
         match result {
             Ok(id) => {
-                reply::push_queued(out, id);
+                (0..self.end_replies()).for_each(|_| reply::push_queued(out, id));
                 self.errors = 0;
             }
-            Err(refusal) => refusal.write(out),
+            Err(refusal) => refusal.write_each(self.end_replies(), out),
         }
         self.end_transaction();
+    }
+
+    /// How many replies the end of a message gets. One record holds all recipients, so they are all the same.
+    pub(super) fn end_replies(&self) -> usize {
+        if self.lmtp { self.envelope.recipient_count() } else { 1 }
     }
 
     /// Says `refusal` (a 421) and ends the session; the next step wants [`Want::Close`]. What was not answered yet is
@@ -229,116 +270,12 @@ impl Session {
     }
 
     /// The one place where a transaction ends, however it does.
-    fn end_transaction(&mut self) {
+    pub(super) fn end_transaction(&mut self) {
         let begun = matches!(self.state, State::Data { .. } | State::Chunk { .. } | State::Between(_));
         self.discard |= begun;
         self.envelope.reset();
         self.state = State::Idle;
     }
-
-    // --- bodies
-
-    fn data(&mut self, input: &[u8], out: &mut Vec<u8>, body: &mut Vec<u8>) -> (usize, Option<Want>) {
-        let State::Data { decoder, refused } = &mut self.state else { unreachable!("called in Data only") };
-        if input.is_empty() {
-            return (0, Some(Want::Read));
-        }
-        let room = BODY_INLINE_BYTES_MAX.saturating_sub(body.len());
-        let kept = refused.is_none() && decoder.fault().is_none();
-        if kept && room == 0 {
-            return (0, Some(Want::Chunk));
-        }
-        let decoded = if refused.is_some() {
-            // Nobody wants these octets; the buffer is given back as it was.
-            let before = body.len();
-            let decoded = decoder.decode(input, body);
-            body.truncate(before);
-            decoded
-        } else {
-            decoder.decode(if kept { &input[..input.len().min(room)] } else { input }, body)
-        };
-        if !decoded.ended {
-            return (decoded.consumed, None);
-        }
-        let refusal = refused.take().or_else(|| decoder.fault().map(refusal_of));
-        match refusal {
-            None => {
-                self.state = State::Committing;
-                (decoded.consumed, Some(Want::Commit))
-            }
-            Some(refusal) => {
-                refusal.write(out);
-                self.end_transaction();
-                (decoded.consumed, None)
-            }
-        }
-    }
-
-    fn begin_chunk(&mut self, decoder: Decoder, bdat: Bdat) {
-        self.state = State::Chunk { decoder, bdat, left: bdat.size };
-    }
-
-    fn chunk(&mut self, input: &[u8], out: &mut Vec<u8>, body: &mut Vec<u8>) -> (usize, Option<Want>) {
-        let State::Chunk { decoder, bdat, left } = &mut self.state else {
-            unreachable!("called in Chunk only")
-        };
-        let bdat = *bdat;
-        let room = (BODY_INLINE_BYTES_MAX - CHUNK_RESERVE_BYTES).saturating_sub(body.len());
-        let wanted = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-        if wanted > 0 {
-            let kept = decoder.fault().is_none();
-            if kept && room == 0 {
-                return (0, Some(Want::Chunk));
-            }
-            let piece = &input[..if kept { wanted.min(room) } else { wanted }];
-            decoder.decode(piece, body);
-            *left -= piece.len() as u64;
-            return (piece.len(), None);
-        }
-        if *left > 0 {
-            return (0, Some(Want::Read));
-        }
-        if bdat.last {
-            decoder.finish_chunks(body);
-        }
-        if let Some(fault) = decoder.fault() {
-            refusal_of(fault).write(out);
-            self.end_transaction();
-            (0, None)
-        } else if bdat.last {
-            self.state = State::Committing;
-            (0, Some(Want::Commit))
-        } else {
-            reply::push_octets_received(out, bdat.size);
-            if let State::Chunk { decoder, .. } = std::mem::replace(&mut self.state, State::Idle) {
-                self.state = State::Between(decoder);
-            }
-            (0, None)
-        }
-    }
-
-    /// A failed BDAT ends the transaction (RFC 3030 §2), but its octets are on their way and must not be read as commands.
-    fn fail_chunk(&mut self, left: u64, refusal: Refusal) {
-        self.end_transaction();
-        self.state = State::Swallow { left, refusal };
-    }
-
-    fn swallow(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Option<Want>) {
-        let State::Swallow { left, refusal } = &mut self.state else {
-            unreachable!("called in Swallow only")
-        };
-        let dropped = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-        *left -= dropped as u64;
-        if *left > 0 {
-            return (dropped, Some(Want::Read));
-        }
-        let refusal = std::mem::replace(refusal, reply::NEED_MAIL);
-        self.state = State::Idle;
-        self.refuse(&refusal, out);
-        (dropped, None)
-    }
-
-    // --- commands
 
     fn line(
         &mut self,
@@ -361,18 +298,22 @@ impl Session {
                 self.refuse(refusal, out);
                 (consumed, None)
             }
-            Found::Line { line, consumed } => match self.command(options, policy, line, out) {
-                Ok(want) => (consumed, want),
-                Err(refusal) => {
+            Found::Line { line, consumed } => {
+                let done = match self.state {
+                    State::Login(_) => self.response(policy, line, out),
+                    _ => self.command(options, policy, line, out),
+                };
+                let want = done.unwrap_or_else(|refusal| {
                     self.refuse(&refusal, out);
-                    (consumed, None)
-                }
-            },
+                    None
+                });
+                (consumed, want)
+            }
         }
     }
 
     /// Says no, and ends the session of a client that makes too many errors.
-    fn refuse(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+    pub(super) fn refuse(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
         refusal.write(out);
         self.errors += u32::from(!refusal.is_temporary());
         if self.errors >= ERRORS_MAX {
@@ -400,12 +341,7 @@ impl Session {
     ) -> Result<Option<Want>, Refusal> {
         let (verb, arguments) = command::split(line)?;
         let rule = rule_of(verb);
-        if verb == Verb::StartTls && (self.secured || options.ehlo_starttls.is_none()) {
-            return Err(reply::NOT_OFFERED);
-        }
-        if verb == Verb::Xclient && !self.is_proxy {
-            return Err(reply::NO_PROXY);
-        }
+        self.check_offered(options, verb)?;
         let refusal = rule.refusal(self.phase());
         if verb == Verb::Bdat {
             return self.bdat(options, arguments, refusal, out);
@@ -423,11 +359,16 @@ impl Session {
         match verb {
             Verb::Mail => self.mail(options, policy, arguments, out)?,
             Verb::Rcpt => self.rcpt(options, policy, arguments, out)?,
+            // RFC 3030 §3: a binary body has no lines that a dot could stand alone on.
+            Verb::Data if self.envelope.parameters().binary => return Err(reply::NEEDS_BDAT),
             Verb::Data => {
                 self.state = State::BeginData;
                 return Ok(Some(Want::BeginBody));
             }
-            Verb::Ehlo | Verb::Helo => self.hello(options, verb == Verb::Ehlo, arguments, out),
+            Verb::Ehlo | Verb::Helo | Verb::Lhlo => {
+                self.lmtp = verb == Verb::Lhlo;
+                self.hello(options, verb != Verb::Helo, arguments, out);
+            }
             Verb::Rset => {
                 self.end_transaction();
                 out.extend_from_slice(reply::line::RESET);
@@ -452,9 +393,24 @@ impl Session {
                 self.state = State::Introduced(xclient::parse(arguments)?);
                 return Ok(Some(Want::NewClient));
             }
-            Verb::Bdat | Verb::Expn | Verb::Auth => return Err(reply::NOT_OFFERED),
+            Verb::Auth => return self.auth(policy, arguments, out),
+            Verb::Bdat | Verb::Expn => return Err(reply::NOT_OFFERED),
         }
         Ok(None)
+    }
+
+    /// Whether the client may know of the command at all.
+    fn check_offered(&self, options: &Options, verb: Verb) -> Result<(), Refusal> {
+        match verb {
+            Verb::StartTls if !options.starttls || self.secured => Err(reply::NOT_OFFERED),
+            Verb::Auth if self.auth == AuthOffer::None => Err(reply::NOT_OFFERED),
+            Verb::Xclient if !self.is_proxy => Err(reply::NO_PROXY),
+            // RFC 2033 §4.1: each protocol knows its own greeting only, so that neither is taken for the other.
+            Verb::Lhlo | Verb::Ehlo | Verb::Helo if options.lmtp != (verb == Verb::Lhlo) => {
+                Err(reply::UNKNOWN_COMMAND)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn hello(&mut self, options: &Options, extended: bool, name: &str, out: &mut Vec<u8>) {
@@ -463,8 +419,7 @@ impl Session {
         self.helo.clear();
         self.helo.extend(clean(name));
         if extended {
-            let offer = options.ehlo_starttls.as_ref().filter(|_| !self.secured);
-            let offer = offer.unwrap_or(&options.ehlo);
+            let offer = &options.ehlo[self.auth.line(options.starttls && !self.secured)];
             // Few clients are proxies: their line goes in behind the first, which is our name.
             let name = if self.is_proxy { memchr::memchr(b'\n', offer).map_or(0, |end| end + 1) } else { 0 };
             out.extend_from_slice(&offer[..name]);
@@ -484,7 +439,8 @@ impl Session {
         arguments: &str,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let mail = command::parse_mail(arguments, &options.extensions)?;
+        let offered = Extensions { auth: self.auth != AuthOffer::None, ..options.extensions };
+        let mail = command::parse_mail(arguments, &offered)?;
         if mail.size.is_some_and(|size| size > options.size_max) {
             return Err(reply::TOO_LARGE);
         }
@@ -540,7 +496,7 @@ impl Session {
             None
         };
         if let Some(refusal) = refusal {
-            self.fail_chunk(bdat.size, refusal);
+            self.fail_chunk(bdat, bdat.size, refusal);
             return Ok(None);
         }
         match std::mem::replace(&mut self.state, State::Idle) {
@@ -560,13 +516,4 @@ impl Session {
 fn clean(name: &str) -> impl Iterator<Item = char> {
     let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
     name.chars().take(HELO_BYTES_MAX).map(clean)
-}
-
-fn refusal_of(fault: BodyFault) -> Refusal {
-    match fault {
-        BodyFault::BareNewline => reply::BARE_NEWLINE,
-        BodyFault::TooLarge => reply::TOO_LARGE,
-        BodyFault::Looping => reply::LOOPING,
-        BodyFault::LongHeader => reply::LONG_HEADER,
-    }
 }

@@ -40,7 +40,8 @@ pub struct Writes {
     pub calls: u64,
     /// Bytes, all calls together.
     pub bytes: u64,
-    /// Calls at a place of a file where a write had failed before. Nobody may: the kernel marks the pages clean.
+    /// Calls at a place of a file where a write of the same process had failed. Nobody may: the kernel marks the pages
+    /// clean.
     pub retries: u64,
 }
 
@@ -85,10 +86,10 @@ impl Disk {
             Event::Change(Change::Create { path, .. }) | Event::Put { path, .. } => {
                 self.paths.push(path.clone())
             }
-            Event::Change(Change::Rename { from, to }) => {
-                if let Some(file) = self.platter.names.get(from) {
-                    self.paths[*file] = to.clone();
-                }
+            Event::Change(Change::Rename { to, file, .. }) => {
+                self.paths[*file] = to.clone();
+                // It is used for something else: what is written there now is no second try.
+                self.failed.retain(|(failed, _)| failed != file);
             }
             _ => {}
         }
@@ -181,6 +182,11 @@ impl MemoryDisk {
     /// From now on all goes well.
     pub fn heal(&self) {
         self.set_faults(FaultPlan::default());
+    }
+
+    /// A new process begins: what failed in the one before may be tried again.
+    pub fn restarted(&self) {
+        self.disk.borrow_mut().failed.clear();
     }
 
     /// Somebody else takes or gives room, so that `free` bytes are left now. A write that makes a file longer than there

@@ -9,7 +9,7 @@ use ringpost::net;
 use ringpost::net::simulated::World;
 
 use crate::ledger::{Ledger, Told};
-use crate::mail::{Mail, stuffed};
+use crate::mail::{Mail, must_bounce, stuffed};
 use crate::wire::{Gone, Wire};
 
 /// How a client sends.
@@ -97,6 +97,9 @@ async fn send(
         }
     };
     let all: Vec<usize> = (0..mail.recipients.len()).collect();
+    for (recipient, mailbox) in &mail.recipients {
+        ledger.borrow_mut().sending(*recipient, must_bounce(*recipient, mailbox));
+    }
     tell(&all, Told::Unknown);
     let Envelope { taken, reply } = envelope(wire, habits, mail).await?;
     let refused: Vec<usize> = all.iter().copied().filter(|nth| !taken.contains(nth)).collect();

@@ -20,8 +20,8 @@ use crate::relay::DISK_BYTES;
 pub struct Found {
     /// Recipients that are queued, or whose sender is going to be told.
     pub kept: BTreeSet<Recipient>,
-    /// Messages in the queue.
-    pub messages: usize,
+    /// Messages in the queue, in words.
+    pub messages: Vec<String>,
 }
 
 /// Recovers every part of `disk`, which is changed by it and given room: how a restart copes with a full disk the run itself
@@ -51,9 +51,11 @@ pub fn look(disk: &MemoryDisk, parts: &[PartId]) -> Result<Found, String> {
         }
         logs.insert(*part, log);
     }
-    let mut found = Found { messages: queue.depth().messages, ..Found::default() };
+    let mut found = Found::default();
     for (id, envelope) in &envelopes {
         let Some((location, legs)) = queue.state(*id) else { continue };
+        let (sender, until) = (envelope.sender(), envelope.expires_at());
+        found.messages.push(format!("{id} from <{sender}>, expires at {until:?}: {legs:?}"));
         if envelope.sender().is_empty() {
             let whole = block_on(logs[&id.part()].read(*id, location)).map_err(|error| error.to_string())?;
             found.kept.extend(failed_recipients(&whole.body));

@@ -31,6 +31,8 @@ struct Entry {
     /// Deliveries that the relay may not have heard of.
     in_doubt: usize,
     bounced: u32,
+    /// It is for somebody whose mail must bounce.
+    must_bounce: bool,
 }
 
 impl Entry {
@@ -72,6 +74,11 @@ pub struct Totals {
 }
 
 impl Ledger {
+    /// A recipient is about to be named to the relay. `must_bounce` says whether its mail has to.
+    pub fn sending(&mut self, recipient: Recipient, must_bounce: bool) {
+        self.entries.entry(recipient).or_default().must_bounce = must_bounce;
+    }
+
     /// A client was told about a recipient.
     pub fn told(&mut self, recipient: Recipient, told: Told) {
         let crashes = self.crashes;
@@ -124,10 +131,10 @@ impl Ledger {
         self.entries.iter().filter(move |(_, entry)| owed(entry)).map(|(recipient, _)| *recipient)
     }
 
-    /// Recipients that bounced although `may_bounce` says they had no reason to.
-    pub fn bounced_without_reason(&self, may_bounce: impl Fn(Recipient) -> bool) -> Vec<Recipient> {
-        let bounced = self.entries.iter().filter(|(_, entry)| entry.bounced > 0);
-        bounced.map(|(recipient, _)| *recipient).filter(|recipient| !may_bounce(*recipient)).collect()
+    /// Recipients that bounced although they had no reason to.
+    pub fn bounced_without_reason(&self) -> Vec<Recipient> {
+        let bounced = self.entries.iter().filter(|(_, entry)| entry.bounced > 0 && !entry.must_bounce);
+        bounced.map(|(recipient, _)| *recipient).collect()
     }
 
     /// Looks for what was delivered twice without a reason, when every remote has said what it doubts.
@@ -174,7 +181,9 @@ mod tests {
         assert_eq!(ledger.owed().collect::<Vec<_>>(), [ONE]);
         ledger.bounced(ONE);
         assert_eq!(ledger.owed().count(), 0);
-        assert_eq!(ledger.bounced_without_reason(|_| false), [ONE]);
+        assert_eq!(ledger.bounced_without_reason(), [ONE]);
+        ledger.sending(ONE, true);
+        assert!(ledger.bounced_without_reason().is_empty());
     }
 
     #[test]

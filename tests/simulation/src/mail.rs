@@ -31,12 +31,12 @@ pub struct Mail {
 }
 
 impl Mail {
-    /// Message `number` of the run.
-    pub fn new(number: u32, random: &mut fastrand::Rng) -> Self {
+    /// Message `number` of the run. `may_expire` says whether some of it goes where nobody answers.
+    pub fn new(number: u32, may_expire: bool, random: &mut fastrand::Rng) -> Self {
         let count = if random.u8(..4) == 0 { random.u16(2..8) } else { 1 };
         let recipients = (0..count).map(|nth| {
             let domain = match random.u8(..40) {
-                0 => DEAD,
+                0 if may_expire => DEAD,
                 1 => NULL,
                 _ => DOMAINS[random.usize(..DOMAINS.len())],
             };
@@ -61,6 +61,11 @@ impl Mail {
 pub fn recipient_of(mailbox: &str) -> Option<Recipient> {
     let (number, nth) = mailbox.split_once('@')?.0.split_once('-')?;
     Some(Recipient { message: number.parse().ok()?, nth: nth.parse().ok()? })
+}
+
+/// Whether a recipient has a reason to bounce, whatever else happens.
+pub fn must_bounce(recipient: Recipient, mailbox: &str) -> bool {
+    mailbox.ends_with(DEAD) || mailbox.ends_with(NULL) || is_unknown(recipient)
 }
 
 /// Whether the remote refuses this recipient for good.
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_message_is_known_again_behind_a_trace_header_and_not_when_a_byte_changed() {
-        let mail = Mail::new(9, &mut fastrand::Rng::with_seed(1));
+        let mail = Mail::new(9, true, &mut fastrand::Rng::with_seed(1));
         let mut received = [b"Received: from x\r\n\tby y; now\r\n".as_slice(), &mail.body].concat();
         assert!(is_body_of(9, &received));
         assert!(!is_body_of(8, &received));
@@ -150,7 +155,7 @@ mod tests {
 
     #[test]
     fn dots_come_and_go() {
-        let mail = Mail::new(3, &mut fastrand::Rng::with_seed(2));
+        let mail = Mail::new(3, true, &mut fastrand::Rng::with_seed(2));
         assert_eq!(unstuffed(&stuffed(&mail.body)), mail.body);
     }
 }

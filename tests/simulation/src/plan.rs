@@ -40,6 +40,8 @@ pub struct Plan {
     pub messages: u32,
     /// Clients that send them.
     pub clients: u32,
+    /// Age at which mail bounces. `None` if the clock jumps: then it is so long that nothing may.
+    pub expiry: Option<Duration>,
     /// Nothing goes wrong: everything must arrive exactly once.
     pub calm: bool,
     /// When what happens, from the start.
@@ -58,10 +60,12 @@ impl Plan {
         let mut incidents: Vec<_> =
             (0..count).map(|_| (heals.mul_f64(random.f64() * 0.95), incident(random))).collect();
         incidents.sort_by_key(|(at, _)| *at);
+        let jumps = incidents.iter().any(|(_, incident)| matches!(incident, Incident::Clock(_)));
         Self {
             shape: shape(random),
             messages: random.u32(5..120),
             clients: random.u32(1..8),
+            expiry: (!jumps).then_some(Duration::from_secs(2 * 3600)),
             calm,
             incidents,
             heals,

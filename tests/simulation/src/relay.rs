@@ -17,6 +17,7 @@ use ringpost::event::{Event, event_channel};
 use ringpost::id::PartId;
 use ringpost::net::simulated::{Death, Host, World};
 use ringpost::outcome::{Enhanced, Reply};
+use ringpost::relay::door::Door;
 use ringpost::relay::roles::{self, Common};
 use ringpost::relay::{Orders, seats};
 use ringpost::routing::RouteAnswer;
@@ -108,10 +109,16 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts one on `spool`. `dns_works` may change at any time.
-    pub fn start(world: &World, spool: &mut Spool, shape: Shape, dns_works: &Rc<Cell<bool>>) -> Self {
+    /// Starts one on `spool`; mail bounces at the age of `expiry`. `dns_works` may change at any time.
+    pub fn start(
+        world: &World,
+        spool: &mut Spool,
+        shape: Shape,
+        expiry: Option<Duration>,
+        dns_works: &Rc<Cell<bool>>,
+    ) -> Self {
         let host = world.host();
-        let config = Arc::new(config(shape));
+        let config = Arc::new(config(shape, expiry));
         let plans = seats::plan_parts(&spool.parts_for(shape.shards), shape.shards);
         let sockets = (0..shape.shards).map(|_| vec![world.listen(host, ADDRESS)]).collect();
         let made = seats::make(&config, !shape.split, sockets, plans, |answer_to| {
@@ -132,7 +139,8 @@ impl Relay {
             config,
             events: event_to,
             fence: fence.clone(),
-            tls: None,
+            door: Door::default(),
+            asker: None,
             drained: drain,
             recovered: recover,
             shards: Arc::new(AtomicU32::new(u32::from(shape.shards))),
@@ -194,7 +202,7 @@ impl Relay {
 }
 
 /// Short times, so that a run needs hours and not days.
-fn config(shape: Shape) -> Config {
+fn config(shape: Shape, expiry: Option<Duration>) -> Config {
     let mut config = Config::default();
     config.smtp.relay_networks =
         vec![Network { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), prefix: 8 }];
@@ -207,7 +215,7 @@ fn config(shape: Shape) -> Config {
     config.delivery.starttls = false;
     config.delivery.retry_first = Duration::from_secs(20);
     config.delivery.retry_max = Duration::from_secs(5 * 60);
-    config.delivery.expire_after = Duration::from_secs(2 * 3600);
+    config.delivery.expire_after = expiry.unwrap_or(Duration::from_secs(30 * 24 * 3600));
     config.delivery.connections_max = 3;
     config.delivery.messages_per_connection_max = 20;
     // Little stays in memory, so that messages are read back all the time.

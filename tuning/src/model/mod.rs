@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::disk::profile::Profile;
 use crate::plot::{self, Line};
+use crate::sweep::space::{Point, Wiring};
 use crate::sweep::state::State;
 use crate::units;
 use costs::{Costs, Error};
@@ -85,21 +86,25 @@ pub fn answer(state: &State, question: &Question<'_>) -> Result<Answer, String> 
 
 fn row(costs: &Costs, question: &Question<'_>, cores: usize) -> Row {
     let count = cores as f64;
-    let cpu_micros = costs.message(1.0 - 1.0 / count, question.size);
+    let layout = |cores: usize| {
+        let roles = u16::try_from(cores).unwrap_or(u16::MAX);
+        Point { wiring: Wiring::Shared, shards: roles, workers: roles, pin: true, connections: 1 }
+    };
+    let cpu_micros = costs.message(&layout(cores), question.size);
     let by_cpu = count * 1e6 / cpu_micros;
     // A large message is many records to the disk.
     let records = (question.size as f64 / crate::disk::profile::RECORD_BYTES as f64).max(1.0);
     let by_disk =
         question.disk.map(|disk| disk.durable_rate(count, question.connections as f64 * records) / records);
     let formula = by_disk.map_or(by_cpu, |by_disk| by_cpu.min(by_disk));
-    let alone = costs.message(0.0, question.size);
+    let alone = costs.message(&layout(1), question.size);
     let grown = count * 1e6 / (alone * (1.0 + costs.growth * (count - 1.0)));
     let simulated = simulate::run(Plant {
         cores,
         connections: question.connections * cores,
         inbound: alone * costs.inbound_share,
         outbound: alone * (1.0 - costs.inbound_share),
-        crossing: costs.crossing,
+        crossing: costs.spread,
         disk: question.disk,
     });
     Row {
@@ -128,10 +133,11 @@ impl Answer {
     pub fn text(&self) -> String {
         let costs = &self.costs;
         let mut text = format!(
-            "a message   {:.1} µs CPU on its own executor, {:.1} µs more if it crosses over, {:.2} µs for each KiB beyond {}\n\
+            "a message   {:.1} µs CPU on one executor, {:.1} µs more with split wiring, up to {:.1} µs more on many shards, {:.2} µs for each KiB beyond {}\n\
              of it       {:.0} % to receive and keep, the rest to send\n",
             costs.base,
-            costs.crossing,
+            costs.apart,
+            costs.spread,
             costs.per_kib,
             units::size(costs.size),
             100.0 * costs.inbound_share

@@ -26,7 +26,7 @@ pub struct Plant<'a> {
     pub inbound: f64,
     /// CPU to send it, without crossing over.
     pub outbound: f64,
-    /// What it costs in addition to cross over; half of it falls on either side.
+    /// In addition where it is sent on another core.
     pub crossing: f64,
     /// Commits; `None`: they take no time.
     pub disk: Option<&'a Profile>,

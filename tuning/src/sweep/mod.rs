@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::disk::profile::Profile;
 pub use options::Options;
 use outcome::Outcome;
-use search::{Search, Seen, Step};
+use search::{Search, Step, Told};
 use space::{Point, Wiring};
 use state::{By, State};
 use trial::{Failure, Purpose, Run};
@@ -58,12 +58,14 @@ pub fn run(options: &Options, disk: Option<Profile>) -> Result<End, String> {
                 state.save(&file)?;
                 bar.inc(1);
                 let (by, rate) = (state.settings.by, run.messages_per_second);
-                bar.println(format!(
+                let told = format!(
                     "{point}: {rate:.0} messages/s, {:.1} µs CPU, {:.0} {}",
                     run.cpu_micros,
-                    by.score(&run),
+                    state.settings.score(&run),
                     by.unit()
-                ));
+                );
+                // Also where nobody watches the bar: a log shows how far it came.
+                bar.suspend(|| eprintln!("{told}"));
                 Ok(Some(run))
             }
             Err(Failure::Stopped) => Ok(None),
@@ -77,7 +79,7 @@ pub fn run(options: &Options, disk: Option<Profile>) -> Result<End, String> {
                 let Some(run) = one(&mut state, point, size, Purpose::Search)? else {
                     return Ok(End::Stopped);
                 };
-                search.tell(seen(&run, &state));
+                search.tell(told(&run, &state));
             }
             Step::Done(reason) => break reason,
         }
@@ -121,18 +123,11 @@ fn new_search(options: &Options, state: &State, disk: Option<Profile>) -> Search
     let (cpus, by) = (state.settings.space.cpus, state.settings.by);
     let expected = move |point: &Point| match by {
         By::Throughput => throughput(point, cpus, disk.as_ref()),
-        // A hand-over costs CPU, whatever the counts are.
-        By::Cpu => {
-            if point.wiring == Wiring::Shared {
-                1.0
-            } else {
-                1.0 / (1.0 + space::HAND_OVER)
-            }
-        }
+        By::Cpu => point.expected(cpus),
     };
     let mut search = Search::new(&state.settings.space, options.rules(state), expected);
     for run in outcome::searched(state) {
-        search.tell(seen(run, state));
+        search.tell(told(run, state));
     }
     search
 }
@@ -147,8 +142,8 @@ fn throughput(point: &Point, cpus: f64, disk: Option<&Profile>) -> f64 {
     by_disk.map_or(by_cpu, |by_disk| by_cpu.min(by_disk))
 }
 
-fn seen(run: &Run, state: &State) -> Seen {
-    Seen { point: run.point, score: state.settings.by.score(run), p99: run.p99_micros }
+fn told(run: &Run, state: &State) -> Told {
+    Told { point: run.point, score: state.settings.score(run), p99: run.p99_micros }
 }
 
 /// The search's step, or the next point of all, in rounds.

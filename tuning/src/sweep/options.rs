@@ -20,7 +20,8 @@ pub struct Options {
     /// What `disk` has measured there: the search begins nearer to the end
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
-    /// What is to be best; cpu where the generator, or others, share the CPUs with the relay
+    /// What is to be best: messages/s as measured, or (cpu) what the relay's CPU for each message would allow, where the
+    /// generator or others share the CPUs
     #[arg(long, value_enum, default_value = "throughput")]
     pub by: By,
     /// Longest 99th percentile from end of data to 250 that counts, milliseconds

@@ -90,7 +90,7 @@ impl Outcome<'_> {
             let _ = writeln!(text, "bound       missed by every point that was run: this one is nearest");
         }
         if self.shared_cpus() {
-            text += "mind        the generator shared the CPUs: messages/s are what relay and generator can do together; CPU a message is the relay's own (--by cpu)\n";
+            text += "mind        the generator shared the CPUs: messages/s are what relay and generator can do together; --by cpu goes by the relay's own CPU\n";
         }
         text
     }
@@ -107,21 +107,9 @@ impl Outcome<'_> {
             self.by().unit(),
             units::micros(settings.p99_max)
         );
-        let counts = |shards, workers| Point { shards, workers, ..best };
-        let _ = writeln!(
-                file,
-                "{}shards = {}",
-                self.rivals(
-                    |point| point.workers == best.workers && counts(point.shards, best.workers) == *point
-                ),
-                best.shards
-            );
-        let _ = writeln!(
-            file,
-            "{}workers = {}",
-            self.rivals(|point| point.shards == best.shards && counts(best.shards, point.workers) == *point),
-            best.workers
-        );
+        let shards = self.rivals(|point| *point == Point { shards: point.shards, ..best });
+        let workers = self.rivals(|point| *point == Point { workers: point.workers, ..best });
+        let _ = writeln!(file, "{shards}shards = {}\n{workers}workers = {}", best.shards, best.workers);
         let other = if best.wiring == Wiring::Shared { Wiring::Split } else { Wiring::Shared };
         file += &self.choice("wiring", &format!("\"{}\"", best.wiring.name()), other.name(), |point| {
             point.wiring == other && point.pin == best.pin && point.connections == best.connections
@@ -168,13 +156,13 @@ impl Outcome<'_> {
 
     /// One line for each run.
     pub fn csv(&self) -> String {
-        let mut text = "purpose,wiring,shards,workers,pin,connections,size,messages_per_second,p50_micros,p99_micros,cpu_micros,generator_micros,machine_busy\n".to_owned();
+        let mut text = "purpose,wiring,shards,workers,pin,connections,size,messages_per_second,p50_micros,p99_micros,cpu_micros,generator_micros,machine_busy,score\n".to_owned();
         for run in &self.state.runs {
             let Point { wiring, shards, workers, pin, connections } = run.point;
             let purpose = if run.purpose == Purpose::Search { "search" } else { "costs" };
             let _ = writeln!(
                 text,
-                "{purpose},{},{shards},{workers},{pin},{connections},{},{:.1},{:.0},{:.0},{:.2},{:.2},{:.3}",
+                "{purpose},{},{shards},{workers},{pin},{connections},{},{:.1},{:.0},{:.0},{:.2},{:.2},{:.3},{:.1}",
                 wiring.name(),
                 run.size,
                 run.messages_per_second,
@@ -182,7 +170,8 @@ impl Outcome<'_> {
                 run.p99_micros,
                 run.cpu_micros,
                 run.generator_micros,
-                run.machine_busy
+                run.machine_busy,
+                self.state.settings.score(run)
             );
         }
         text
@@ -260,7 +249,7 @@ fn row(run: &Run) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sweep::search::{Rules, Search, Seen};
+    use crate::sweep::search::{Rules, Search, Told};
     use crate::sweep::state::tests::{run, settings};
 
     fn state() -> State {
@@ -278,7 +267,7 @@ mod tests {
         let rules = Rules { runs_max: 20, repeats: 3, tolerance: 0.01, p99_max: settings().p99_max };
         let mut search = Search::new(&state.settings.space, rules, |point| point.expected(2.0));
         for run in searched(state) {
-            search.tell(Seen { point: run.point, score: state.settings.by.score(run), p99: run.p99_micros });
+            search.tell(Told { point: run.point, score: state.settings.score(run), p99: run.p99_micros });
         }
         let known = search.known();
         look(&Outcome { state, known: &known, best: search.best(), reason: "enough" })

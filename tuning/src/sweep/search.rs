@@ -25,9 +25,9 @@ pub struct Rules {
     pub p99_max: f64,
 }
 
-/// What one run has shown.
+/// What one run has shown, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub struct Told {
     /// Where.
     pub point: Point,
     /// What is to be as high as can be; above 0.
@@ -61,7 +61,7 @@ pub struct Search {
     /// The logarithm of what a model expects of each point, up to a constant.
     guess: Box<dyn Fn(&Point) -> f64>,
     rules: Rules,
-    seen: Vec<Seen>,
+    told: Vec<Told>,
 }
 
 /// The next step.
@@ -78,17 +78,17 @@ impl Search {
     pub fn new(space: &Space, rules: Rules, expected: impl Fn(&Point) -> f64 + 'static) -> Self {
         let points = space.points();
         assert!(!points.is_empty(), "a space has one point at least");
-        Self { points, guess: Box::new(move |point| expected(point).ln()), rules, seen: Vec::new() }
+        Self { points, guess: Box::new(move |point| expected(point).ln()), rules, told: Vec::new() }
     }
 
     /// Takes in a run.
-    pub fn tell(&mut self, seen: Seen) {
-        self.seen.push(seen);
+    pub fn tell(&mut self, told: Told) {
+        self.told.push(told);
     }
 
     /// What comes next.
     pub fn next(&self) -> Step {
-        if self.seen.len() >= self.rules.runs_max {
+        if self.told.len() >= self.rules.runs_max {
             return Step::Done("the number of runs is used up");
         }
         if let Some(point) = self.beginning() {
@@ -107,7 +107,7 @@ impl Search {
             return Step::Done("no other point is likely to be better by more than the tolerance");
         }
         // The best one and the promising ones in turn, so that both are compared under the same weather.
-        if best.runs < self.rules.repeats && self.seen.last().is_some_and(|last| last.point != best.point) {
+        if best.runs < self.rules.repeats && self.told.last().is_some_and(|last| last.point != best.point) {
             return Step::Run(best.point);
         }
         Step::Run(point)
@@ -127,7 +127,7 @@ impl Search {
             smallest,
             most(&|point| point.pin != first.pin && point.wiring == first.wiring),
         ];
-        let is_new = |point: &Point| self.seen.iter().all(|seen| seen.point != *point);
+        let is_new = |point: &Point| self.told.iter().all(|told| told.point != *point);
         plan.into_iter().flatten().find(is_new)
     }
 
@@ -135,10 +135,10 @@ impl Search {
     pub fn known(&self) -> Vec<Known> {
         let guess = &self.guess;
         let sample =
-            |seen: &Seen| Sample { point: seen.point, value: seen.score.max(1e-9).ln() - guess(&seen.point) };
-        let scores = Surface::fit(&self.seen.iter().map(sample).collect::<Vec<_>>());
-        let late = |seen: &Seen| Sample { point: seen.point, value: seen.p99.max(1.0).ln() };
-        let p99s = Surface::fit(&self.seen.iter().map(late).collect::<Vec<_>>());
+            |told: &Told| Sample { point: told.point, value: told.score.max(1e-9).ln() - guess(&told.point) };
+        let scores = Surface::fit(&self.told.iter().map(sample).collect::<Vec<_>>());
+        let late = |told: &Told| Sample { point: told.point, value: told.p99.max(1.0).ln() };
+        let p99s = Surface::fit(&self.told.iter().map(late).collect::<Vec<_>>());
         let of = |point: &Point| {
             let (score, p99) = (scores.at(point), p99s.at(point));
             let bound = (self.rules.p99_max.ln() - p99.mean) / p99.deviation.max(1e-6);
@@ -149,7 +149,7 @@ impl Search {
                 noise: scores.noise(),
                 p99: p99.mean.exp(),
                 holds: below(bound),
-                runs: self.seen.iter().filter(|seen| seen.point == *point).count(),
+                runs: self.told.iter().filter(|told| told.point == *point).count(),
             }
         };
         self.points.iter().map(of).collect()
@@ -293,7 +293,7 @@ mod tests {
         while let Step::Run(point) = search.next() {
             let (score, p99) = truth(&point);
             let score = score * (noise * random.next()).exp();
-            search.tell(Seen { point, score, p99: p99 * (noise * random.next()).exp() });
+            search.tell(Told { point, score, p99: p99 * (noise * random.next()).exp() });
             runs += 1;
         }
         let points = space().points();

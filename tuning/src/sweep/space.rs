@@ -45,10 +45,10 @@ impl std::fmt::Display for Point {
     }
 }
 
-/// A message's CPU that is spent receiving and keeping it; the rest sends it. Only where the search begins depends on it.
+/// A message's CPU that is spent receiving and keeping it, as a share; the rest sends it. Runs with split wiring show 0.6 to 0.66.
 const INBOUND_SHARE: f64 = 0.6;
 /// What a message costs in addition when it goes from thread to thread.
-pub const HAND_OVER: f64 = 0.15;
+const HAND_OVER: f64 = 0.15;
 
 impl Point {
     /// Threads with a ring.
@@ -59,17 +59,23 @@ impl Point {
         }
     }
 
-    /// Messages per unit of time that a model of `cpus` CPUs expects: what the busiest executor, or all CPUs, can do.
-    pub fn expected(&self, cpus: f64) -> f64 {
+    /// How many of `cpus` CPUs the layout can fill: the busiest executor is full first.
+    pub fn capacity(&self, cpus: f64) -> f64 {
         let (shards, workers) = (f64::from(self.shards), f64::from(self.workers));
         let (inbound, outbound) = (INBOUND_SHARE / shards, (1.0 - INBOUND_SHARE) / workers);
-        let (busiest, total) = match self.wiring {
+        let busiest = match self.wiring {
             // With unequal counts some executors have one role only; the first has both.
-            Wiring::Shared => (inbound + outbound, 1.0),
-            Wiring::Split => ((inbound.max(outbound)) * (1.0 + HAND_OVER), 1.0 + HAND_OVER),
+            Wiring::Shared => inbound + outbound,
+            Wiring::Split => inbound.max(outbound),
         };
+        (1.0 / busiest).min(cpus)
+    }
+
+    /// Messages per unit of time that a model of `cpus` CPUs expects.
+    pub fn expected(&self, cpus: f64) -> f64 {
+        let cost = if self.wiring == Wiring::Split { 1.0 + HAND_OVER } else { 1.0 };
         let crowd = (f64::from(self.executors()) / cpus - 1.0).max(0.0);
-        (1.0 / busiest).min(cpus / total) / (1.0 + 0.1 * crowd)
+        self.capacity(cpus) / cost / (1.0 + 0.1 * crowd)
     }
 
     /// How far apart two points are: in doublings for counts, and whether they differ for the rest.

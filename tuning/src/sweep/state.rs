@@ -49,17 +49,17 @@ pub struct Settings {
 pub enum By {
     /// Messages per second.
     Throughput,
-    /// CPU for each message: for hosts where the generator takes part of the CPUs, or others do.
+    /// Messages per second that the relay's CPU for each message would allow if the CPUs were its alone: for hosts where the
+    /// generator takes part of them, or others do.
     Cpu,
 }
 
 impl By {
-    /// The score of a run: more is better.
-    pub fn score(self, run: &Run) -> f64 {
+    /// The score of a run on `cpus` CPUs: more is better.
+    pub fn score(self, run: &Run, cpus: f64) -> f64 {
         match self {
             Self::Throughput => run.messages_per_second,
-            // Messages for each second of CPU.
-            Self::Cpu => 1e6 / run.cpu_micros.max(1e-3),
+            Self::Cpu => run.point.capacity(cpus) * 1e6 / run.cpu_micros.max(1e-3),
         }
     }
 
@@ -67,8 +67,15 @@ impl By {
     pub fn unit(self) -> &'static str {
         match self {
             Self::Throughput => "messages/s",
-            Self::Cpu => "messages for a second of CPU",
+            Self::Cpu => "messages/s by CPU",
         }
+    }
+}
+
+impl Settings {
+    /// The score of a run.
+    pub fn score(&self, run: &Run) -> f64 {
+        self.by.score(run, self.space.cpus)
     }
 }
 
@@ -163,6 +170,19 @@ pub mod tests {
             p99_max: 1e5,
             host: "Linux 6.1, a CPU".into(),
         }
+    }
+
+    #[test]
+    fn by_cpu_a_cheap_layout_that_fills_one_cpu_is_worth_less_than_one_that_fills_two() {
+        let score = |shards, cpu| {
+            By::Cpu.score(&Run { cpu_micros: cpu, ..run(Wiring::Shared, shards, shards, true) }, 2.0)
+        };
+        assert_eq!((score(1, 40.0), score(2, 50.0)), (25_000.0, 40_000.0));
+        assert_eq!(
+            By::Cpu.score(&Run { cpu_micros: 50.0, ..run(Wiring::Shared, 4, 4, true) }, 2.0),
+            40_000.0,
+            "there are two"
+        );
     }
 
     #[test]

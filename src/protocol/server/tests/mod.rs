@@ -1,6 +1,8 @@
 //! PURE. Tests of the session, through a driver that does what `inbound` does, without sockets.
 
+mod login;
 mod model;
+mod smuggling;
 mod transcripts;
 
 use proptest::prelude::*;
@@ -10,12 +12,21 @@ use crate::clock::WallTime;
 use crate::id::{MessageId, PartId};
 use crate::limits::{BODY_INLINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX};
 use crate::protocol::reply;
+use crate::protocol::sasl::Claim;
+use crate::users::ScramKeys;
 
 /// What stands for the trace header.
 const TRACE: &str = "Received: ours\r\n";
 
 /// Decides by local part, so that a script can say what it wants.
 struct ByName;
+
+/// Whoever logs in by SCRAM has this password.
+impl Secrets for ByName {
+    fn scram_keys(&mut self, _: &str) -> ScramKeys {
+        ScramKeys::of(b"pencil", b"salt", 4096)
+    }
+}
 
 impl Policy for ByName {
     fn mail(&mut self, sender: &str, _: &Parameters, _: Option<u64>) -> Result<(), Refusal> {
@@ -49,7 +60,10 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(size_max: u64) -> Self {
-        let options = Options::new("mx.test", size_max, 4, Extensions::default());
+        Self::with(Options::new("mx.test", size_max, 4, Extensions::default()))
+    }
+
+    pub(super) fn with(options: Options) -> Self {
         let session = Session::new();
         let mut out = Vec::new();
         session.banner(&options, &mut out);
@@ -96,9 +110,26 @@ impl Driver {
                     self.session.introduce();
                     self.session.banner(&self.options, &mut self.out);
                 }
+                Want::Authenticate => self.authenticate(),
                 Want::Close => self.closed = true,
             }
         }
+    }
+
+    /// `user` with the password `pencil`, or with a certificate.
+    fn authenticate(&mut self) {
+        let holds = match self.session.claim() {
+            Claim::Password { user, password } => &**user == "user" && &**password == b"pencil",
+            Claim::Proof { user, holds } => &**user == "user" && *holds,
+            Claim::Certificate { user } => user.is_empty() || &**user == "user",
+        };
+        let result = if holds { Ok("user") } else { Err(reply::BAD_CREDENTIALS) };
+        self.session.authenticated(result, &mut self.out);
+    }
+
+    /// Ways to log in.
+    pub(super) fn offer_auth(&mut self, offer: AuthOffer) {
+        self.session.offer_auth(offer);
     }
 
     fn begin_body(&mut self) {
@@ -132,7 +163,10 @@ impl Driver {
 
 /// Result of a whole input that arrives in pieces ending at `cuts`.
 pub(super) fn run(size_max: u64, input: &[u8], cuts: &[usize]) -> (String, Vec<(String, Vec<u8>)>, bool) {
-    let mut driver = Driver::new(size_max);
+    run_with(Driver::new(size_max), input, cuts)
+}
+
+fn run_with(mut driver: Driver, input: &[u8], cuts: &[usize]) -> (String, Vec<(String, Vec<u8>)>, bool) {
     let mut start = 0;
     for &end in cuts.iter().chain([&input.len()]) {
         let end = end.clamp(start, input.len());
@@ -297,6 +331,33 @@ fn commands_smuggled_behind_starttls_are_not_run() {
     driver.options = driver.options.with_starttls();
     driver.feed(b"EHLO c.test\r\nSTARTTLS\r\nMAIL FROM:<evil@b.test>\r\n");
     assert!(driver.closed && driver.out.ends_with(b"220 2.0.0 Ready to start TLS\r\n"));
+}
+
+#[test]
+fn lmtp_answers_for_each_accepted_recipient_at_the_end_of_a_message() {
+    let options = |size_max| Options::new("mx.test", size_max, 4, Extensions::default()).with_lmtp();
+    let envelope =
+        "MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<denied@d.test>\r\nRCPT TO:<e@f.test>\r\n";
+    for (end, want) in [
+        ("DATA\r\nx\r\n.\r\n", "354 250 250"),
+        ("BDAT 3 LAST\r\nx\r\n", "250 250"),
+        ("BDAT 1\r\nxBDAT 0 LAST\r\n", "250 250 250"),
+        ("DATA\r\nx\ny\r\n.\r\n", "354 550 550"),
+        ("BDAT 3 LAST\r\nx\ny", "550 550"),
+        ("BDAT 3\r\nx\ny", "550"),
+        ("BDAT 51 LAST\r\n012345678901234567890123456789012345678901234567890", "552 552"),
+        ("BDAT 51\r\n012345678901234567890123456789012345678901234567890", "552"),
+    ] {
+        let mut driver = Driver::with(options(50));
+        driver.feed(format!("EHLO c\r\nLHLO c\r\n{envelope}").as_bytes());
+        assert!(driver.out.windows(4).any(|four| four == b"500 "), "EHLO is none of LMTP's commands");
+        driver.out.clear();
+        driver.feed(end.as_bytes());
+        let said = String::from_utf8_lossy(&driver.out);
+        let codes: Vec<&str> = said.lines().map(|line| &line[..3]).collect();
+        assert_eq!(codes.join(" "), want, "{end:?}");
+        assert!(driver.session.is_lmtp() && driver.messages.len() == usize::from(want.ends_with("250")));
+    }
 }
 
 #[test]

@@ -223,13 +223,16 @@ impl MemoryDisk {
     }
 
     /// A change of a name that is there, unless it is ignored.
-    async fn change(&self, call: Call, change: Change) -> io::Result<()> {
-        let (Change::Create { path, .. } | Change::Rename { from: path, .. } | Change::Remove { path }) =
-            &change;
+    async fn change(
+        &self,
+        call: Call,
+        path: &str,
+        change: impl FnOnce(Rc<str>, usize) -> Change,
+    ) -> io::Result<()> {
         let struck = self.call(call, path).await?;
-        self.disk.borrow().file(path)?;
+        let file = self.disk.borrow().file(path)?;
         if !struck.contains(&Fault::Ignored) {
-            self.happen(Event::Change(change));
+            self.happen(Event::Change(change(path.into(), file)));
         }
         Ok(())
     }
@@ -243,9 +246,8 @@ impl Storage for MemoryDisk {
 
     fn buffer(&self, bytes: usize) -> MemoryBuffer {
         // Not zeros: who relies on them writes old memory to disk.
-        let mut garbage = vec![0; bytes];
-        garbage.fill(0xA5);
-        let buffer = MemoryBuffer { bytes: garbage, buffers: self.buffers.clone() };
+        let mut buffer = MemoryBuffer { bytes: vec![0; bytes], buffers: self.buffers.clone() };
+        buffer.bytes.fill(0xA5);
         buffer.count(bytes, 0);
         buffer
     }
@@ -271,11 +273,11 @@ impl Storage for MemoryDisk {
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.change(Call::Rename, Change::Rename { from: from.into(), to: to.into() }).await
+        self.change(Call::Rename, from, |from, file| Change::Rename { from, to: to.into(), file }).await
     }
 
     async fn remove(&self, path: &str) -> io::Result<()> {
-        self.change(Call::Remove, Change::Remove { path: path.into() }).await
+        self.change(Call::Remove, path, |path, file| Change::Remove { path, file }).await
     }
 
     async fn list(&self, dir: &str) -> io::Result<Vec<String>> {

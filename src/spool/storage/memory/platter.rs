@@ -37,36 +37,37 @@ pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
-/// A change of names.
+/// A change of names. It is about one file: what has its name after a power cut took an earlier change is left alone.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Create { path: Rc<str>, file: usize },
-    Rename { from: Rc<str>, to: Rc<str> },
-    Remove { path: Rc<str> },
+    Rename { from: Rc<str>, to: Rc<str>, file: usize },
+    Remove { path: Rc<str>, file: usize },
 }
 
 impl Change {
     /// Whose sync makes it safe.
     fn dir(&self) -> &str {
         match self {
-            Self::Create { path, .. } | Self::Remove { path } | Self::Rename { to: path, .. } => parent(path),
+            Self::Create { path, .. } | Self::Remove { path, .. } | Self::Rename { to: path, .. } => {
+                parent(path)
+            }
         }
     }
 
     fn make(&self, names: &mut Names) {
-        match self {
-            Self::Create { path, file } => {
-                names.insert(path.clone(), *file);
-            }
-            Self::Remove { path } => {
+        let mut take = |path: &Rc<str>, file: &usize| {
+            if names.get(path) == Some(file) {
                 names.remove(path);
             }
-            // What it renames may not have survived.
-            Self::Rename { from, to } => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
-                }
-            }
+        };
+        match self {
+            Self::Remove { path, file } => take(path, file),
+            Self::Rename { from, file, .. } => take(from, file),
+            Self::Create { .. } => {}
+        }
+        if let Self::Create { path, file } | Self::Rename { to: path, file, .. } = self {
+            names.insert(path.clone(), *file);
         }
     }
 }
@@ -223,11 +224,10 @@ impl Platter {
     /// Lets go of bytes that no name leads to, and none will.
     pub fn forget_nameless(&mut self) {
         let mut named = vec![false; self.files.len()];
-        let created = self.changes.iter().filter_map(|change| match change {
-            Change::Create { file, .. } => Some(*file),
-            _ => None,
+        let changed = self.changes.iter().map(|change| match change {
+            Change::Create { file, .. } | Change::Rename { file, .. } | Change::Remove { file, .. } => file,
         });
-        for file in self.names.values().chain(self.durable.values()).copied().chain(created) {
+        for &file in self.names.values().chain(self.durable.values()).chain(changed) {
             named[file] = true;
         }
         for (file, named) in self.files.iter_mut().zip(named) {

@@ -1,0 +1,87 @@
+//! What the sessions of one listener share: the settings of its protocol, its TLS, and who may send what there.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::policy::RelayRules;
+use crate::net::listener::Detached;
+use crate::net::tls::ServerTls;
+use crate::protocol::server::Options;
+
+/// A listener's place among those of the configuration; the same on every shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerIndex(pub u16);
+
+/// A connection on its way to another shard, with the listener that took it.
+#[derive(Debug)]
+pub struct Handed {
+    /// The connection.
+    pub socket: Detached,
+    /// Whose policy it has.
+    pub listener: ListenerIndex,
+}
+
+/// When TLS begins.
+#[derive(Clone)]
+pub enum Encryption {
+    /// Never.
+    None,
+    /// After STARTTLS, which is offered.
+    StartTls(ServerTls),
+    /// Before the banner.
+    Implicit(ServerTls),
+}
+
+/// Whether a client's address is in the relay networks.
+pub type Trusts = Box<dyn Fn(IpAddr) -> bool>;
+
+/// A listener's policy. A session keeps the one it began with.
+pub struct ListenerPolicy {
+    /// Settings of the protocol.
+    pub options: Options,
+    /// When TLS begins.
+    pub encryption: Encryption,
+    /// Domains that take mail from anybody.
+    pub rules: RelayRules,
+    /// Who may relay anywhere.
+    pub trusts: Trusts,
+    /// Who may log in without TLS.
+    pub cleartext: Trusts,
+    /// Whose mail it is when nobody has logged in.
+    pub tenant: Box<str>,
+    /// Header field in which clients that may relay say so; empty is none.
+    pub tenant_header: Box<str>,
+}
+
+impl ListenerPolicy {
+    /// To shake hands with in the middle of a session.
+    pub fn starttls(&self) -> Option<&ServerTls> {
+        match &self.encryption {
+            Encryption::StartTls(tls) => Some(tls),
+            _ => None,
+        }
+    }
+
+    /// To shake hands with before the banner.
+    pub fn implicit_tls(&self) -> Option<&ServerTls> {
+        match &self.encryption {
+            Encryption::Implicit(tls) => Some(tls),
+            _ => None,
+        }
+    }
+}
+
+/// The policies of all listeners, by index.
+pub struct Listeners(Vec<Rc<ListenerPolicy>>);
+
+impl Listeners {
+    /// In the order of their indexes.
+    pub fn new(policies: Vec<ListenerPolicy>) -> Self {
+        Self(policies.into_iter().map(Rc::new).collect())
+    }
+
+    /// The policy of a listener.
+    pub fn policy(&self, index: ListenerIndex) -> Rc<ListenerPolicy> {
+        self.0[usize::from(index.0)].clone()
+    }
+}
