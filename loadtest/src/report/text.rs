@@ -77,6 +77,12 @@ impl Report {
     }
 
     fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.generator.was_the_limit {
+            return writeln!(
+                f,
+                "latency    not shown: the generator was the limit, and they would be its own; --json has them"
+            );
+        }
         let Some(source) = &self.source else {
             let transit = self.sink.as_ref().map(|sink| sink.transit).filter(|transit| transit.count > 0);
             return transit.map_or(Ok(()), |transit| {

@@ -91,6 +91,7 @@ pub fn search(command: &SearchCommand, stop: &Arc<AtomicBool>) -> Result<u8, Fai
     println!("search     {}", run.bound.join(", "));
     let mut bisection = Bisection::new(command.from, command.to, command.precision / 100.0, command.confirm);
     let mut best: Option<(Report, SharedBoard)> = None;
+    let mut limited = false;
     while let Some(rate) = bisection.next() {
         let board = SharedBoard::default();
         let mut run = run.clone();
@@ -101,6 +102,7 @@ pub fn search(command: &SearchCommand, stop: &Arc<AtomicBool>) -> Result<u8, Fai
         }
         let held = report.holds == Some(true) && !report.generator.was_the_limit;
         println!("{}", line(rate, held, &report));
+        limited |= report.generator.was_the_limit;
         if report.generator.was_the_limit {
             println!(
                 "           the generator was the limit there: the relay may do more than is found here"
@@ -119,7 +121,8 @@ pub fn search(command: &SearchCommand, stop: &Arc<AtomicBool>) -> Result<u8, Fai
             Ok(0)
         }
         _ => {
-            println!("found      nothing: the bounds do not hold even at {:.0} messages/s", command.from);
+            let why = if limited { "the generator was the limit" } else { "the bounds do not hold" };
+            println!("found      nothing: {why} even at {:.0} messages/s", command.from);
             Ok(1)
         }
     }

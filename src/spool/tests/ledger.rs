@@ -92,7 +92,7 @@ impl Ledger {
                 None => {}
             }
         }
-        match recovered.keys().find(|id| !entries.get(id).is_some_and(|entry| entry.asked <= events)) {
+        match recovered.keys().find(|id| entries.get(id).is_none_or(|entry| entry.asked > events)) {
             Some(id) => Err(format!("event {events}: nobody had sent {id}")),
             None => Ok(()),
         }
