@@ -17,7 +17,7 @@ use super::resolver::ResolverCounters;
 use crate::config::{Config, Wiring};
 use crate::metrics::{
     AttemptStage, BounceClass, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
-    LegStateLabel, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics, ShardSnapshot,
+    LegStateLabel, LimitKind, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics, ShardSnapshot,
     WorkerMetrics, WorkerSnapshot,
 };
 
@@ -118,6 +118,13 @@ impl Exposition {
             "reason",
             &[],
             sums(all, |shard| &shard.rejects),
+        );
+        page.by_label::<LimitKind>(
+            "ringpost_limits_total",
+            "Limits that clients met, by limit.",
+            "limit",
+            &[],
+            sums(all, |shard| &shard.limits),
         );
         page.total("ringpost_messages_accepted_total", "Messages answered 250.", all, |s| {
             s.messages_accepted

@@ -182,6 +182,7 @@ impl Relay {
         let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
         let reload_config = config.clone();
         let common = Common {
+            clients: roles::clients(&config),
             config,
             events: log.sender(),
             fence: fence.clone(),
@@ -201,7 +202,7 @@ impl Relay {
             executors.push(executor::start(&name, cpu, main)?);
         }
         drop(common);
-        let mut relay = Self {
+        let relay = Self {
             listening,
             door_keeper,
             config: reload_config,
@@ -214,17 +215,24 @@ impl Relay {
             drained,
             spool,
         };
-        let shards = relay.orders.shards.len();
-        for result in recoveries.into_iter().take(shards) {
-            match result {
-                Ok(count) => relay.queued += count,
-                Err(error) => {
-                    relay.stop();
-                    return Err(StartError::Recovery(error));
-                }
+        relay.await_recovery(&recoveries)
+    }
+
+    /// Each shard says how many messages it has found, or why it cannot start.
+    fn await_recovery(
+        mut self,
+        recoveries: &mpsc::Receiver<Result<u64, String>>,
+    ) -> Result<Self, StartError> {
+        match recoveries.iter().take(self.orders.shards.len()).sum() {
+            Ok(queued) => {
+                self.queued = queued;
+                Ok(self)
+            }
+            Err(error) => {
+                self.stop();
+                Err(StartError::Recovery(error))
             }
         }
-        Ok(relay)
     }
 
     /// Where mail is taken; ports are real ones even where 0 was asked for.
