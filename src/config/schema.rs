@@ -13,6 +13,8 @@ use super::value::{
     Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
+use crate::routing::Target;
+use crate::routing::site::Site;
 use crate::users::Fingerprint;
 
 /// One key of the file, in a table that is read into a `T`.
@@ -43,8 +45,10 @@ pub(super) struct Section {
 pub(super) const ROUTES: &str = "routes";
 /// Those that may stand several times: `[[listener]]`…
 pub(super) const LISTENER: &str = "listener";
-/// …and `[[certificate]]`.
+/// …and `[[certificate]]`…
 pub(super) const CERTIFICATE: &str = "certificate";
+/// …and `[[site]]`.
+pub(super) const SITE: &str = "site";
 
 /// The sections in the order of the default file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -76,6 +80,12 @@ pub(super) const SECTIONS: &[Section] = &[
         about: "Domains of our own: whoever has a mailbox or an alias in them gets mail, from anybody; others do not exist.",
     },
     Section { name: "delivery", about: "Sending mail." },
+    Section {
+        name: SITE,
+        about: "Rules for where mail is sent to: a provider, a smart host, recipient domains. All that a site matches shares its\n\
+                # limits. What it leaves out holds as under [delivery], or as an earlier site says that matches too; sites that\n\
+                # name sources come last. May stand any number of times.",
+    },
     Section { name: "resolver", about: "DNS." },
     Section {
         name: "admin",
@@ -112,6 +122,12 @@ const DOMAINS: &str = "domains such as \"example.com\", or \"*.example.com\" for
 /// A duration of up to 90 days.
 const LIFETIME: Time = Time(1000..=90 * 86_400_000);
 
+// Of a path, whether all of them or those of a site.
+const CONNECTIONS: Count<u16> = Count(1..=10_000);
+const MESSAGES_PER_CONNECTION: Count<u32> = Count(1..=1_000_000);
+const RECIPIENTS: Count<u16> = Count(1..=LEG_RECIPIENTS_MAX as u16);
+const WINDOW: Count<u32> = Count(1..=65_536);
+
 /// Every setting but the routes and those of a listener.
 pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "smtp" "hostname": smtp.hostname = NameOrEmpty,
@@ -122,14 +138,26 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "Clients in these networks may send to any domain; all others get 550 5.7.1.";
     "smtp" "relay_domains": smtp.relay_domains = list::<String>(0, DOMAINS),
         "Anybody may send to these recipient domains.";
+    "smtp" "proxy_networks": smtp.proxy_networks = list::<Network>(0, NETWORK),
+        "Proxies (HAProxy, a load balancer) whose connections must begin with a PROXY header, version 1 or 2: the client that\n\
+         # it names is the one that policy, limits, Received and log lines go by.";
+    "smtp" "xclient_networks": smtp.xclient_networks = list::<Network>(0, NETWORK),
+        "Mail proxies (nginx, Postfix) that may say by XCLIENT for whom they speak. Whoever is in one of these lists can pose\n\
+         # as any client.";
     "smtp" "message_bytes_max": smtp.message_bytes_max = Size(64 * KIB..=2 * GIB),
         "Longest message.";
     "smtp" "recipients_max": smtp.recipients_max = Count(1..=RECIPIENTS_MAX as u16),
         "Most recipients of one transaction; the next gets 452.";
+    "smtp" "banner_wait": smtp.banner_wait = Time(1..=60_000),
+        "How long a client outside relay_networks must be silent before the banner; one that talks gets 554. Some seconds turn\n\
+         # away simple bots, and delay everybody.";
     "smtp" "command_timeout": smtp.command_timeout = TIMEOUT,
-        "How long to wait for a command.";
+        "How long a client may take for a whole command. When more than 4 of 5 connections are in use, clients outside\n\
+         # relay_networks have 10s, here and below.";
     "smtp" "data_timeout": smtp.data_timeout = TIMEOUT,
         "How long to wait for more of a message.";
+    "smtp" "data_rate_min": smtp.data_rate_min = Size(0..=GIB),
+        "Bytes a second at which a message must come in, behind the first data_timeout. 0 means none.";
 
     "smtp" "tls_certificate": smtp.tls_certificate = PathOrEmpty,
         "PEM file with the certificate chain, own certificate first. \"\" and no [[certificate]]: a self-signed one is\n\
@@ -154,12 +182,27 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "limits" "resident_bytes_max": limits.resident_bytes_max = Size(MIB..=1024 * GIB),
         "Memory for accepted messages that wait for a worker; others are read back from the spool.";
 
+    "limits" "address_connections_max": limits.address_connections_max = Count(0..=1_000_000u32),
+        "Connections open at once from one address; the next is told 421. 0 means no limit, here and below. Clients in\n\
+         # smtp.relay_networks are exempt from these.";
+    "limits" "address_connections_per_minute": limits.address_connections_per_minute = Count(0..=1_000_000u32),
+        "Connections opened from one address; the next is told 421.";
+    "limits" "address_messages_per_minute": limits.address_messages_per_minute = Count(0..=1_000_000u32),
+        "Messages begun from one address; the next MAIL is told 450.";
+    "limits" "address_errors_per_minute": limits.address_errors_per_minute = Count(0..=1_000_000u32),
+        "Commands of one address that may fail (5xx); at the next its session ends with 421, and so does each new one.";
+    "limits" "network_factor": limits.network_factor = Count(1..=1000u32),
+        "How many times as much as one address all of a network together may: a /24, or a /64 for IPv6.";
+
     "spool" "directory": spool.directory = text::<PathBuf>("a path, relative to the working directory"),
         "Where messages are kept. Put it on a disk of its own, never on tmpfs.";
     "spool" "segment_bytes": spool.segment_bytes = Size(4 * BATCH_BYTES_MAX as u64..=GIB),
         "Size of a log segment, a multiple of 1MiB. Each shard prepares a few of them.";
     "spool" "reserve_bytes": spool.reserve_bytes = Size(16 * MIB..=1024 * GIB),
         "Disk space that new mail may not use (452 4.3.1): outcomes and bounces need it.";
+    "spool" "disk_profile": spool.disk_profile = PathOrEmpty,
+        "What `ringpost-tune disk` measured on this disk: shown at the start and as ringpost_spool_commit_profile_seconds,\n\
+         # for an alert on a disk that has become slow. \"\" means none.";
 
     "mailboxes" "file": mailboxes.file = PathOrEmpty,
         "A line for each: ADDRESS, then maildir:/PATH, route (where the domain's route leads) or addresses. SIGHUP reads it again.";
@@ -173,16 +216,16 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
          # who controls a domain can make the relay connect to hosts behind your firewall.";
     "delivery" "starttls": delivery.starttls = Switch,
         "Whether to encrypt where the remote offers it, whatever its certificate says.";
-    "delivery" "connections_max": delivery.connections_max = Count(1..=10_000u16),
+    "delivery" "connections_max": delivery.connections_max = CONNECTIONS,
         "Connections open at once to one path (all domains with the same MX hosts share a path).";
-    "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = Count(1..=1_000_000u32),
+    "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = MESSAGES_PER_CONNECTION,
         "Messages after which a connection is closed.";
     "delivery" "recipients_per_transaction_max":
-        delivery.recipients_per_transaction_max = Count(1..=LEG_RECIPIENTS_MAX as u16),
+        delivery.recipients_per_transaction_max = RECIPIENTS,
         "Recipients of one transaction.";
     "delivery" "idle_timeout": delivery.idle_timeout = TIMEOUT,
         "How long a connection without work is kept open.";
-    "delivery" "window": delivery.window = Count(1..=65_536u32),
+    "delivery" "window": delivery.window = WINDOW,
         "Messages of one path that may be at the workers at once.";
     "delivery" "connect_timeout": delivery.timeouts.connect = TIMEOUT,
         "Waits for the remote; the defaults follow RFC 5321, section 4.5.3.2.";
@@ -226,7 +269,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "threads" "wiring": threads.wiring = WIRING,
         "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
     "threads" "pin": threads.pin = Switch,
-        "Whether each thread stays on one CPU.";
+        "Whether each thread stays on one CPU: one of each core before the second ones, and of one memory node before the next.";
     "threads" "steer": threads.steer = Switch,
         "Whether a connection goes to the shard on whose CPU its packets come in: for a network card with a queue for each CPU. Needs pin.";
 
@@ -259,6 +302,26 @@ pub(super) const CERTIFICATE_SETTINGS: &[Setting<Certificate>] = settings! {
     "certificate" "key": key = PathOrEmpty, "PEM file with its key.";
 };
 
+const TARGETS: &str = "targets as under [routes], such as \"smtp://relay.example.com:25\"";
+
+/// The settings of a `[[site]]`.
+pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
+    "site" "name": name = WordOrEmpty, "Its name in logs and metrics.";
+    "site" "mx": mx = list::<String>(0, "MX hosts such as \"mx.example.com\", or \"*.example.com\" for all below it"),
+        "Domains all of whose MX hosts are among these,";
+    "site" "hosts": hosts = list::<Target>(0, TARGETS),
+        "and configured routes,";
+    "site" "domains": domains = list::<String>(0, DOMAINS),
+        "and recipient domains.";
+    "site" "sources": sources = list::<String>(0, "names of sources"),
+        "Only for mail whose pool has none but these sources.";
+    "site" "connections_max": rules.connections_max = Own(CONNECTIONS), "";
+    "site" "messages_per_connection_max": rules.messages_per_connection_max = Own(MESSAGES_PER_CONNECTION), "";
+    "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
+    "site" "window": rules.window = Own(WINDOW), "";
+    "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+};
+
 /// The defaults as a commented TOML file that reads back to them.
 pub fn default_file() -> String {
     file_of(&Config::default())
@@ -282,6 +345,10 @@ pub(super) fn file_of(config: &Config) -> String {
             file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
             continue;
         }
+        if section.name == SITE {
+            file.push_str(&tables_of(SITE, SITE_SETTINGS, &config.sites));
+            continue;
+        }
         let _ = writeln!(file, "[{}]", section.name);
         if section.name == ROUTES {
             for (pattern, target) in config.routing.table.entries() {
@@ -303,8 +370,11 @@ fn lines_of<T>(setting: &Setting<T>, table: &T) -> String {
     }
     // What is left to another setting has nothing to show.
     let shown = (setting.show)(table);
-    let off = if shown.is_empty() { "# " } else { "" };
-    let _ = writeln!(lines, "{off}{} = {}", setting.key, if shown.is_empty() { "[]" } else { &shown });
+    let _ = if shown.is_empty() {
+        writeln!(lines, "# {} = <{}>", setting.key, (setting.allowed)())
+    } else {
+        writeln!(lines, "{} = {shown}", setting.key)
+    };
     lines
 }
 
@@ -326,6 +396,7 @@ fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> S
 mod tests {
     use super::super::listener::ListenerKind;
     use super::*;
+    use crate::routing::site::SiteRules;
 
     #[test]
     fn the_default_file_reads_back_to_exactly_the_defaults() {
@@ -347,6 +418,14 @@ mod tests {
                 tenant_header: "X-Tenant".into(),
             },
         ];
+        config.sites = vec![Site {
+            name: "big".into(),
+            mx: vec!["*.big.example".into()],
+            hosts: vec!["smtp://[::1]:26".parse().expect("target")],
+            domains: vec!["a.example".into()],
+            sources: vec!["out-1".into()],
+            rules: SiteRules { window: Some(3), ..SiteRules::default() },
+        }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();
         config.spool.directory = "/var/spool/a \"b\" \\c".into();

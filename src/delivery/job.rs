@@ -101,7 +101,8 @@ pub(super) fn count_results(metrics: &WorkerMetrics, results: &[LegResult], in_d
         metrics.replies[EnhancedClass::of(result.reply.enhanced)].add(count);
     }
     if results.is_empty() {
-        metrics.deliveries[DeliveryResult::NotTried].inc();
+        let label = if in_doubt == 0 { DeliveryResult::NotTried } else { DeliveryResult::Unknown };
+        metrics.deliveries[label].inc();
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::content::Content;
 use super::job::{ActiveJob, count_results};
-use super::path::PathState;
+use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::hash::HashState;
 use crate::id::WorkerIndex;
@@ -119,10 +119,10 @@ pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     pool.path_succeeded(spec.id);
     while !pool.is_stopping() && !path.lane.borrow().is_over_lease() {
         let Some(job) = path.take() else {
-            if path.wait_for_job(spec.limits.idle).await {
-                continue;
+            match path.wait_for_job(spec.limits.idle, std::future::pending::<()>()).await {
+                Waited::Job => continue,
+                Waited::InVain | Waited::Other(()) => return,
             }
-            return;
         };
         let taken = Taken(path);
         deliver(pool, job).await;

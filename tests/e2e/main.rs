@@ -12,6 +12,7 @@
 //! | `door` | listeners of several kinds |
 //! | `local` | domains of our own: LMTP agents, Maildirs, aliases |
 //! | `policy` | who may send what, and how much |
+//! | `limits` | limits of addresses, slow and early clients, proxies, balance between shards |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
@@ -31,6 +32,7 @@ mod fixture;
 mod format;
 mod host;
 mod kills;
+mod limits;
 mod load;
 mod local;
 mod path;
