@@ -1,7 +1,8 @@
-//! PURE. Where a socket is: an IP address and port, or the path of a unix socket.
+//! PURE. Where a socket is: an IP address and port, or the path of a unix socket. And who is at the other end of one that was
+//! accepted.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -40,6 +41,40 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// The other end of an accepted connection. Whoever came over a unix socket has no address, and is in no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Has this address.
+    Ip(IpAddr),
+    /// A process of this host, over a unix socket.
+    Socket,
+}
+
+impl Origin {
+    /// Its address, if it has one.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address),
+            Self::Socket => None,
+        }
+    }
+}
+
+impl From<IpAddr> for Origin {
+    fn from(address: IpAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Socket => f.write_str("unix-socket"),
         }
     }
 }

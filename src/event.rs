@@ -5,13 +5,13 @@
 //! slows mail.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::WallTime;
+use crate::endpoint::Origin;
 use crate::envelope::Envelope;
 use crate::id::MessageId;
 use crate::outcome::{Reply, Verdict};
@@ -37,7 +37,7 @@ pub enum Event {
         /// Bytes, trace header included.
         size: u64,
         /// Who sent it.
-        client: IpAddr,
+        client: Origin,
     },
     /// Recipients of a leg were tried, or given up.
     Outcome {
@@ -78,7 +78,7 @@ pub enum Event {
         /// When.
         at: WallTime,
         /// Who.
-        client: IpAddr,
+        client: Origin,
         /// Our reply.
         reply: Reply,
         /// What it was about: sender or recipient, as far as known.
@@ -89,7 +89,7 @@ pub enum Event {
         /// When.
         at: WallTime,
         /// The other end.
-        peer: IpAddr,
+        peer: Origin,
         /// What happened.
         what: Box<str>,
     },
@@ -116,7 +116,7 @@ pub enum Event {
 impl Event {
     /// The event for a message that became durable at `at`. It copies two addresses and keeps no share of the body, so
     /// that a log that cannot write keeps little memory.
-    pub fn accepted(at: WallTime, id: MessageId, envelope: &Envelope, size: u64, client: IpAddr) -> Self {
+    pub fn accepted(at: WallTime, id: MessageId, envelope: &Envelope, size: u64, client: Origin) -> Self {
         let recipient = envelope.recipients().next().map_or("", |recipient| recipient.mailbox);
         let recipients = envelope.legs().map(|leg| leg.count).sum();
         Self::Accepted {
@@ -187,7 +187,7 @@ mod tests {
             builder.push_recipient(mailbox, Notify::DEFAULT, "").expect("room");
         }
         let envelope = builder.encode(WallTime(1), WallTime(2));
-        let client = "127.0.0.1".parse().expect("address");
+        let client = Origin::Socket;
         let event = Event::accepted(WallTime(1), MessageId::from_u64(7), &envelope, 10, client);
         let Event::Accepted { sender, recipient, recipients, .. } = event else { panic!("another event") };
         assert_eq!((&*sender, &*recipient, recipients), ("from@example.com", "a@one.example", 3));

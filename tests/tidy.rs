@@ -27,7 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &["limits", "endpoint", "routing", "users"]),
     ("cli", &["config", "id", "routing"]),
     ("account", &["cli", "users"]),
-    ("protocol", &["limits", "clock", "id", "outcome", "envelope", "users"]),
+    ("protocol", &["limits", "clock", "endpoint", "id", "outcome", "envelope", "users"]),
     ("net", &["clock", "endpoint"]),
     ("spool", &["limits", "clock", "hash", "id", "outcome", "envelope", "message"]),
     ("queue", &["limits", "clock", "hash", "id", "outcome", "envelope"]),

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::options::{Config, Network};
+use crate::endpoint::Endpoint;
 use crate::users::Fingerprint;
 
 /// What a listener is for; it decides who may send what there.
@@ -17,13 +18,19 @@ pub enum ListenerKind {
     Submissions,
     /// For other mail exchangers: our domains only, whoever the client is.
     Mx,
+    /// For peers that hand mail over by LMTP (RFC 2033): clients of the relay networks, and nobody else.
+    Lmtp,
 }
 
 /// One `[[listener]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where.
-    pub address: SocketAddr,
+    pub address: Endpoint,
+    /// Permissions of a unix socket: who may open it.
+    pub socket_mode: u32,
+    /// Whether clients of a unix socket may relay, who are in no network; said if and only if it is one.
+    pub trusted: Option<bool>,
     /// What for.
     pub kind: ListenerKind,
     /// Its own relay networks; without them a relay has those of `smtp`, and the other kinds none.
@@ -40,7 +47,9 @@ impl Default for Listener {
     fn default() -> Self {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2587);
         Self {
-            address,
+            address: Endpoint::Ip(address),
+            socket_mode: 0o660,
+            trusted: None,
             kind: ListenerKind::Submission,
             relay_networks: None,
             relay_certificates: Vec::new(),
@@ -55,7 +64,7 @@ impl Config {
     /// What a table leaves to `smtp` is filled in.
     pub fn listeners(&self) -> Vec<Listener> {
         let relay = |address: &SocketAddr| Listener {
-            address: *address,
+            address: Endpoint::Ip(*address),
             kind: ListenerKind::Relay,
             ..Listener::default()
         };
@@ -63,7 +72,7 @@ impl Config {
         let complete = |mut listener: Listener| {
             let own = listener.relay_networks.take();
             listener.relay_networks = own.or_else(|| match listener.kind {
-                ListenerKind::Relay => Some(self.smtp.relay_networks.clone()),
+                ListenerKind::Relay | ListenerKind::Lmtp => Some(self.smtp.relay_networks.clone()),
                 _ => None,
             });
             listener
@@ -80,7 +89,8 @@ mod tests {
     fn only_relays_inherit_the_relay_networks() {
         let file = "[smtp]\nlisten = ['127.0.0.1:25']\nrelay_networks = ['10.0.0.0/8']\n\
                     [[listener]]\naddress = '127.0.0.1:26'\nkind = 'mx'\n\
-                    [[listener]]\naddress = '[::1]:587'\nkind = 'relay'\nrelay_networks = ['192.0.2.1']\n";
+                    [[listener]]\naddress = '[::1]:587'\nkind = 'relay'\nrelay_networks = ['192.0.2.1']\n\
+                    [[listener]]\naddress = '127.0.0.1:24'\nkind = 'lmtp'\n";
         let listeners = Config::parse(file).expect("valid").listeners();
         let networks = |nth: usize| {
             let networks = listeners[nth].relay_networks.iter().flatten();
@@ -89,5 +99,6 @@ mod tests {
         assert_eq!(networks(0), ["10.0.0.0/8"]);
         assert!(networks(1).is_empty(), "an mx must not take mail for other domains");
         assert_eq!(networks(2), ["192.0.2.1/32"]);
+        assert_eq!(networks(3), ["10.0.0.0/8"]);
     }
 }

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::listener::Listener;
+use super::listener::{Listener, ListenerKind};
 use super::options::{Config, MIB};
 use super::schema::{
     CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, SITE,
     SITE_SETTINGS, Setting,
 };
 use super::value::{Wrong, found, show_duration, show_size};
+use crate::endpoint::Endpoint;
 use crate::routing::Target;
 
 /// One thing that is wrong with a file.
@@ -342,13 +343,29 @@ impl Reader<'_> {
             "nothing to listen on; allowed is an address here, or a [[listener]]".to_owned(),
         );
         for (index, Listener { address, .. }) in listeners.iter().enumerate() {
-            let taken =
-                listeners[..index].iter().any(|other| other.address == *address) && address.port() != 0;
+            let is_free_port = address.ip().is_some_and(|address| address.port() == 0);
+            let taken = listeners[..index].iter().any(|other| other.address == *address) && !is_free_port;
             self.rule(
                 !taken,
                 ["smtp.listen", "listener.address"],
                 format!("{address} is listened on twice; allowed is once for each address"),
             );
+        }
+        for (nth, Listener { address, trusted, kind, .. }) in config.listeners.iter().enumerate() {
+            let what = match (address, trusted, kind) {
+                (Endpoint::Unix(_), None, _) => {
+                    "clients of a unix socket are in no network; allowed is trusted = true or trusted = false beside it, \
+                     which says whether they may send to any domain"
+                }
+                (Endpoint::Unix(_), _, ListenerKind::Submissions) => {
+                    "no TLS is spoken over a unix socket; allowed is kind = \"submission\""
+                }
+                (Endpoint::Ip(_), Some(_), _) => {
+                    "trusted is about clients of a unix socket; allowed is relay_networks for those of an address"
+                }
+                _ => continue,
+            };
+            self.rule_at(nth, false, "listener.address", what.to_owned());
         }
     }
 
@@ -527,6 +544,27 @@ mod tests {
             Config::parse("[[site]]\nname = 'a'\nhosts = ['[::1]:26', 'smtp://b.test']\n").expect("valid");
         assert_eq!(config.sites[0].hosts[0].to_string(), "smtp://[::1]:26");
         assert_eq!(config.sites[0].hosts[1].to_string(), "smtp://b.test:25");
+    }
+
+    #[test]
+    fn a_listener_on_a_unix_socket_says_whether_it_trusts_who_may_open_it() {
+        let socket = "[[listener]]\naddress = 'unix:/run/ringpost/lmtp'\nkind = ";
+        check(&format!("{socket}'lmtp'\n"), &[(2, 11, "listener.address", "in no network|trusted = true")]);
+        check(&format!("{socket}'submissions'\ntrusted = false\n"), &[(2, 11, "listener.address", "no TLS")]);
+        let address = "[[listener]]\naddress = '127.0.0.1:24'\nkind = 'lmtp'\ntrusted = true\n";
+        check(address, &[(2, 11, "listener.address", "relay_networks")]);
+        let file = format!("{socket}'lmtp'\ntrusted = true\nsocket_mode = '0666'\n");
+        assert_eq!(Config::parse(&file).expect("valid").listeners[0].socket_mode, 0o666);
+        check(
+            &format!("{socket}'lmtp'\ntrusted = true\nsocket_mode = '888'\n"),
+            &[(5, 15, "listener.socket_mode", "\"0660\"")],
+        );
+    }
+
+    #[test]
+    fn maildirs_need_a_file_that_says_whose_is_where() {
+        check("[routes]\n'a.test' = 'maildir'\n", &[(1, 1, "mailboxes.file", "the route of a.test")]);
+        assert!(Config::parse("[routes]\n'a.test' = 'maildir'\n[mailboxes]\nfile = 'm'\n").is_ok());
     }
 
     #[test]

@@ -9,9 +9,10 @@ use toml::de::DeValue;
 use super::listener::Listener;
 use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
-    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, Mode, NameOrEmpty, Own,
+    PathOrEmpty, Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
+use crate::endpoint::Endpoint;
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::Target;
 use crate::routing::site::Site;
@@ -61,7 +62,10 @@ pub(super) const SECTIONS: &[Section] = &[
         name: CERTIFICATE,
         about: "Further certificates, for clients that ask for a name in them. May stand any number of times.",
     },
-    Section { name: "auth", about: "Users who log in, on every listener but those of kind \"mx\"." },
+    Section {
+        name: "auth",
+        about: "Users who log in, on every listener but those of kind \"mx\" and \"lmtp\".",
+    },
     Section { name: "limits", about: "Budgets of the whole process." },
     Section { name: "spool", about: "Keeping mail. Changes need a restart." },
     Section {
@@ -115,6 +119,7 @@ macro_rules! settings {
     };
 }
 
+const ENDPOINT: &str = "\"ADDRESS:PORT\", such as \"127.0.0.1:2525\" or \"[::1]:2525\", or \"unix:/PATH\"";
 const ADDRESS: &str = "\"ADDRESS:PORT\", such as \"127.0.0.1:2525\" or \"[::1]:2525\"";
 const NETWORK: &str = "networks such as \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
 const FINGERPRINTS: &str = "SHA-256 fingerprints, 64 hexadecimal digits each";
@@ -281,13 +286,18 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
 
 /// The settings of a `[[listener]]`.
 pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
-    "listener" "address": address = text::<SocketAddr>(ADDRESS), "Where to listen.";
+    "listener" "address": address = text::<Endpoint>(ENDPOINT),
+        "Where to listen.";
+    "listener" "socket_mode": socket_mode = Mode,
+        "Permissions of a unix socket: who may open it.";
+    "listener" "trusted": trusted = Own(Switch),
+        "Whether clients of a unix socket, who are in no network, may send to any domain. Needed there, and there only.";
     "listener" "kind": kind = LISTENER_KIND,
         "\"relay\" for injectors: relay networks to any domain, others to smtp.relay_domains; \"submission\" for\n\
          # users, with STARTTLS, and \"submissions\" with TLS from the first byte; \"mx\" for other mail exchangers:\n\
-         # smtp.relay_domains only.";
+         # smtp.relay_domains and those of the mailboxes file only; \"lmtp\" for LMTP, from relay networks only.";
     "listener" "relay_networks": relay_networks = Own(list::<Network>(0, NETWORK)),
-        "Clients in these networks may send to any domain here. Left out, a relay has smtp.relay_networks.";
+        "Clients in these networks may send to any domain here. Left out, \"relay\" and \"lmtp\" have smtp.relay_networks.";
     "listener" "relay_certificates": relay_certificates = list::<Fingerprint>(0, FINGERPRINTS),
         "Clients with these certificates may as well; see `openssl x509 -noout -fingerprint -sha256`.";
     "listener" "tenant": tenant = WordOrEmpty,
@@ -410,7 +420,9 @@ mod tests {
         config.listeners = vec![
             Listener::default(),
             Listener {
-                address: "[::1]:25".parse().expect("address"),
+                address: "unix:/run/ringpost/in".parse().expect("address"),
+                socket_mode: 0o666,
+                trusted: Some(true),
                 kind: ListenerKind::Mx,
                 relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
                 relay_certificates: vec![[7; 32]],

@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::listener::ListenerKind;
 use super::options::Config;
 use super::value::{LISTENER_KIND, show_size};
+use crate::endpoint::Endpoint;
 use crate::routing::Target;
 
 /// What `serve` knows only once it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
     /// Where mail is taken, at least one, by the listener's index; ports are real ones even where 0 was configured.
-    pub listening: Vec<SocketAddr>,
+    pub listening: Vec<Endpoint>,
     /// Where the admin HTTP listens.
     pub admin: SocketAddr,
     /// What to say of a certificate that the relay made.
@@ -100,7 +101,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// Commands that can be pasted as they are. Python's smtplib is there on nearly every host; a pipe into `nc` talks too early.
 fn next_steps(config: &Config, started: &Started) -> String {
-    let Some(smtp) = started.listening.first().map(|address| reachable(*address)) else {
+    let Some(smtp) = started.listening.iter().find_map(Endpoint::ip).map(reachable) else {
         return String::new();
     };
     let admin = reachable(started.admin);

@@ -11,6 +11,7 @@ use toml::de::DeValue;
 
 use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
+use crate::endpoint::Endpoint;
 use crate::routing::{Target, is_domain, is_host_name};
 use crate::users::{Fingerprint, fingerprint};
 
@@ -213,6 +214,15 @@ impl FromText for std::net::SocketAddr {
     }
 }
 
+impl FromText for Endpoint {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|_| Wrong::Form)
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl FromText for Network {
     fn from_text(text: &str) -> Result<Self, Wrong> {
         text.parse().map_err(Wrong::Reason)
@@ -384,6 +394,26 @@ impl Kind for WordOrEmpty {
     }
 }
 
+/// Permissions of a file, in octal digits.
+pub(super) struct Mode;
+
+impl Kind for Mode {
+    type Value = u32;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<u32, Wrong> {
+        let digits = value.as_str().filter(|text| (3..=4).contains(&text.len())).ok_or(Wrong::Form)?;
+        u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777).ok_or(Wrong::Form)
+    }
+
+    fn show(&self, value: &u32) -> String {
+        quoted(&format!("{value:04o}"))
+    }
+
+    fn allowed(&self) -> String {
+        "three octal digits, such as \"0660\"".into()
+    }
+}
+
 /// A path; empty where there is none.
 pub(super) struct PathOrEmpty;
 
@@ -415,6 +445,7 @@ pub(super) const LISTENER_KIND: Choice<ListenerKind> = Choice(&[
     ("submission", ListenerKind::Submission),
     ("submissions", ListenerKind::Submissions),
     ("mx", ListenerKind::Mx),
+    ("lmtp", ListenerKind::Lmtp),
 ]);
 /// Words of `log.format`.
 pub(super) const LOG_FORMAT: Choice<LogFormat> =

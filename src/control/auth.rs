@@ -60,7 +60,7 @@ mod tests {
             let question = Question {
                 shard: ShardIndex(0),
                 ticket: 0,
-                peer: [127, 0, 0, 1].into(),
+                peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
                 user: "a".into(),
                 evidence: Evidence::Decided(holds),
                 users: Arc::new(Users::default()),

@@ -385,7 +385,7 @@ mod tests {
             recipient: "a@example.com".into(),
             recipients: 1,
             size: 4096,
-            client: "127.0.0.1".parse().expect("address"),
+            client: crate::endpoint::Origin::Socket,
         };
         let text = written(LogFormat::Text, &accepted);
         assert!(

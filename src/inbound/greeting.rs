@@ -24,20 +24,20 @@ impl<S: Storage> Driver<'_, S> {
     /// Everything up to the banner; `false` when the session is over.
     pub(super) async fn greet(&mut self) -> bool {
         let mut known = true;
-        if (self.inbound.proxies)(self.peer) {
+        if self.peer.ip().is_some_and(&self.inbound.proxies) {
             let Some(header) = self.read_proxy_header().await else {
                 self.note_limit(LimitKind::Proxy, "no PROXY header");
                 return self.close(&reply::PROXY_EXPECTED).await;
             };
             known = header.client.is_some();
             if let Some(client) = header.client {
-                self.peer = client.ip().to_canonical();
+                self.peer = client.ip().to_canonical().into();
             }
         }
         if let Err(refusal) = self.admit(known) {
             return self.close(&refusal).await;
         }
-        if known && (self.inbound.introducers)(self.peer) {
+        if known && self.peer.ip().is_some_and(&self.inbound.introducers) {
             self.session.offer_xclient();
         }
         if let Some(tls) = self.listener.implicit_tls() {
@@ -58,14 +58,12 @@ impl<S: Storage> Driver<'_, S> {
     /// The client is from now on the one at `self.peer`; if that is not known to be the client's own address, it is
     /// neither trusted nor limited for it.
     fn admit(&mut self, known: bool) -> Result<(), Refusal> {
-        let trusted = known && (self.listener.trusts)(self.peer);
+        let trusted = known && self.listener.trusts(self.peer);
         // The pass of whoever was here before is given back first.
         self.policy = SessionPolicy::new(&self.listener.rules, trusted, net::random);
         self.waiting.is_trusted.set(trusted);
-        if trusted || !known {
-            return Ok(());
-        }
-        match self.inbound.clients.admit(self.peer, net::now().mono) {
+        let Some(address) = self.peer.ip().filter(|_| known && !trusted) else { return Ok(()) };
+        match self.inbound.clients.admit(address, net::now().mono) {
             Ok(pass) => {
                 self.policy.pass = Some(pass);
                 Ok(())
@@ -127,7 +125,7 @@ impl<S: Storage> Driver<'_, S> {
             Address::Kept => Ok(()),
             Address::Unknown => self.admit(false),
             Address::Is(address) => {
-                self.peer = address;
+                self.peer = address.into();
                 self.admit(true)
             }
         };

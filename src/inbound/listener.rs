@@ -1,9 +1,10 @@
 //! What the sessions of one listener share: the settings of its protocol, its TLS, and who may send what there.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::policy::RelayRules;
+use super::session::Networks;
+use crate::endpoint::Origin;
 use crate::net::listener::Detached;
 use crate::net::tls::ServerTls;
 use crate::protocol::server::Options;
@@ -32,9 +33,6 @@ pub enum Encryption {
     Implicit(ServerTls),
 }
 
-/// Whether a client's address is in the relay networks.
-pub type Trusts = Box<dyn Fn(IpAddr) -> bool>;
-
 /// A listener's policy. A session keeps the one it began with.
 pub struct ListenerPolicy {
     /// Settings of the protocol.
@@ -44,9 +42,11 @@ pub struct ListenerPolicy {
     /// Domains that take mail from anybody.
     pub rules: RelayRules,
     /// Who may relay anywhere.
-    pub trusts: Trusts,
+    pub relay_networks: Networks,
+    /// Whether those may who come over a unix socket.
+    pub trusts_socket: bool,
     /// Who may log in without TLS.
-    pub cleartext: Trusts,
+    pub cleartext: Networks,
     /// Whose mail it is when nobody has logged in.
     pub tenant: Box<str>,
     /// Header field in which clients that may relay say so; empty is none.
@@ -54,6 +54,19 @@ pub struct ListenerPolicy {
 }
 
 impl ListenerPolicy {
+    /// Whether a client may relay anywhere, for where it is.
+    pub fn trusts(&self, peer: Origin) -> bool {
+        match peer {
+            Origin::Ip(address) => (self.relay_networks)(address),
+            Origin::Socket => self.trusts_socket,
+        }
+    }
+
+    /// Whether it may log in without TLS. Over a unix socket nobody is between.
+    pub fn takes_cleartext(&self, peer: Origin) -> bool {
+        peer.ip().is_none_or(&self.cleartext)
+    }
+
     /// To shake hands with in the middle of a session.
     pub fn starttls(&self) -> Option<&ServerTls> {
         match &self.encryption {

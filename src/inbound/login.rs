@@ -2,10 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::session::Driver;
+use crate::endpoint::Origin;
 use crate::hash::HashState;
 use crate::id::ShardIndex;
 use crate::metrics::RejectReason;
@@ -34,7 +34,7 @@ impl Logins {
     }
 
     /// Asks, and waits for the answer.
-    pub async fn ask(&self, peer: IpAddr, user: &str, evidence: Evidence, users: &Arc<Users>) -> Answer {
+    pub async fn ask(&self, peer: Origin, user: &str, evidence: Evidence, users: &Arc<Users>) -> Answer {
         let Some(asker) = &self.asker else { return Answer::Refused };
         let ticket = self.next.get();
         self.next.set(ticket + 1);
@@ -68,7 +68,7 @@ impl<S: Storage> Driver<'_, S> {
     pub(super) fn offer_auth(&mut self) {
         let offer = match self.listener.rules.users() {
             None => AuthOffer::None,
-            Some(_) if !self.session.is_secured() && !(self.listener.cleartext)(self.peer) => {
+            Some(_) if !self.session.is_secured() && !self.listener.takes_cleartext(self.peer) => {
                 AuthOffer::AfterTls
             }
             Some(_) if self.policy.certificate_user().is_some() => AuthOffer::PasswordsAndCertificate,

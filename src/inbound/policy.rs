@@ -21,6 +21,8 @@ pub struct RelayRules {
     users: Option<Arc<Users>>,
     /// Nobody sends without having logged in, but for those who may relay.
     requires_login: bool,
+    /// Nobody sends but those who may relay.
+    requires_trust: bool,
     /// Whose owners may relay anywhere.
     certificates: Vec<Fingerprint>,
     /// Who gets mail in domains of our own.
@@ -49,6 +51,12 @@ impl RelayRules {
     /// And whoever may not relay must.
     pub fn with_login_required(mut self) -> Self {
         self.requires_login = true;
+        self
+    }
+
+    /// And whoever may not relay is not wanted at all.
+    pub fn with_trust_required(mut self) -> Self {
+        self.requires_trust = true;
         self
     }
 
@@ -184,6 +192,7 @@ impl Policy for SessionPolicy<'_> {
         match &self.user {
             Some(user) if !user.may_send_as(sender) => self.refuse(reply::SENDER_DENIED, sender),
             None if self.rules.requires_login && !self.trusted => self.refuse(reply::AUTH_REQUIRED, sender),
+            _ if self.rules.requires_trust && !self.trusted => self.refuse(reply::RELAY_DENIED, sender),
             _ => Ok(()),
         }
     }

@@ -18,6 +18,7 @@ use super::pace::{Patience, SCARCE_WAIT};
 use super::policy::SessionPolicy;
 use super::sessions::{Sessions, Waiting};
 use crate::clock::Moment;
+use crate::endpoint::Origin;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId};
 use crate::limits::BODY_INLINE_BYTES_MAX;
@@ -97,7 +98,7 @@ pub async fn serve<S: Storage>(
     inbound: &Inbound<S>,
     listener: &ListenerPolicy,
     stream: Stream,
-    peer: IpAddr,
+    peer: Origin,
 ) {
     inbound.metrics.connections_open.add(1);
     let now = net::now().mono;
@@ -149,7 +150,7 @@ pub(super) struct Driver<'a, S: Storage> {
     pub(super) listener: &'a ListenerPolicy,
     pub(super) stream: Stream,
     /// The client: the other end of the connection, or whom a proxy there speaks for.
-    pub(super) peer: IpAddr,
+    pub(super) peer: Origin,
     pub(super) session: Session,
     pub(super) policy: SessionPolicy<'a>,
     pub(super) input: ReceiveBuffer,

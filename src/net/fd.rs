@@ -7,13 +7,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use glommio::io::BufferedFile;
 use glommio::net::{TcpListener, TcpStream};
 
-/// A listener of this executor. `fd` must be a listening TCP socket, or its accepts fail.
+use crate::endpoint::Origin;
+
+/// A listener of this executor. `fd` must be a listening stream socket, or its accepts fail.
 pub(super) fn tcp_listener(fd: OwnedFd) -> TcpListener {
     // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, which the listener takes over and closes on drop.
     unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) }
 }
 
-/// A stream of this executor. `fd` must be a TCP socket, connected or connecting, or its reads fail.
+/// A stream of this executor. `fd` must be a stream socket, connected or connecting, or its reads fail.
 pub(super) fn tcp_stream(fd: OwnedFd) -> TcpStream {
     // SAFETY: as above; the stream takes over the descriptor and closes it on drop.
     unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) }
@@ -30,6 +32,14 @@ pub(super) fn duplicate(stream: &TcpStream) -> std::io::Result<OwnedFd> {
     // SAFETY: the stream is borrowed, so its descriptor stays open for as long as `borrowed` is used.
     let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     borrowed.try_clone_to_owned()
+}
+
+/// The other end of the stream's connection. glommio's own way to ask panics at a unix socket.
+pub(super) fn origin(stream: &TcpStream) -> std::io::Result<Origin> {
+    // SAFETY: as in `duplicate`.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let address = socket2::SockRef::from(&borrowed).peer_addr()?;
+    Ok(address.as_socket().map_or(Origin::Socket, |address| Origin::Ip(address.ip())))
 }
 
 /// Sets CLOEXEC, which glommio's accept leaves out.

@@ -1,6 +1,8 @@
 //! Listening sockets: one per shard on the same address (SO_REUSEPORT), and the accept that survives a lack of
 //! descriptors.
 
+pub mod unix;
+
 #[cfg(feature = "simulation")]
 use std::future::poll_fn;
 use std::io;

@@ -28,6 +28,7 @@ use super::simulated::{World, network::SocketId};
 use super::tls::{ClientTls, ServerTls};
 #[cfg(feature = "simulation")]
 use crate::endpoint::Endpoint;
+use crate::endpoint::Origin;
 
 /// How often to look whether a unix socket takes connections again.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
@@ -304,15 +305,15 @@ impl Stream {
         .await
     }
 
-    /// Address of the other end.
-    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+    /// The other end.
+    pub fn origin(&self) -> io::Result<Origin> {
         let socket = self.socket.borrow();
         #[cfg(feature = "simulation")]
         if let Socket::Simulated(socket) = &*socket {
-            return socket.peer_address();
+            return socket.origin();
         }
         match socket.tcp() {
-            Some(tcp) => tcp.peer_addr().map_err(io::Error::from),
+            Some(tcp) => fd::origin(tcp),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }

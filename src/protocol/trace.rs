@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use crate::clock::WallTime;
+use crate::endpoint::Origin;
 use crate::id::MessageId;
 use crate::protocol::reply::push_number;
 
@@ -48,8 +49,8 @@ impl Protocol {
 pub struct Trace<'a> {
     /// Name the client gave in EHLO or HELO.
     pub helo: &'a str,
-    /// Address the client came from.
-    pub peer: IpAddr,
+    /// Where the client came from.
+    pub peer: Origin,
     /// Our name.
     pub hostname: &'a str,
     /// How it came.
@@ -70,9 +71,12 @@ impl Trace<'_> {
         line.word(|out| out.extend_from_slice(b"from"));
         line.word(|out| push_clean(out, self.helo));
         line.word(|out| {
-            let open = if self.peer.is_ipv6() { "([IPv6:" } else { "([" };
             // Writing to a vector cannot fail.
-            let _ = write!(out, "{open}{}])", self.peer);
+            let _ = match self.peer {
+                Origin::Ip(address @ IpAddr::V6(_)) => write!(out, "([IPv6:{address}])"),
+                Origin::Ip(address) => write!(out, "([{address}])"),
+                Origin::Socket => write!(out, "(unix socket)"),
+            };
         });
         line.word(|out| out.extend_from_slice(b"by"));
         line.word(|out| push_clean(out, self.hostname));
@@ -200,7 +204,7 @@ mod tests {
 
     fn header(helo: &str, peer: &str, protocol: Protocol, recipient: Option<&str>) -> String {
         let id = MessageId::new(PartId(1), 2);
-        let peer = peer.parse().unwrap();
+        let peer = peer.parse().map_or(Origin::Socket, Origin::Ip);
         let trace = Trace { helo, peer, hostname: "mx.test", protocol, id, recipient, at: WallTime(0) };
         let mut out = b"before".to_vec();
         trace.write(&mut out);
@@ -235,6 +239,17 @@ mod tests {
         ] {
             assert_eq!(word(letters), want, "{letters}");
         }
+    }
+
+    #[test]
+    fn a_client_without_an_address_is_given_none() {
+        let protocol =
+            Protocol { extended: true, lmtp: true, smtputf8: false, tls: false, authenticated: false };
+        let header = header("injector", "", protocol, None);
+        assert!(
+            header.starts_with("Received: from injector (unix socket) by mx.test with LMTP id "),
+            "{header}"
+        );
     }
 
     #[test]

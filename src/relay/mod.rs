@@ -9,7 +9,6 @@ pub mod placement;
 pub mod roles;
 pub mod seats;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
@@ -24,6 +23,7 @@ use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::maildir;
 use crate::control::resolver::{self, ResolverCounters};
+use crate::endpoint::Endpoint;
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::{PartId, ShardIndex};
@@ -66,7 +66,7 @@ pub enum StartError {
     #[error("cannot listen on {address}: {source}; choose another with {flag}, or end what listens there")]
     Bind {
         /// Where.
-        address: SocketAddr,
+        address: Endpoint,
         /// The flag that changes it.
         flag: &'static str,
         /// How it failed.
@@ -103,7 +103,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 
 /// A running relay.
 pub struct Relay {
-    listening: Vec<SocketAddr>,
+    listening: Vec<Endpoint>,
     door_keeper: DoorKeeper,
     /// As the threads that write Maildirs know them.
     mailboxes: maildir::Current,
@@ -242,7 +242,7 @@ impl Relay {
     }
 
     /// Where mail is taken; ports are real ones even where 0 was asked for.
-    pub fn listening(&self) -> &[SocketAddr] {
+    pub fn listening(&self) -> &[Endpoint] {
         &self.listening
     }
 
@@ -315,6 +315,12 @@ impl Relay {
         let mut clean = true;
         for executor in self.executors.drain(..) {
             clean &= executor.join().is_ok();
+        }
+        for socket in &self.listening {
+            if let Endpoint::Unix(path) = socket {
+                // One that stays is replaced by the next start.
+                let _ = std::fs::remove_file(path);
+            }
         }
         for part in self.drained.try_iter() {
             if let Err(error) = self.spool.remove_part(part) {
@@ -435,14 +441,26 @@ impl Roles for Orders {
 }
 
 /// One socket for each shard and listener, in the order of the listeners' indexes. With port 0 the first decides the port for the others.
-fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), StartError> {
+fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<Endpoint>), StartError> {
     let cpus = if config.threads.steer { seats::pinned_cpus(config) } else { Vec::new() };
     let mut by_shard: Vec<Vec<Bound>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
     let mut listening = Vec::new();
     for wanted in config.listeners() {
-        let mut address = wanted.address;
+        let mut address = match &wanted.address {
+            Endpoint::Ip(address) => *address,
+            Endpoint::Unix(path) => {
+                let at = || wanted.address.clone();
+                let failed = |source| StartError::Bind { address: at(), flag: "listener.address", source };
+                let socket = listener::unix::bind(path, wanted.socket_mode).map_err(failed)?;
+                for sockets in &mut by_shard {
+                    sockets.push(socket.try_clone().map_err(failed)?);
+                }
+                listening.push(at());
+                continue;
+            }
+        };
         for (index, sockets) in by_shard.iter_mut().enumerate() {
-            let failed = |source| StartError::Bind { address, flag: "--listen", source };
+            let failed = |source| StartError::Bind { address: address.into(), flag: "--listen", source };
             // SO_REUSEPORT would let a second relay of the same user listen beside the first, unnoticed.
             if index == 0 && address.port() != 0 {
                 listener::check_free(address).map_err(failed)?;
@@ -451,7 +469,7 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), Start
             address = socket.local_address().map_err(failed)?;
             sockets.push(socket);
         }
-        listening.push(address);
+        listening.push(address.into());
     }
     Ok((by_shard, listening))
 }

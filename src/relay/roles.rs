@@ -363,29 +363,40 @@ pub(super) fn policy_of(
         usize::from(smtp.recipients_max),
         Extensions::default(),
     );
-    let encryption = match (tls, listener.kind) {
+    let kind = listener.kind;
+    let encryption = match (tls, kind) {
         (None, _) => Encryption::None,
+        // Nobody is between.
+        _ if listener.address.ip().is_none() => Encryption::None,
         (Some(tls), ListenerKind::Submissions) => Encryption::Implicit(tls.clone()),
         (Some(tls), _) => Encryption::StartTls(tls.clone()),
     };
-    let domains = match listener.kind {
+    let domains = match kind {
         ListenerKind::Relay | ListenerKind::Mx => smtp.relay_domains.as_slice(),
-        ListenerKind::Submission | ListenerKind::Submissions => &[],
+        ListenerKind::Submission | ListenerKind::Submissions | ListenerKind::Lmtp => &[],
     };
-    let users = users.filter(|_| listener.kind != ListenerKind::Mx);
+    let users = users.filter(|_| !matches!(kind, ListenerKind::Mx | ListenerKind::Lmtp));
     let rules = RelayRules::new(domains)
         .with_users(users)
         .with_certificates(listener.relay_certificates)
         .with_mailboxes(mailboxes);
-    let submits = matches!(listener.kind, ListenerKind::Submission | ListenerKind::Submissions);
+    let options = match kind {
+        ListenerKind::Lmtp => options.with_lmtp().with_greeting("LMTP Ringpost"),
+        _ => options,
+    };
     ListenerPolicy {
         options: match encryption {
             Encryption::StartTls(_) => options.with_starttls(),
             _ => options,
         },
         encryption,
-        rules: if submits { rules.with_login_required() } else { rules },
-        trusts: within(&listener.relay_networks.unwrap_or_default()),
+        rules: match kind {
+            ListenerKind::Submission | ListenerKind::Submissions => rules.with_login_required(),
+            ListenerKind::Lmtp => rules.with_trust_required(),
+            ListenerKind::Relay | ListenerKind::Mx => rules,
+        },
+        relay_networks: within(&listener.relay_networks.unwrap_or_default()),
+        trusts_socket: listener.trusted.unwrap_or(false),
         cleartext: within(&config.auth.cleartext_networks),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),

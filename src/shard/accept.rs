@@ -104,7 +104,7 @@ impl<S: Storage> Shard<S> {
         inbound: &Rc<Inbound<S>>,
     ) {
         let load = Load { shard: self.clone() };
-        let connected = stream.and_then(|stream| Ok((stream.peer_address()?.ip(), stream)));
+        let connected = stream.and_then(|stream| Ok((stream.origin()?, stream)));
         let Ok((peer, stream)) = connected else {
             self.metrics.connections[ConnectionResult::Failed].inc();
             return;
@@ -114,7 +114,7 @@ impl<S: Storage> Shard<S> {
             Some(reply::SHUTTING_DOWN)
         } else if self.active_log().fence().reason().is_some() {
             Some(reply::OUT_OF_SERVICE)
-        } else if !inbound.admission.open_connection((listener.trusts)(peer)) {
+        } else if !inbound.admission.open_connection(listener.trusts(peer)) {
             Some(reply::TOO_MANY_CONNECTIONS)
         } else {
             None

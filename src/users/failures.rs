@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::endpoint::Origin;
 use crate::hash::HashState;
 
 /// Names and addresses that are remembered, of each kind: an attacker with many must not fill the memory.
@@ -42,18 +43,20 @@ impl Failures {
     }
 
     /// Whether a try may be looked at.
-    pub fn allow(&self, peer: IpAddr, user: &str, now: Moment) -> bool {
+    pub fn allow(&self, peer: Origin, user: &str, now: Moment) -> bool {
         let count = |count: Option<&Count>| {
             let fresh = count.filter(|count| now.since(count.since) < self.limits.window);
             fresh.map_or(0, |count| count.failures)
         };
-        count(self.by_address.get(&network(peer))) < self.limits.by_address
+        peer.ip().is_none_or(|peer| count(self.by_address.get(&network(peer))) < self.limits.by_address)
             && count(self.by_user.get(user)) < self.limits.by_user
     }
 
     /// A try has failed.
-    pub fn failed(&mut self, peer: IpAddr, user: &str, now: Moment) {
-        add(&mut self.by_address, network(peer), now, self.limits.window);
+    pub fn failed(&mut self, peer: Origin, user: &str, now: Moment) {
+        if let Some(peer) = peer.ip() {
+            add(&mut self.by_address, network(peer), now, self.limits.window);
+        }
         add(&mut self.by_user, user.into(), now, self.limits.window);
     }
 }
@@ -95,8 +98,8 @@ mod tests {
         Moment(second * 1_000_000)
     }
 
-    fn peer(last: u16) -> IpAddr {
-        IpAddr::from([0x2001, 0xdb8, 0, last, 1, 2, 3, last])
+    fn peer(last: u16) -> Origin {
+        IpAddr::from([0x2001, 0xdb8, 0, last, 1, 2, 3, last]).into()
     }
 
     #[test]
@@ -127,16 +130,16 @@ mod tests {
     fn a_prefix_of_64_bits_is_one_address() {
         let mut failures = Failures::new(LIMITS);
         for last in 1..=2 {
-            failures.failed(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]), "a", at(0));
+            failures.failed(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]).into(), "a", at(0));
         }
-        assert!(!failures.allow(IpAddr::from([0x2001, 0xdb8, 0, 0, 9, 9, 9, 9]), "b", at(0)));
+        assert!(!failures.allow(IpAddr::from([0x2001, 0xdb8, 0, 0, 9, 9, 9, 9]).into(), "b", at(0)));
     }
 
     #[test]
     fn many_addresses_are_forgotten_in_part_and_never_grow_beyond_the_bound() {
         let mut failures = Failures::new(LIMITS);
         for nth in 0..3 * REMEMBERED_MAX as u32 {
-            failures.failed(IpAddr::from(nth.to_be_bytes()), "a", Moment(u64::from(nth)));
+            failures.failed(IpAddr::from(nth.to_be_bytes()).into(), "a", Moment(u64::from(nth)));
         }
         assert!(failures.by_address.len() <= REMEMBERED_MAX);
         assert!(

@@ -1,11 +1,11 @@
 //! PURE. What shards ask the thread that checks passwords, and what they are told.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Users;
+use crate::endpoint::Origin;
 use crate::id::ShardIndex;
 
 /// Questions that may wait: at some 30 checks a second more would wait longer than clients do.
@@ -26,7 +26,7 @@ pub struct Question {
     /// The asker's number for it.
     pub ticket: u64,
     /// Where the client is.
-    pub peer: IpAddr,
+    pub peer: Origin,
     /// Who it says it is.
     pub user: Box<str>,
     /// With what.

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -142,14 +143,10 @@ fn an_agent_on_a_unix_socket_answers_for_each_recipient() {
     if !host_is_able() {
         return;
     }
-    let place = Lab::new();
-    // The laboratory's own path may be too long for a socket.
-    let socket = std::env::temp_dir().join(format!("ringpost-lmtp-{}", std::process::id()));
-    let _ = fs::remove_file(&socket);
+    let socket = socket_path("agent");
     let agent = Agent::on_socket(&socket);
     each_recipient_has_its_own_result(&format!("lmtp:{}", socket.display()), &agent);
     let _ = fs::remove_file(&socket);
-    drop(place);
 }
 
 #[test]
@@ -176,6 +173,13 @@ fn home(config: Config, lines: &str) -> Home {
     let config = config.set("mailboxes.file", file).route("own.test", "maildir").to(sink.address());
     let relay = lab.start(&config);
     Home { lab, sink, relay }
+}
+
+/// A path for a socket: that of a laboratory may be too long.
+fn socket_path(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("ringpost-{name}-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    path
 }
 
 fn write_mailboxes(lab: &Lab, lines: &str) {
@@ -298,4 +302,116 @@ fn a_mailboxes_file_that_does_not_fit_the_routes_stops_the_start_with_the_line()
     let ended = lab.run(lab.command(&config));
     assert!(!ended.status.success());
     assert!(ended.err.contains("line 2: a Maildir, but the route of own.test is \"mx\""), "{}", ended.err);
+}
+
+/// A client on a unix socket.
+struct SocketClient(BufReader<UnixStream>);
+
+impl SocketClient {
+    fn open(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("it listens");
+        stream.set_read_timeout(Some(crate::harness::SOON)).expect("a time-out can be set");
+        Self(BufReader::new(stream))
+    }
+
+    /// The next reply, its lines joined by a blank.
+    fn reply(&mut self) -> String {
+        let mut reply = String::new();
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).expect("a line");
+            reply.push_str(line.trim_end());
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return reply;
+            }
+            reply.push(' ');
+        }
+    }
+
+    fn say(&mut self, line: &str) -> String {
+        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).expect("it listens");
+        self.reply()
+    }
+}
+
+#[test]
+fn a_unix_socket_takes_lmtp_from_who_may_open_it_and_answers_for_each_recipient() {
+    if !host_is_able() {
+        return;
+    }
+    let socket = socket_path("lmtp");
+    let at = format!("unix:{}", socket.display());
+    let config =
+        Config::new().threads(2, "shared").listener_at(&at, "lmtp", "trusted = true\nsocket_mode = '0600'");
+    let lines = "alice@own.test maildir:MAILDIRS/alice\nall@own.test alice@own.test, far@away.test\n";
+    let home = home(config, lines);
+    assert!(home.relay.start_text().contains(&at), "{}", home.relay.start_text());
+    let mode = fs::metadata(&socket).expect("a socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Kept open, so that connections are placed on both shards.
+    let mut clients: Vec<_> = (0..4).map(|_| SocketClient::open(&socket)).collect();
+    for client in &mut clients {
+        assert!(client.reply().starts_with("220 relay.test LMTP"));
+        assert!(client.say("EHLO me").starts_with("500 "), "LMTP is no SMTP");
+        assert!(client.say("LHLO me").contains("PIPELINING"));
+        client.say("MAIL FROM:<me@client.test>");
+        for (mailbox, code) in [
+            ("alice@own.test", "250"),
+            ("who@own.test", "550"),
+            ("all@own.test", "250"),
+            ("x@other.test", "250"),
+        ] {
+            assert!(client.say(&format!("RCPT TO:<{mailbox}>")).starts_with(code), "{mailbox}");
+        }
+        assert!(client.say("DATA").starts_with("354"));
+        client.0.get_mut().write_all(&content("socket", "x")).expect("it listens");
+        // A reply for each RCPT that was accepted, an alias being one, and none for what it stands for.
+        assert!(client.say(".").starts_with("250 "));
+        assert!(client.reply().starts_with("250 ") && client.reply().starts_with("250 "));
+        assert!(client.say("NOOP").starts_with("250 2.0.0 Ok"));
+    }
+    let far = home.sink.await_to("far@away.test");
+    let head = String::from_utf8_lossy(&far.content).into_owned();
+    assert!(head.starts_with("Received: from me (unix socket) by relay.test with LMTP"), "{head}");
+    let alice = home.await_files("alice", 4);
+    assert_eq!(alice.len(), 4, "once for each message, though an alias led there too");
+    home.relay.stop();
+    assert!(!socket.exists(), "a clean stop leaves no socket");
+}
+
+#[test]
+fn clients_of_a_unix_socket_are_trusted_only_where_that_is_said() {
+    if !host_is_able() {
+        return;
+    }
+    let (open, closed) = (socket_path("relay"), socket_path("lmtp-closed"));
+    let config = Config::new()
+        .set("smtp.relay_networks", "['0.0.0.0/0', '::/0']")
+        .listener_at(&format!("unix:{}", open.display()), "relay", "trusted = false")
+        .listener_at(&format!("unix:{}", closed.display()), "lmtp", "trusted = false");
+    let home = home(config, "alice@own.test maildir:MAILDIRS/alice\n");
+    let mut client = SocketClient::open(&open);
+    client.reply();
+    assert!(!client.say("EHLO me").contains("STARTTLS"), "nobody is between");
+    assert!(client.say("MAIL FROM:<me@client.test>").starts_with("250"));
+    // No network holds whoever has no address, however wide.
+    assert!(client.say("RCPT TO:<x@other.test>").starts_with("550 5.7.1"));
+    assert!(client.say("RCPT TO:<alice@own.test>").starts_with("250"));
+    let mut client = SocketClient::open(&closed);
+    client.reply();
+    client.say("LHLO me");
+    assert!(client.say("MAIL FROM:<me@client.test>").starts_with("550 5.7.1"));
+    home.relay.kill();
+    assert!(open.exists(), "a killed relay leaves its socket");
+    // The next one takes it over.
+    let file = format!("'{}'", home.lab.path().join("mailboxes").display());
+    let config = Config::new().set("mailboxes.file", file).route("own.test", "maildir");
+    let again =
+        home.lab.start(&config.listener_at(&format!("unix:{}", open.display()), "relay", "trusted = true"));
+    let mut client = SocketClient::open(&open);
+    client.reply();
+    client.say("EHLO me");
+    client.say("MAIL FROM:<me@client.test>");
+    assert!(client.say("RCPT TO:<x@other.test>").starts_with("250"));
+    again.stop();
 }

@@ -48,8 +48,13 @@ impl Config {
     }
 
     /// Another listener, on a free port, with more `lines` of TOML; [`Relay::listener`] finds it.
-    pub fn listener(mut self, kind: &str, lines: &str) -> Self {
-        self.listeners.push(format!("[[listener]]\naddress = '127.0.0.1:0'\nkind = '{kind}'\n{lines}\n"));
+    pub fn listener(self, kind: &str, lines: &str) -> Self {
+        self.listener_at("127.0.0.1:0", kind, lines)
+    }
+
+    /// Likewise at an address, or on a unix socket.
+    pub fn listener_at(mut self, address: &str, kind: &str, lines: &str) -> Self {
+        self.listeners.push(format!("[[listener]]\naddress = '{address}'\nkind = '{kind}'\n{lines}\n"));
         self
     }
 

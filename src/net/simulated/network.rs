@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Death, Host, World};
 use crate::clock::Moment;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Origin};
 
 /// Bytes under way in one direction of a connection before its writer waits.
 const WINDOW_BYTES: usize = 64 * 1024;
@@ -463,8 +463,10 @@ impl SocketId {
         self.with(|socket| (socket.write_limit, socket.write_deadline) = (Some(limit), None));
     }
 
-    pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
-        self.with(|socket| socket.peer_address).flatten().ok_or(io::ErrorKind::NotConnected.into())
+    pub(crate) fn origin(&self) -> io::Result<Origin> {
+        let origin =
+            |address: Option<SocketAddr>| address.map_or(Origin::Socket, |address| Origin::Ip(address.ip()));
+        self.with(|socket| origin(socket.peer_address)).ok_or(io::ErrorKind::NotConnected.into())
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) {
