@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::content::Content;
 use super::dial::{Dialled, dial};
 use super::job::ActiveJob;
-use super::path::PathState;
+use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::clock::Moment;
 use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
@@ -23,7 +23,7 @@ use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
-use crate::protocol::client::{Client, Event, Options, Stage};
+use crate::protocol::client::{Client, Event, Loss, Options, Stage};
 use crate::routing::PathSpec;
 use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
@@ -34,6 +34,8 @@ const WRITE_SHORT: usize = 16 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Reads of such words.
 const LAST_READS: usize = 4;
+/// Why a connection is lost whose stream has ended.
+const CLOSED: &str = "closed by the remote";
 
 /// Settings of outbound connections.
 #[derive(Clone)]
@@ -296,7 +298,7 @@ impl<S: Storage> Connection<'_, S> {
                 true
             }
             Err(_) => {
-                self.client.lost("the TLS handshake failed");
+                self.client.lost(Loss::GivenUp, "the TLS handshake failed");
                 self.ended = Some(Ended::HandshakeFailed);
                 false
             }
@@ -356,7 +358,7 @@ impl<S: Storage> Connection<'_, S> {
                 }
                 Err(error) => {
                     // The remote must not take what there is for the whole: the connection is the only way to say so.
-                    self.lose(&error.to_string());
+                    self.lose(Loss::GivenUp, &error.to_string());
                     return false;
                 }
             }
@@ -387,7 +389,8 @@ impl<S: Storage> Connection<'_, S> {
             metrics.replies[EnhancedClass::of(result.reply.enhanced)].add(count);
         }
         if results.is_empty() {
-            metrics.deliveries[DeliveryResult::NotTried].inc();
+            let label = if in_doubt == 0 { DeliveryResult::NotTried } else { DeliveryResult::Unknown };
+            metrics.deliveries[label].inc();
         }
         job.finish(results, self.remote.clone());
         self.waits_since = now;
@@ -420,10 +423,9 @@ impl<S: Storage> Connection<'_, S> {
         match written {
             Ok(()) => true,
             Err(error) => {
-                let why = error.to_string();
                 self.hear_last_words().await;
                 if self.ended.is_none() {
-                    self.lose(&why);
+                    self.lose(loss_of(&error), &error.to_string());
                 }
                 false
             }
@@ -446,16 +448,16 @@ impl<S: Storage> Connection<'_, S> {
         let limit = self.pool.options().timeouts.of(stage).min(self.attempt_left());
         self.stream.set_read_timeout(limit);
         match self.stream.read(&mut self.input).await {
-            Ok(0) => self.lose("closed by the remote"),
+            Ok(0) => self.lose(Loss::Closed, CLOSED),
             Ok(_) => {
                 self.answered |= self.ready && !matches!(stage, Stage::Idle | Stage::Quit);
                 self.note_stage(stage);
                 return self.take_input();
             }
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                self.lose(&format!("no answer for {} s ({stage:?})", limit.as_secs_f32()));
+                self.lose(Loss::GivenUp, &format!("no answer for {} s ({stage:?})", limit.as_secs_f32()));
             }
-            Err(error) => self.lose(&error.to_string()),
+            Err(error) => self.lose(loss_of(&error), &error.to_string()),
         }
         false
     }
@@ -490,28 +492,38 @@ impl<S: Storage> Connection<'_, S> {
                 true
             }
             Err(misbehaved) => {
-                self.lose(&misbehaved.to_string());
+                self.lose(Loss::GivenUp, &misbehaved.to_string());
                 false
             }
         }
     }
 
-    /// Waits until there is a job, or ends the session.
+    /// Waits until there is a job, or ends the session; what the remote says meanwhile is its end.
     async fn wait_for_work(&mut self) {
-        let leaving = self.is_leaving();
-        if leaving || !self.path.wait_for_job(self.spec.limits.idle).await {
-            self.waits_since = net::now().mono;
-            self.client.quit();
+        if !self.is_leaving() {
+            self.stream.set_no_read_timeout();
+            let heard = self.stream.read(&mut self.input);
+            match self.path.wait_for_job(self.spec.limits.idle, heard).await {
+                Waited::Job => return,
+                Waited::InVain => {}
+                Waited::Other(Ok(count)) if count > 0 => {
+                    self.take_input();
+                    return;
+                }
+                Waited::Other(_) => return self.lose(Loss::Closed, CLOSED),
+            }
         }
+        self.waits_since = net::now().mono;
+        self.client.quit();
     }
 
     /// The connection is gone: every transaction in flight gets its result.
-    fn lose(&mut self, why: &str) {
+    fn lose(&mut self, loss: Loss, why: &str) {
         // A remote that takes sessions and drops them at the first MAIL is as useless as one that takes none: the path
         // rests, or it would be asked again at once.
         let useless = !self.ready || (!self.answered && !self.flights.is_empty());
         self.part();
-        self.client.lost(why);
+        self.client.lost(loss, why);
         while let Some(event) = self.client.poll_event() {
             self.note(event);
         }
@@ -527,5 +539,14 @@ impl<S: Storage> Connection<'_, S> {
         if self.open.replace(false) {
             self.path.lane.borrow_mut().set_ready(false);
         }
+    }
+}
+
+/// Whether it was the remote that ended the connection on which a read or a write failed.
+fn loss_of(error: &std::io::Error) -> Loss {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        BrokenPipe | ConnectionReset | UnexpectedEof => Loss::Closed,
+        _ => Loss::GivenUp,
     }
 }

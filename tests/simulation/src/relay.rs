@@ -135,6 +135,7 @@ impl Relay {
         let (event_to, events) = event_channel();
         let fence = Fence::default();
         let common = Common {
+            clients: roles::clients(&config),
             config,
             events: event_to,
             fence: fence.clone(),
