@@ -231,7 +231,7 @@ async fn answer(
     answer_to: seats::AnswerTo,
     works: Rc<Cell<bool>>,
 ) {
-    let mut paths = PathMap::new(resolver::sites(&config), 7);
+    let mut paths = PathMap::new(resolver::sites(&config));
     while let Some((shard, domain)) = questions.next().await {
         let wait = world.random(|random| random.u64(..200_000));
         world.sleep(Duration::from_micros(wait)).await;
