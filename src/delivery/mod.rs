@@ -4,6 +4,7 @@
 //! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers.
 //! * [`peer`] is what workers say to each other. PURE.
+//! * [`encryption`] says what a path's policy makes of a remote's TLS. PURE. [`keys`] has what is shown and trusted.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
 
@@ -11,9 +12,12 @@
 pub mod connection;
 #[cfg(feature = "runtime")]
 mod content;
+pub mod encryption;
 pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;
+#[cfg(feature = "runtime")]
+pub mod keys;
 pub mod lane;
 #[cfg(feature = "runtime")]
 pub mod peer;

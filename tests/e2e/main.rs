@@ -38,3 +38,4 @@ mod seeing;
 mod stopped;
 mod stops;
 mod tls;
+mod tls_out;
