@@ -109,7 +109,7 @@ fn a_verified_path_takes_only_a_certificate_that_is_good_for_the_host() {
         .route("plain.test", format!("smtp://{}", sink.address()))
         .set("delivery.expire_after", "'3s'")
         .set("delivery.tls", "'verified'")
-        .table(format!("[[site]]\nname = 'clients'\ndomains = ['client.test']\ntls = 'off'"));
+        .table("[[site]]\nname = 'clients'\ndomains = ['client.test']\ntls = 'off'");
     let config = receivers
         .iter()
         .fold(config, |config, (domain, relay)| config.route(domain, format!("smtp://{}", relay.smtp())));
