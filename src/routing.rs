@@ -168,7 +168,7 @@ pub struct PathHost {
     pub name: Box<str>,
     /// TCP port.
     pub port: u16,
-    /// Where it can be reached, at least one, in the order to try.
+    /// Where it can be reached; at least one.
     pub addresses: Vec<IpAddr>,
     /// MX preference, lower first; 0 for a configured host.
     pub preference: u16,
@@ -177,9 +177,9 @@ pub struct PathHost {
 /// What a worker does with the jobs of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathKind {
-    /// Sends them to the first host that takes them.
+    /// Sends them to the first host that takes them; each connection tries equals in an order of its own.
     Smtp {
-        /// At least one, in the order to try: by preference, shuffled among equals (RFC 5321 §5.1).
+        /// At least one, by preference.
         hosts: Vec<PathHost>,
     },
     /// Reports them delivered.

@@ -83,7 +83,7 @@ pub fn check(bytes: &[u8]) {
         idle: Duration::ZERO,
         security: Security::default(),
     };
-    let mut paths = PathMap::new(Sites::new(limits, &[]), 7);
+    let mut paths = PathMap::new(Sites::new(limits, &[]));
     for _ in 0..4 {
         let records = (0..tape.byte() % 40).map(|_| (u16::from(tape.byte()), tape.name())).collect();
         let Exchanges::Hosts(hosts) = exchanges("example.test", records) else { continue };

@@ -132,14 +132,26 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "Clients in these networks may send to any domain; all others get 550 5.7.1.";
     "smtp" "relay_domains": smtp.relay_domains = list::<String>(0, DOMAINS),
         "Anybody may send to these recipient domains.";
+    "smtp" "proxy_networks": smtp.proxy_networks = list::<Network>(0, NETWORK),
+        "Proxies (HAProxy, a load balancer) whose connections must begin with a PROXY header, version 1 or 2: the client that\n\
+         # it names is the one that policy, limits, Received and log lines go by.";
+    "smtp" "xclient_networks": smtp.xclient_networks = list::<Network>(0, NETWORK),
+        "Mail proxies (nginx, Postfix) that may say by XCLIENT for whom they speak. Whoever is in one of these lists can pose\n\
+         # as any client.";
     "smtp" "message_bytes_max": smtp.message_bytes_max = Size(64 * KIB..=2 * GIB),
         "Longest message.";
     "smtp" "recipients_max": smtp.recipients_max = Count(1..=RECIPIENTS_MAX as u16),
         "Most recipients of one transaction; the next gets 452.";
+    "smtp" "banner_wait": smtp.banner_wait = Time(1..=60_000),
+        "How long a client outside relay_networks must be silent before the banner; one that talks gets 554. Some seconds turn\n\
+         # away simple bots, and delay everybody.";
     "smtp" "command_timeout": smtp.command_timeout = TIMEOUT,
-        "How long to wait for a command.";
+        "How long a client may take for a whole command. When more than 4 of 5 connections are in use, clients outside\n\
+         # relay_networks have 10s, here and below.";
     "smtp" "data_timeout": smtp.data_timeout = TIMEOUT,
         "How long to wait for more of a message.";
+    "smtp" "data_rate_min": smtp.data_rate_min = Size(0..=GIB),
+        "Bytes a second at which a message must come in, behind the first data_timeout. 0 means none.";
 
     "smtp" "tls_certificate": smtp.tls_certificate = PathOrEmpty,
         "PEM file with the certificate chain, own certificate first. \"\" and no [[certificate]]: a self-signed one is\n\
@@ -164,12 +176,27 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "limits" "resident_bytes_max": limits.resident_bytes_max = Size(MIB..=1024 * GIB),
         "Memory for accepted messages that wait for a worker; others are read back from the spool.";
 
+    "limits" "address_connections_max": limits.address_connections_max = Count(0..=1_000_000u32),
+        "Connections open at once from one address; the next is told 421. 0 means no limit, here and below. Clients in\n\
+         # smtp.relay_networks are exempt from these.";
+    "limits" "address_connections_per_minute": limits.address_connections_per_minute = Count(0..=1_000_000u32),
+        "Connections opened from one address; the next is told 421.";
+    "limits" "address_messages_per_minute": limits.address_messages_per_minute = Count(0..=1_000_000u32),
+        "Messages begun from one address; the next MAIL is told 450.";
+    "limits" "address_errors_per_minute": limits.address_errors_per_minute = Count(0..=1_000_000u32),
+        "Commands of one address that may fail (5xx); at the next its session ends with 421, and so does each new one.";
+    "limits" "network_factor": limits.network_factor = Count(1..=1000u32),
+        "How many times as much as one address all of a network together may: a /24, or a /64 for IPv6.";
+
     "spool" "directory": spool.directory = text::<PathBuf>("a path, relative to the working directory"),
         "Where messages are kept. Put it on a disk of its own, never on tmpfs.";
     "spool" "segment_bytes": spool.segment_bytes = Size(4 * BATCH_BYTES_MAX as u64..=GIB),
         "Size of a log segment, a multiple of 1MiB. Each shard prepares a few of them.";
     "spool" "reserve_bytes": spool.reserve_bytes = Size(16 * MIB..=1024 * GIB),
         "Disk space that new mail may not use (452 4.3.1): outcomes and bounces need it.";
+    "spool" "disk_profile": spool.disk_profile = PathOrEmpty,
+        "What `ringpost-tune disk` measured on this disk: shown at the start and as ringpost_spool_commit_profile_seconds,\n\
+         # for an alert on a disk that has become slow. \"\" means none.";
 
     "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
         "Our name in EHLO. \"\" means smtp.hostname.";
@@ -235,7 +262,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "threads" "wiring": threads.wiring = WIRING,
         "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
     "threads" "pin": threads.pin = Switch,
-        "Whether each thread stays on one CPU.";
+        "Whether each thread stays on one CPU: one of each core before the second ones, and of one memory node before the next.";
     "threads" "steer": threads.steer = Switch,
         "Whether a connection goes to the shard on whose CPU its packets come in: for a network card with a queue for each CPU. Needs pin.";
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::Content;
+use super::dial::{Dialled, dial};
 use super::job::ActiveJob;
 use super::keys::Keys;
 use super::path::{PathState, Waited};
@@ -25,7 +26,7 @@ use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::protocol::client::{Client, Event, Loss, Options, Stage};
-use crate::routing::{PathKind, PathSpec, Security, TlsPolicy};
+use crate::routing::{PathSpec, Security, TlsPolicy};
 use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
 
@@ -88,8 +89,10 @@ impl Timeouts {
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     let security = path.lane.borrow().spec().limits.security;
-    if open(pool, path, security).await == Ended::FallsBack {
-        open(pool, path, Security { tls: TlsPolicy::Off, ..security }).await;
+    let seed = pool.dialler().seed();
+    if open(pool, path, seed, security).await == Ended::FallsBack {
+        // To the same host.
+        open(pool, path, seed, Security { tls: TlsPolicy::Off, ..security }).await;
     }
 }
 
@@ -102,10 +105,15 @@ enum Ended {
     FallsBack,
 }
 
-async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, security: Security) -> Ended {
+async fn open<S: Storage>(
+    pool: &Rc<Pool<S>>,
+    path: &Rc<PathState<S>>,
+    seed: u64,
+    security: Security,
+) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
-    let (stream, remote) = match pool.while_connecting(connect(pool, &spec)).await {
+    let Dialled { stream, host, address } = match pool.while_connecting(dial(pool, &spec, seed)).await {
         // Nothing has begun, and the worker may not be there any more.
         _ if pool.is_stopping() => return Ended::Served,
         Ok(connected) => connected,
@@ -126,7 +134,8 @@ async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, security:
         path,
         spec,
         stream,
-        remote,
+        remote: host,
+        address,
         security,
         is_encrypted: false,
         client: Client::new(options),
@@ -157,30 +166,6 @@ impl<S: Storage> Drop for Connection<'_, S> {
     }
 }
 
-/// Connects to the first host and address that answers, in the path's order.
-async fn connect<S: Storage>(pool: &Pool<S>, spec: &PathSpec) -> Result<(Stream, Arc<str>), Reply> {
-    let PathKind::Smtp { hosts } = &spec.kind else {
-        return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
-    };
-    let mut last = String::from("path has no addresses");
-    let began = net::now().mono;
-    let timeouts = &pool.options().timeouts;
-    for host in hosts {
-        for address in &host.addresses {
-            let remote = SocketAddr::new(*address, host.port);
-            let left = timeouts.attempt.saturating_sub(net::now().mono.since(began));
-            if pool.is_stopping() || left.is_zero() {
-                break;
-            }
-            match Stream::connect(remote, None, timeouts.connect.min(left)).await {
-                Ok(stream) => return Ok((stream, Arc::from(&*host.name))),
-                Err(error) => last = format!("connect to {} at {remote}: {error}", host.name),
-            }
-        }
-    }
-    Err(Reply::new(0, Enhanced(4, 4, 1), &last))
-}
-
 /// A job whose transaction is in flight.
 struct Flight<S: Storage> {
     tag: u64,
@@ -194,6 +179,7 @@ struct Connection<'a, S: Storage> {
     spec: Arc<PathSpec>,
     stream: Stream,
     remote: Arc<str>,
+    address: SocketAddr,
     security: Security,
     is_encrypted: bool,
     client: Client,
@@ -324,6 +310,7 @@ impl<S: Storage> Connection<'_, S> {
     /// The remote sent us away before MAIL: the path's matter, not a message's.
     fn refused(&mut self, reply: &Reply) {
         self.pool.metrics().connections_failed.inc();
+        self.pool.dialler().failed(self.address);
         self.pool.path_failed(self.path, reply);
         self.ended = Some(Ended::Served);
     }

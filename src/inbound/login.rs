@@ -5,9 +5,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::session::Driver;
 use crate::hash::HashState;
 use crate::id::ShardIndex;
+use crate::metrics::RejectReason;
 use crate::net::event::WaitList;
+use crate::protocol::reply;
+use crate::protocol::sasl::Claim;
+use crate::protocol::server::AuthOffer;
+use crate::spool::storage::Storage;
 use crate::users::Users;
 use crate::users::question::{Answer, Asker, Evidence, Question};
 
@@ -54,5 +60,46 @@ impl Logins {
             *open = Some(answer);
         }
         self.answered.wake_all();
+    }
+}
+
+impl<S: Storage> Driver<'_, S> {
+    /// Offers the ways to log in that this connection has now.
+    pub(super) fn offer_auth(&mut self) {
+        let offer = match self.listener.rules.users() {
+            None => AuthOffer::None,
+            Some(_) if !self.session.is_secured() && !(self.listener.cleartext)(self.peer) => {
+                AuthOffer::AfterTls
+            }
+            Some(_) if self.policy.certificate_user().is_some() => AuthOffer::PasswordsAndCertificate,
+            Some(_) => AuthOffer::Passwords,
+        };
+        self.session.offer_auth(offer);
+    }
+
+    /// Finds out whether the client is who it claims to be.
+    pub(super) async fn authenticate(&mut self) {
+        let Some(users) = self.listener.rules.users() else {
+            return self.session.authenticated(Err(reply::NOT_OFFERED), &mut self.out);
+        };
+        let (user, evidence) = match self.session.claim().clone() {
+            Claim::Password { user, password } => (user, Evidence::Password(password)),
+            Claim::Proof { user, holds } => (user, Evidence::Decided(holds)),
+            Claim::Certificate { user } => {
+                let own = self.policy.certificate_user().map(|user| user.name.clone()).unwrap_or_default();
+                let holds = !own.is_empty() && (user.is_empty() || user == own);
+                (own, Evidence::Decided(holds))
+            }
+        };
+        let result = match self.inbound.logins.ask(self.peer, &user, evidence, users).await {
+            Answer::Granted => Ok(&*user),
+            Answer::Refused => Err(reply::BAD_CREDENTIALS),
+            Answer::Later => Err(reply::AUTH_LATER),
+        };
+        match &result {
+            Ok(name) => self.policy.logged_in(name),
+            Err(refusal) => self.log_refusal(RejectReason::Auth, refusal, user.clone()),
+        }
+        self.session.authenticated(result, &mut self.out);
     }
 }

@@ -149,15 +149,19 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Shakes hands as the server. Time-outs are those of reads and writes. On an error the connection is closed.
-    pub async fn accept_tls(&mut self, tls: &ServerTls) -> io::Result<()> {
+    /// Shakes hands as the server, within `limit` for all of it. On an error the connection is closed.
+    pub async fn accept_tls(&mut self, tls: &ServerTls, limit: Duration) -> io::Result<()> {
         let tcp = self.take_plain()?;
-        let stream = tls.accept(tcp).await?;
+        // The handshake ends with a read under way, and glommio sets its timer anew only when bytes have come: one that was
+        // set here would hold for whatever is read next.
+        tcp.set_read_timeout(None).map_err(io::Error::from)?;
+        tcp.set_write_timeout(None).map_err(io::Error::from)?;
+        let stream = super::task::within(limit, tls.accept(tcp)).await.ok_or(io::ErrorKind::TimedOut)??;
         *self.socket.borrow_mut() = Socket::Tls(Box::new(stream.into()));
         Ok(())
     }
 
-    /// Shakes hands as the client of `name`. As above.
+    /// Shakes hands as the client of `name`. Time-outs are those of reads and writes. On an error the connection is closed.
     pub async fn connect_tls(&mut self, tls: &ClientTls, name: &str) -> io::Result<()> {
         let tcp = self.take_plain()?;
         let stream = tls.connect(tcp, name).await?;

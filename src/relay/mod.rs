@@ -5,6 +5,7 @@
 //! in ARCHITECTURE.md.
 
 pub mod door;
+pub mod placement;
 pub mod roles;
 pub mod seats;
 
@@ -144,6 +145,14 @@ impl Orders {
     }
 }
 
+/// Checks that the host lets a relay of `config` run, before anything is touched.
+///
+/// # Errors
+/// With what to change.
+pub fn check_host(config: &Config) -> Result<(), HostError> {
+    executor::check_host(usize::from(executors(config)))
+}
+
 impl Relay {
     /// Starts everything, and returns when every part has been recovered and mail is taken.
     ///
@@ -152,7 +161,6 @@ impl Relay {
     /// opened.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
-        executor::check_host(usize::from(executors(&config)))?;
         let mut door_keeper = DoorKeeper::new(config.clone())?;
         let keys = Keys::read(&config.sites)?;
         let (sockets, listening) = bind_all(&config)?;
@@ -177,6 +185,7 @@ impl Relay {
         let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
         let reload_config = config.clone();
         let common = Common {
+            clients: roles::clients(&config),
             config,
             events: log.sender(),
             fence: fence.clone(),
@@ -188,7 +197,7 @@ impl Relay {
             shards,
         };
         let executors = start_executors(made.seats, common)?;
-        let mut relay = Self {
+        let relay = Self {
             listening,
             door_keeper,
             config: reload_config,
@@ -201,17 +210,24 @@ impl Relay {
             drained,
             spool,
         };
-        let shards = relay.orders.shards.len();
-        for result in recoveries.into_iter().take(shards) {
-            match result {
-                Ok(count) => relay.queued += count,
-                Err(error) => {
-                    relay.stop();
-                    return Err(StartError::Recovery(error));
-                }
+        relay.await_recovery(&recoveries)
+    }
+
+    /// Each shard says how many messages it has found, or why it cannot start.
+    fn await_recovery(
+        mut self,
+        recoveries: &mpsc::Receiver<Result<u64, String>>,
+    ) -> Result<Self, StartError> {
+        match recoveries.iter().take(self.orders.shards.len()).sum() {
+            Ok(queued) => {
+                self.queued = queued;
+                Ok(self)
+            }
+            Err(error) => {
+                self.stop();
+                Err(StartError::Recovery(error))
             }
         }
-        Ok(relay)
     }
 
     /// Where mail is taken; ports are real ones even where 0 was asked for.

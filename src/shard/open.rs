@@ -87,7 +87,10 @@ fn tell(report: &RecoveryReport, plan: &PartPlan, metrics: &ShardMetrics, events
     let at = net::now().wall;
     let trouble = |what: String| events.send(Event::Trouble { at, part: "spool", what: what.into() });
     for finding in findings.iter().take(FINDINGS_TOLD_MAX) {
-        let aside = if finding.range.is_some() { "; a copy and a report are in damaged/" } else { "" };
+        let aside = match finding.range {
+            Some(_) => "; a copy and a report are in damaged/",
+            None => "; a report is in damaged/",
+        };
         if finding.flaw.is_damage() {
             trouble(format!("{finding}{aside}"));
         } else {
@@ -108,7 +111,7 @@ fn damage_kind(flaw: Flaw) -> DamageKind {
     match flaw {
         Flaw::Torn => DamageKind::Torn,
         Flaw::Rot => DamageKind::Rot,
-        Flaw::Header => DamageKind::Header,
+        Flaw::Header | Flaw::Headers => DamageKind::Header,
         Flaw::Footer => DamageKind::Footer,
         Flaw::Unreadable => DamageKind::Unreadable,
         Flaw::Missing => DamageKind::Missing,

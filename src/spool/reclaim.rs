@@ -218,14 +218,16 @@ impl<S: Storage> Log<S> {
     async fn make(&self, salt: u64, old: Option<&str>) -> io::Result<()> {
         let header = {
             let state = self.0.state.borrow();
+            let segment = state.ring.next_number();
             Header {
                 salt: Salt::new(salt),
                 part: self.0.part,
-                segment: state.ring.next_number(),
+                segment,
                 size: self.0.options.segment_bytes,
                 oldest: state.ring.oldest_durable,
                 next_message: state.next_message,
-                tail: None,
+                // If that one is gone at a start, this one proves that there was one.
+                tail: Some(Tail { segment: segment - 1, offset: 0, batch: 0 }),
                 prepared: true,
             }
         };

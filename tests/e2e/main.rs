@@ -11,6 +11,7 @@
 //! | `tls` | STARTTLS, both ways |
 //! | `door` | listeners of several kinds |
 //! | `policy` | who may send what, and how much |
+//! | `limits` | limits of addresses, slow and early clients, proxies, balance between shards |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
@@ -30,6 +31,7 @@ mod fixture;
 mod format;
 mod host;
 mod kills;
+mod limits;
 mod load;
 mod path;
 mod policy;

@@ -159,7 +159,7 @@ fn a_required_path_takes_any_certificate_and_never_goes_on_in_the_clear() {
         .set("delivery.expire_after", "'3s'");
     let strict =
         "[[site]]\nname = 'strict'\ndomains = ['self.test', 'plain.test', 'broken.test', 'unwilling.test']\n";
-    let sender = lab.start(&config.clone().table(format!("{strict}tls = 'required'")));
+    let sender = lab.start(&config.clone().table(&format!("{strict}tls = 'required'")));
     for domain in ["self.test", "plain.test", "broken.test", "unwilling.test"] {
         mail(&sender, domain);
     }

@@ -53,9 +53,9 @@ impl Config {
         self
     }
 
-    /// Another table that may stand several times, as TOML.
-    pub fn table(mut self, text: impl ToString) -> Self {
-        self.tables.push(text.to_string() + "\n");
+    /// Another table, such as `[[site]]`, as it stands in the file.
+    pub fn table(mut self, text: &str) -> Self {
+        self.tables.push(format!("{text}\n"));
         self
     }
 

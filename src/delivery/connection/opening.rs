@@ -48,6 +48,7 @@ impl<S: Storage> Connection<'_, S> {
     /// The session is open: transactions may begin.
     fn opened(&mut self) {
         self.ready = true;
+        self.pool.dialler().answered(self.address);
         self.open.set(true);
         self.path.lane.borrow_mut().set_ready(true);
         self.pool.path_succeeded(self.spec.id);

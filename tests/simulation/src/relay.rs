@@ -136,6 +136,7 @@ impl Relay {
         let (event_to, events) = event_channel();
         let fence = Fence::default();
         let common = Common {
+            clients: roles::clients(&config),
             config,
             events: event_to,
             fence: fence.clone(),
@@ -232,7 +233,7 @@ async fn answer(
     answer_to: seats::AnswerTo,
     works: Rc<Cell<bool>>,
 ) {
-    let mut paths = PathMap::new(resolver::sites(&config), 7);
+    let mut paths = PathMap::new(resolver::sites(&config));
     while let Some((shard, domain)) = questions.next().await {
         let wait = world.random(|random| random.u64(..200_000));
         world.sleep(Duration::from_micros(wait)).await;
