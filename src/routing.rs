@@ -5,6 +5,7 @@
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
 mod domain_map;
+pub mod security;
 pub mod site;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
+pub use security::{Security, TlsPolicy};
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
@@ -199,6 +201,8 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Not how much, but how.
+    pub security: Security,
 }
 
 /// A path as control made it. Immutable: when addresses change, the same id comes with a higher version.

@@ -10,7 +10,7 @@ use super::listener::Listener;
 use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::Target;
@@ -205,8 +205,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
         "Whether MX records may name loopback and private addresses. For tests and labs: with it, anybody\n\
          # who controls a domain can make the relay connect to hosts behind your firewall.";
-    "delivery" "starttls": delivery.starttls = Switch,
-        "Whether to encrypt where the remote offers it, whatever its certificate says.";
+    "delivery" "tls": delivery.tls = TLS_POLICY,
+        "Encryption towards remotes: \"off\"; \"opportunistic\": where it is offered, with any certificate, else in the\n\
+         # clear; \"required\": with any certificate, never in the clear; \"verified\": with a certificate that the system's\n\
+         # trust store believes for the host's name. What the last two cannot get waits, and bounces when it expires.";
     "delivery" "connections_max": delivery.connections_max = CONNECTIONS,
         "Connections open at once to one path (all domains with the same MX hosts share a path).";
     "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = MESSAGES_PER_CONNECTION,
@@ -311,6 +313,10 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
     "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
     "site" "window": rules.window = Own(WINDOW), "";
     "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+    "site" "tls": rules.tls = Own(TLS_POLICY), "";
+    "site" "client_certificate": rules.client_certificate = PathOrEmpty,
+        "PEM file with the chain that is shown to remotes that ask for one. Read at the start.";
+    "site" "client_key": rules.client_key = PathOrEmpty, "PEM file with its key.";
 };
 
 /// The defaults as a commented TOML file that reads back to them.
@@ -387,6 +393,7 @@ fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> S
 mod tests {
     use super::super::listener::ListenerKind;
     use super::*;
+    use crate::routing::TlsPolicy;
     use crate::routing::site::SiteRules;
 
     #[test]
@@ -415,7 +422,13 @@ mod tests {
             hosts: vec!["smtp://[::1]:26".parse().expect("target")],
             domains: vec!["a.example".into()],
             sources: vec!["out-1".into()],
-            rules: SiteRules { window: Some(3), ..SiteRules::default() },
+            rules: SiteRules {
+                window: Some(3),
+                tls: Some(TlsPolicy::Verified),
+                client_certificate: "a.pem".into(),
+                client_key: "a.key".into(),
+                ..SiteRules::default()
+            },
         }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();

@@ -26,7 +26,7 @@ use super::path_map::{
 use crate::config::{Config, Resolver as Options};
 use crate::id::ShardIndex;
 use crate::routing::site::Sites;
-use crate::routing::{PathLimits, RouteAnswer, RouteTable, Target, literal_address};
+use crate::routing::{PathLimits, RouteAnswer, RouteTable, Security, Target, literal_address};
 
 /// Questions that may wait in the channel.
 const QUESTIONS_MAX: usize = 16 * 1024;
@@ -156,6 +156,7 @@ pub fn sites(config: &Config) -> Sites {
         recipients_per_transaction: delivery.recipients_per_transaction_max,
         window: delivery.window,
         idle: delivery.idle_timeout,
+        security: Security { tls: delivery.tls, ..Security::default() },
     };
     Sites::new(limits, &config.sites)
 }

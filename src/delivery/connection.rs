@@ -4,6 +4,8 @@
 //! read for each message. What ends a connection: the remote (421, or a broken socket), a time-out, its message limit,
 //! home wanting the slot back, idleness, or the stop.
 
+mod opening;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use super::content::Content;
 use super::dial::{Dialled, dial};
 use super::job::ActiveJob;
+use super::keys::Keys;
 use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::clock::Moment;
@@ -21,10 +24,9 @@ use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
 use crate::net;
 use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
-use crate::net::tls::ClientTls;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::protocol::client::{Client, Event, Loss, Options, Stage};
-use crate::routing::PathSpec;
+use crate::routing::{PathSpec, Security, TlsPolicy};
 use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
 
@@ -44,8 +46,8 @@ pub struct ConnectionOptions {
     pub ehlo_name: String,
     /// Waits for the remote.
     pub timeouts: Timeouts,
-    /// To shake hands with remotes that offer STARTTLS; `None` leaves all mail in the clear.
-    pub tls: Option<ClientTls>,
+    /// To shake hands with remotes.
+    pub keys: Keys,
 }
 
 /// Waits for the remote; RFC 5321 §4.5.3.2 says at least how long where it has a word on it.
@@ -86,11 +88,11 @@ impl Timeouts {
 
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
-    // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
-    // The second attempt goes to the same host.
+    let security = path.lane.borrow().spec().limits.security;
     let seed = pool.dialler().seed();
-    if open(pool, path, seed, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
-        open(pool, path, seed, None).await;
+    if open(pool, path, seed, security).await == Ended::FallsBack {
+        // To the same host.
+        open(pool, path, seed, Security { tls: TlsPolicy::Off, ..security }).await;
     }
 }
 
@@ -99,15 +101,15 @@ pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
 enum Ended {
     /// As connections do.
     Served,
-    /// TLS could not be agreed on; no transaction was begun.
-    HandshakeFailed,
+    /// TLS could not be agreed on, and the policy allows another connection in the clear; no transaction was begun.
+    FallsBack,
 }
 
 async fn open<S: Storage>(
     pool: &Rc<Pool<S>>,
     path: &Rc<PathState<S>>,
     seed: u64,
-    tls: Option<&ClientTls>,
+    security: Security,
 ) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
@@ -134,7 +136,8 @@ async fn open<S: Storage>(
         stream,
         remote: host,
         address,
-        tls,
+        security,
+        is_encrypted: false,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
@@ -177,8 +180,8 @@ struct Connection<'a, S: Storage> {
     stream: Stream,
     remote: Arc<str>,
     address: SocketAddr,
-    /// To shake hands with if the remote offers it; taken when that is done.
-    tls: Option<&'a ClientTls>,
+    security: Security,
+    is_encrypted: bool,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -287,36 +290,9 @@ impl<S: Storage> Connection<'_, S> {
         true
     }
 
-    /// The remote said yes to STARTTLS; `false` when the connection is lost.
-    async fn shake_hands(&mut self) -> bool {
-        let Some(tls) = self.tls.take() else { return true };
-        self.stream.set_read_timeout(self.pool.options().timeouts.command);
-        self.stream.set_write_timeout(self.pool.options().timeouts.command);
-        match self.stream.connect_tls(tls, &self.remote).await {
-            Ok(()) => {
-                self.client.tls_established();
-                true
-            }
-            Err(_) => {
-                self.client.lost(Loss::GivenUp, "the TLS handshake failed");
-                self.ended = Some(Ended::HandshakeFailed);
-                false
-            }
-        }
-    }
-
     fn note(&mut self, event: Event) {
         match event {
-            Event::Ready if self.tls.is_some() && self.client.capabilities().starttls => {
-                self.client.start_tls();
-            }
-            Event::Ready => {
-                self.ready = true;
-                self.pool.dialler().answered(self.address);
-                self.open.set(true);
-                self.path.lane.borrow_mut().set_ready(true);
-                self.pool.path_succeeded(self.spec.id);
-            }
+            Event::Ready => self.greeted(),
             Event::Refused { reply, .. } => self.refused(&reply),
             Event::Finished { tag, results, in_doubt, .. } => self.finish(tag, results, in_doubt),
             Event::Closing(reply) => {
@@ -326,11 +302,7 @@ impl<S: Storage> Connection<'_, S> {
                 self.ended = Some(Ended::Served);
             }
             Event::Closed => self.ended = Some(Ended::Served),
-            // The session goes on in the clear.
-            Event::TlsRefused(_) => {
-                self.tls = None;
-                self.note(Event::Ready);
-            }
+            Event::TlsRefused(reply) => self.tls_refused(&reply),
             Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }

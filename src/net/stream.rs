@@ -20,7 +20,7 @@ use super::fd;
 use super::listener::Detached;
 #[cfg(feature = "simulation")]
 use super::simulated::{World, network::SocketId};
-use super::tls::{ClientTls, ServerTls};
+use super::tls::{ClientTls, ServerTls, Trust};
 
 /// One end of a connection. The socket sits in a cell so that a [`Handle`] can shut it while its task waits.
 pub struct Stream {
@@ -174,6 +174,17 @@ impl Stream {
         match &*self.socket.borrow() {
             Socket::Tls(tls) => tls.get_ref().1.peer_certificates()?.first().map(|der| der.to_vec()),
             _ => None,
+        }
+    }
+
+    /// Whether the certificate that the server showed is one that `trust` believes for the host `name`.
+    ///
+    /// # Errors
+    /// With what is wrong with it, or that the connection is in the clear.
+    pub fn judge_server(&self, trust: &Trust, name: &str) -> io::Result<()> {
+        match &*self.socket.borrow() {
+            Socket::Tls(tls) => trust.judge(tls.get_ref().1.peer_certificates().unwrap_or_default(), name),
+            _ => Err(io::Error::other("the connection is not encrypted")),
         }
     }
 

@@ -40,3 +40,4 @@ mod seeing;
 mod stopped;
 mod stops;
 mod tls;
+mod tls_out;
