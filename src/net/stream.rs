@@ -241,11 +241,17 @@ impl Stream {
     /// Reads behind what `buffer` holds; 0 is the end of input. The buffer has memory only while there are bytes in it.
     /// A full buffer is an error: the caller must consume first.
     pub async fn read(&mut self, buffer: &mut ReceiveBuffer) -> io::Result<usize> {
+        self.read_at_most(usize::MAX, buffer).await
+    }
+
+    /// The same, leaving what is behind the next `most` bytes, 1 at least.
+    pub async fn read_at_most(&mut self, most: usize, buffer: &mut ReceiveBuffer) -> io::Result<usize> {
         poll_fn(|context| {
             let Some(room) = buffer.room() else {
                 return Poll::Ready(Err(io::Error::other("receive buffer is full")));
             };
-            match self.socket.borrow_mut().poll_read(context, room) {
+            let most = most.min(room.len());
+            match self.socket.borrow_mut().poll_read(context, &mut room[..most]) {
                 Poll::Ready(Ok(count)) => {
                     buffer.fill(count);
                     buffer.release();

@@ -12,6 +12,7 @@
 //! | `door` | listeners of several kinds |
 //! | `policy` | who may send what, and how much |
 //! | `limits` | limits of addresses, slow and early clients, proxies, balance between shards |
+//! | `proxies` | clients that proxies speak for: logins, rights, listeners with proxies of their own |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
@@ -35,6 +36,7 @@ mod limits;
 mod load;
 mod path;
 mod policy;
+mod proxies;
 mod retries;
 mod seeing;
 mod stopped;
