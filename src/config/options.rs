@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::listener::Listener;
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::RouteTable;
+use crate::routing::site::Site;
 
 /// Bytes in a KiB.
 pub(super) const KIB: u64 = 1 << 10;
@@ -51,6 +52,8 @@ pub struct Config {
     pub routing: Routing,
     /// Sending.
     pub delivery: Delivery,
+    /// Rules for where mail is sent to, in the order of the file.
+    pub sites: Vec<Site>,
     /// DNS.
     pub resolver: Resolver,
     /// Health and metrics.
