@@ -352,7 +352,7 @@ impl<S: Storage> Connection<'_, S> {
         for result in &results {
             let count = u64::from(result.recipients.count_ones());
             let label = match result.verdict {
-                Verdict::Delivered => DeliveryResult::Delivered,
+                Verdict::Delivered | Verdict::Relayed | Verdict::Placed => DeliveryResult::Delivered,
                 Verdict::Deferred if result.recipients & in_doubt != 0 => DeliveryResult::Unknown,
                 Verdict::Deferred => DeliveryResult::Deferred,
                 Verdict::Failed => DeliveryResult::Failed,

@@ -37,6 +37,7 @@ use crate::net::tls::ServerTls;
 use crate::protocol::extension::Extensions;
 use crate::protocol::server;
 use crate::queue::retry::RetryOptions;
+use crate::queue::schedule::{Schedule, Schedules};
 use crate::queue::{Queue, QueueOptions};
 use crate::shard::{self, Shard, open};
 use crate::spool::storage::Storage;
@@ -386,16 +387,19 @@ pub(super) fn policy_of(
     }
 }
 
+fn schedules(config: &Config) -> Schedules {
+    let delivery = &config.delivery;
+    let retry = RetryOptions {
+        first: delivery.retry_first,
+        factor: delivery.retry_factor,
+        max: delivery.retry_max,
+        jitter: delivery.retry_jitter,
+    };
+    let default = Schedule { retry, expire_after: None, delay_after: None };
+    Schedules { rules: Vec::new(), default }
+}
+
 fn queue_options(config: &Config) -> QueueOptions {
     let delivery = &config.delivery;
-    QueueOptions {
-        retry: RetryOptions {
-            first: delivery.retry_first,
-            factor: delivery.retry_factor,
-            max: delivery.retry_max,
-            jitter: delivery.retry_jitter,
-        },
-        hold_max: delivery.hold_max,
-        ..QueueOptions::default()
-    }
+    QueueOptions { schedules: schedules(config), hold_max: delivery.hold_max, ..QueueOptions::default() }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{ROUND, Shard};
 use crate::event::Event;
 use crate::exchange::{End, Report, ToShard};
-use crate::id::LegRef;
+use crate::id::{LegRef, PathId};
 use crate::metrics::{BounceClass, DeliveryResult};
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Outcome, Reply, Verdict};
@@ -134,7 +134,7 @@ impl<S: Storage> Shard<S> {
             let count = result.recipients.count_ones();
             let mut due = None;
             match result.verdict {
-                Verdict::Delivered => {
+                Verdict::Delivered | Verdict::Relayed | Verdict::Placed => {
                     self.metrics.deliveries[DeliveryResult::Delivered].add(count.into());
                     self.metrics.injection_to_delivery.observe(delay);
                 }
@@ -185,9 +185,7 @@ impl<S: Storage> Shard<S> {
 
     /// The words for a message that became too old: what stood in its way last.
     fn why_expired(&self, expired: &Expired) -> Reply {
-        let errors = self.path_errors.borrow();
-        let path_error = expired.path.and_then(|path| errors.get(&path));
-        let last = expired.reason.as_ref().or(path_error);
+        let last = self.last_error(expired.path, expired.reason.as_ref());
         let text = match last {
             Some(last) if last.code != 0 => {
                 format!("delivery time expired; last reply: {} {}", last.code, last.text)
@@ -201,6 +199,12 @@ impl<S: Storage> Shard<S> {
             _ => EXPIRED,
         };
         Reply::new(0, enhanced, &text)
+    }
+
+    /// What stood last in the way of a leg, as its queue (`reason`) or its path knows it.
+    pub(super) fn last_error(&self, path: Option<PathId>, reason: Option<&Reply>) -> Option<Reply> {
+        let errors = self.path_errors.borrow();
+        reason.or_else(|| errors.get(&path?)).cloned()
     }
 
     /// Takes in what control says of domains.
