@@ -134,7 +134,6 @@ impl<S: Storage> Replay<S> {
                 pending: 0,
                 sealed: true,
                 unreadable: found.salt().is_none(),
-                damaged: false,
                 pin: Weak::new(),
             };
             if found.number < self.oldest {
@@ -172,7 +171,6 @@ impl<S: Storage> Replay<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
-            damaged: false,
             pin: Weak::new(),
         });
         let tail = tail.unwrap_or(Tail { segment: 0, offset: 0, batch: 0 });

@@ -13,6 +13,7 @@
 //! | `policy` | who may send what, and how much |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
+//! | `damage` | messages that are damaged when they are wanted |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
 //! | `fixture` | a spool of version 1, kept for ever |
 //! | `seeing` | metrics, health, and that idleness costs nothing |
@@ -24,6 +25,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod damage;
 mod door;
 mod exchanges;
 mod fixture;
