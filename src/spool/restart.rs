@@ -136,7 +136,6 @@ impl<S: Storage> Replay<S> {
                 pending: 0,
                 sealed: true,
                 unreadable: found.salt().is_none(),
-                damaged: false,
                 pin: Weak::new(),
             };
             if found.number < self.oldest {
@@ -174,7 +173,6 @@ impl<S: Storage> Replay<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
-            damaged: false,
             pin: Weak::new(),
         });
         let tail = tail.unwrap_or(Tail { segment: 0, offset: 0, batch: 0 });
