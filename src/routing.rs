@@ -5,6 +5,7 @@
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
 mod domain_map;
+pub mod security;
 pub mod site;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
+pub use security::{Security, TlsPolicy};
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
@@ -203,7 +205,7 @@ pub struct PathHost {
     pub name: Box<str>,
     /// TCP port.
     pub port: u16,
-    /// Where it can be reached, at least one, in the order to try.
+    /// Where it can be reached; at least one.
     pub addresses: Vec<IpAddr>,
     /// MX preference, lower first; 0 for a configured host.
     pub preference: u16,
@@ -212,9 +214,9 @@ pub struct PathHost {
 /// What a worker does with the jobs of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathKind {
-    /// Sends them to the first host that takes them.
+    /// Sends them to the first host that takes them; each connection tries equals in an order of its own.
     Smtp {
-        /// At least one, in the order to try: by preference, shuffled among equals (RFC 5321 §5.1).
+        /// At least one, by preference.
         hosts: Vec<PathHost>,
     },
     /// Likewise by LMTP (RFC 2033).
@@ -257,6 +259,8 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Not how much, but how.
+    pub security: Security,
 }
 
 /// A path as control made it. Immutable: when addresses change, the same id comes with a higher version.

@@ -332,6 +332,17 @@ impl Reader<'_> {
                 "site.name",
                 format!("`{name}` matches nothing; a site needs mx, hosts, domains or sources"),
             );
+            let both = |one: &std::path::Path, other: &std::path::Path| {
+                one.as_os_str().is_empty() == other.as_os_str().is_empty()
+            };
+            self.rule_at(
+                index,
+                both(&site.rules.client_certificate, &site.rules.client_key),
+                "site.name",
+                format!(
+                    "`{name}` sets only one of client_certificate and client_key; allowed is both or none"
+                ),
+            );
         }
     }
 

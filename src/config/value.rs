@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
 use crate::endpoint::Endpoint;
-use crate::routing::{Target, is_domain, is_host_name};
+use crate::routing::{Target, TlsPolicy, is_domain, is_host_name};
 use crate::users::{Fingerprint, fingerprint};
 
 /// A kind of value. Reading never panics; what it says on failure completes "found …".
@@ -446,6 +446,13 @@ pub(super) const LISTENER_KIND: Choice<ListenerKind> = Choice(&[
     ("submissions", ListenerKind::Submissions),
     ("mx", ListenerKind::Mx),
     ("lmtp", ListenerKind::Lmtp),
+]);
+/// Words of `delivery.tls`.
+pub(super) const TLS_POLICY: Choice<TlsPolicy> = Choice(&[
+    ("off", TlsPolicy::Off),
+    ("opportunistic", TlsPolicy::Opportunistic),
+    ("required", TlsPolicy::Required),
+    ("verified", TlsPolicy::Verified),
 ]);
 /// Words of `log.format`.
 pub(super) const LOG_FORMAT: Choice<LogFormat> =

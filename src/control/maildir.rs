@@ -259,7 +259,7 @@ impl Draft {
         fs::rename(self.temporary_path(), new.join(&name))?;
         self.temporary = false;
         sync_directory(&new)?;
-        Ok((Verdict::Delivered, Reply::new(250, Enhanced(2, 0, 0), &format!("stored as {name}"))))
+        Ok((Verdict::Placed, Reply::new(250, Enhanced(2, 0, 0), &format!("stored as {name}"))))
     }
 
     fn temporary_path(&self) -> PathBuf {
@@ -330,7 +330,7 @@ mod tests {
         delivery.write(b"Subject: x\r\n\r");
         delivery.write(b"\nline\rwith a CR\r\n");
         assert_eq!((files(&maildir.join("tmp")).len(), files(&maildir.join("new")).len()), (1, 0));
-        assert!(matches!(&delivery.finish()[..], [(Verdict::Delivered, _)]));
+        assert!(matches!(&delivery.finish()[..], [(Verdict::Placed, _)]));
         assert!(files(&maildir.join("tmp")).is_empty() && files(&maildir.join("cur")).is_empty());
         let [file] = &files(&maildir.join("new"))[..] else { panic!("not one file") };
         let content = fs::read(file).expect("a file");
@@ -355,7 +355,7 @@ mod tests {
         let stored = delivery.finish();
         let told: Vec<_> = stored.iter().map(|(verdict, reply)| (*verdict, reply.enhanced)).collect();
         let want = [
-            (Verdict::Delivered, Enhanced(2, 0, 0)),
+            (Verdict::Placed, Enhanced(2, 0, 0)),
             (Verdict::Deferred, Enhanced(4, 3, 0)),
             (Verdict::Failed, Enhanced(5, 1, 6)),
             (Verdict::Failed, Enhanced(5, 1, 1)),
@@ -414,7 +414,7 @@ mod tests {
             matches!(
                 &heard[..],
                 [(0, Answer::More), (1, Answer::Done(gone)), (0, Answer::Done(done)), (2, Answer::More)]
-                    if gone[0].0 == Verdict::Failed && done[0].0 == Verdict::Delivered
+                    if gone[0].0 == Verdict::Failed && done[0].0 == Verdict::Placed
             ),
             "{heard:?}"
         );

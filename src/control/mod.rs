@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `path_map` | DNS answers → paths. PURE | |
 //! | `dns` | MX and address lookups | `dns` |
+//! | `ourselves` | which mail hosts are this relay | `dns` |
 //! | `resolver` | questions of shards → DNS → answers | `dns` |
 //! | `auth` | checks passwords, counts failures | `auth` |
 //! | `maildir` | writes Maildirs | `maildir-N` |
@@ -30,6 +31,8 @@ pub mod exposition;
 pub mod log;
 #[cfg(feature = "runtime")]
 pub mod maildir;
+#[cfg(feature = "runtime")]
+mod ourselves;
 #[cfg(feature = "runtime")]
 mod page;
 #[cfg(feature = "runtime")]

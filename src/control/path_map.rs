@@ -76,6 +76,16 @@ pub struct Resolved {
     pub addresses: Result<Vec<IpAddr>, Missing>,
 }
 
+/// Cuts a list of MX hosts, in order of preference, before the first that `is_ours`: we are in the list to pass mail on to
+/// those before us, and sent to one behind us or as good as us it would come back (RFC 5321 §5.1). Whether it was cut.
+pub fn cut_at_ourselves(hosts: &mut Vec<Resolved>, is_ours: impl Fn(&Resolved) -> bool) -> bool {
+    let own = hosts.iter().filter(|host| is_ours(host)).map(|host| host.preference).min();
+    if let Some(own) = own {
+        hosts.retain(|host| host.preference < own);
+    }
+    own.is_some()
+}
+
 /// What follows for a domain.
 #[derive(Clone, Debug)]
 pub enum Decision {
@@ -151,13 +161,12 @@ enum PathKey {
 pub struct PathMap {
     paths: HashMap<PathKey, Arc<PathSpec>, crate::hash::HashState>,
     sites: Sites,
-    random: Random,
 }
 
 impl PathMap {
-    /// No paths yet; `seed` decides the order of equals.
-    pub fn new(sites: Sites, seed: u64) -> Self {
-        Self { paths: HashMap::default(), sites, random: Random(seed) }
+    /// No paths yet.
+    pub fn new(sites: Sites) -> Self {
+        Self { paths: HashMap::default(), sites }
     }
 
     /// How many paths there are.
@@ -285,7 +294,6 @@ impl PathMap {
             PathKey::Lmtp(_, all) => format!("lmtp://{}", label(&all[0])),
             _ => unreachable!("only hosts come here"),
         };
-        let hosts = self.random.ordered(hosts);
         let kind = match &key {
             PathKey::Lmtp(..) => PathKind::Lmtp { hosts },
             _ => PathKind::Smtp { hosts },
@@ -350,6 +358,16 @@ pub fn null_mx() -> Reply {
     ours(Enhanced(5, 1, 10), "the domain does not accept mail (null MX)")
 }
 
+/// We are the domain's most preferred mail host, and not configured to keep its mail.
+pub fn loops_back(domain: &str) -> Reply {
+    ours(
+        Enhanced(5, 4, 6),
+        &format!(
+            "mail for {domain} loops back to this relay: it is the best of the domain's mail hosts and has no route for it"
+        ),
+    )
+}
+
 /// There is no such domain, or nothing in it that mail could be sent to.
 pub fn no_such_domain() -> Reply {
     ours(Enhanced(5, 1, 2), "no such domain, or it has neither MX nor address records")
@@ -358,29 +376,6 @@ pub fn no_such_domain() -> Reply {
 /// The DNS gave no answer.
 pub fn dns_trouble(name: &str, why: &str) -> Reply {
     ours(Enhanced(4, 4, 3), &format!("DNS lookup of {name} failed: {why}"))
-}
-
-/// Small generator (splitmix64) for orders that nobody must be able to rely on, and nothing secret hangs on.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// `hosts` by preference, equals in random order (RFC 5321 §5.1), and addresses too: IPv4 before IPv6, which
-    /// fewer senders have a reputation on.
-    fn ordered(&mut self, mut hosts: Vec<PathHost>) -> Vec<PathHost> {
-        hosts.sort_by_cached_key(|host| (host.preference, self.next()));
-        for host in &mut hosts {
-            host.addresses.sort_by_cached_key(|address| (address.is_ipv6(), self.next()));
-        }
-        hosts
-    }
 }
 
 #[cfg(test)]

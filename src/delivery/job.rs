@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::pool::Pool;
 use crate::clock::Moment;
 use crate::exchange::{End, Job};
+use crate::id::Location;
 use crate::message::Message;
 use crate::metrics::{DeliveryResult, EnhancedClass, WorkerMetrics};
 use crate::net;
@@ -73,11 +74,16 @@ impl<S: Storage> ActiveJob<S> {
         self.report(end);
     }
 
+    /// Reports that its message is damaged on disk, in the record at `at`.
+    pub(super) fn damaged(mut self, at: Location) {
+        self.report(End::Damaged { at });
+    }
+
     /// Reports it delivered without sending it: the target is `discard`.
     pub(super) fn discard(mut self) {
         self.begin(net::now().mono);
         let reply = Reply::new(250, Enhanced(2, 0, 0), "discarded");
-        let result = LegResult { recipients: self.job.recipients, verdict: Verdict::Delivered, reply };
+        let result = LegResult { recipients: self.job.recipients, verdict: Verdict::Placed, reply };
         self.finish(vec![result], Arc::from("discard"));
     }
 
@@ -92,7 +98,7 @@ pub(super) fn count_results(metrics: &WorkerMetrics, results: &[LegResult], in_d
     for result in results {
         let count = u64::from(result.recipients.count_ones());
         let label = match result.verdict {
-            Verdict::Delivered => DeliveryResult::Delivered,
+            Verdict::Delivered | Verdict::Relayed | Verdict::Placed => DeliveryResult::Delivered,
             Verdict::Deferred if result.recipients & in_doubt != 0 => DeliveryResult::Unknown,
             Verdict::Deferred => DeliveryResult::Deferred,
             Verdict::Failed => DeliveryResult::Failed,

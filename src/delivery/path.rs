@@ -1,6 +1,6 @@
 //! A path as one worker knows it: its lane, its home if this is the home worker, and the connections that wait for work.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct PathState<S: Storage> {
     idle: RefCell<Vec<Event>>,
     /// Workers that home has brought in of late.
     pub(super) invited: RefCell<Vec<WorkerIndex>>,
+    /// Something has happened in this period.
+    pub(super) is_warm: Cell<bool>,
 }
 
 impl<S: Storage> PathState<S> {
@@ -46,6 +48,7 @@ impl<S: Storage> PathState<S> {
             home: home.map(RefCell::new),
             idle: RefCell::default(),
             invited: RefCell::default(),
+            is_warm: Cell::new(false),
         }
     }
 
@@ -68,8 +71,8 @@ impl<S: Storage> PathState<S> {
         }
     }
 
-    /// When the rest of the path ends, if it rests and this is its home.
-    pub(super) fn rest_end(&self) -> Option<Moment> {
+    /// When the path's home, if it is here, has something to do.
+    pub(super) fn next_wake(&self) -> Option<Moment> {
         self.home.as_ref().and_then(|home| home.borrow().next_wake())
     }
 

@@ -1,9 +1,9 @@
 //! What the sessions of one listener share: the settings of its protocol, its TLS, and who may send what there.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::policy::RelayRules;
-use super::session::Networks;
 use crate::endpoint::Origin;
 use crate::net::listener::Detached;
 use crate::net::tls::ServerTls;
@@ -33,6 +33,9 @@ pub enum Encryption {
     Implicit(ServerTls),
 }
 
+/// Says which addresses belong to some networks.
+pub type Networks = Box<dyn Fn(IpAddr) -> bool>;
+
 /// A listener's policy. A session keeps the one it began with.
 pub struct ListenerPolicy {
     /// Settings of the protocol.
@@ -45,6 +48,12 @@ pub struct ListenerPolicy {
     pub relay_networks: Networks,
     /// Whether those may who come over a unix socket.
     pub trusts_socket: bool,
+    /// Who must begin with a PROXY header.
+    pub proxies: Networks,
+    /// Who may say by XCLIENT for whom it speaks.
+    pub introducers: Networks,
+    /// Whether the limits of addresses hold for those who may not relay, and the wait for the banner.
+    pub is_limited: bool,
     /// Who may log in without TLS.
     pub cleartext: Networks,
     /// Whose mail it is when nobody has logged in.
@@ -60,6 +69,12 @@ impl ListenerPolicy {
             Origin::Ip(address) => (self.relay_networks)(address),
             Origin::Socket => self.trusts_socket,
         }
+    }
+
+    /// Whether the other end of a connection may relay by its address. For a proxy that is not said yet: the connections
+    /// that are kept for those who may are not for whoever comes through it.
+    pub fn trusts_at_once(&self, peer: Origin) -> bool {
+        self.trusts(peer) && !peer.ip().is_some_and(&self.proxies)
     }
 
     /// Whether it may log in without TLS. Over a unix socket nobody is between.

@@ -25,7 +25,7 @@ use super::fd;
 use super::listener::Detached;
 #[cfg(feature = "simulation")]
 use super::simulated::{World, network::SocketId};
-use super::tls::{ClientTls, ServerTls};
+use super::tls::{ClientTls, ServerTls, Trust};
 #[cfg(feature = "simulation")]
 use crate::endpoint::Endpoint;
 use crate::endpoint::Origin;
@@ -217,6 +217,17 @@ impl Stream {
         }
     }
 
+    /// Whether the certificate that the server showed is one that `trust` believes for the host `name`.
+    ///
+    /// # Errors
+    /// With what is wrong with it, or that the connection is in the clear.
+    pub fn judge_server(&self, trust: &Trust, name: &str) -> io::Result<()> {
+        match &*self.socket.borrow() {
+            Socket::Tls(tls) => trust.judge(tls.get_ref().1.peer_certificates().unwrap_or_default(), name),
+            _ => Err(io::Error::other("the connection is not encrypted")),
+        }
+    }
+
     fn take_plain(&self) -> io::Result<TcpStream> {
         match self.socket.replace(Socket::Away) {
             Socket::Plain(tcp) => Ok(tcp),
@@ -270,11 +281,17 @@ impl Stream {
     /// Reads behind what `buffer` holds; 0 is the end of input. The buffer has memory only while there are bytes in it.
     /// A full buffer is an error: the caller must consume first.
     pub async fn read(&mut self, buffer: &mut ReceiveBuffer) -> io::Result<usize> {
+        self.read_at_most(usize::MAX, buffer).await
+    }
+
+    /// The same, leaving what is behind the next `most` bytes, 1 at least.
+    pub async fn read_at_most(&mut self, most: usize, buffer: &mut ReceiveBuffer) -> io::Result<usize> {
         poll_fn(|context| {
             let Some(room) = buffer.room() else {
                 return Poll::Ready(Err(io::Error::other("receive buffer is full")));
             };
-            match self.socket.borrow_mut().poll_read(context, room) {
+            let most = most.min(room.len());
+            match self.socket.borrow_mut().poll_read(context, &mut room[..most]) {
                 Poll::Ready(Ok(count)) => {
                     buffer.fill(count);
                     buffer.release();

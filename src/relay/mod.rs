@@ -23,6 +23,7 @@ use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::maildir;
 use crate::control::resolver::{self, ResolverCounters};
+use crate::delivery::keys::Keys;
 use crate::endpoint::Endpoint;
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
@@ -45,7 +46,6 @@ use crate::users::question::{self, Answer, Asker};
 use crate::worker;
 use door::DoorKeeper;
 use roles::Common;
-use seats::Seat;
 
 /// Jobs and bytes that one shard may have at one worker: thousands in flight over a fast path, little memory.
 const WINDOW: WindowLimits = WindowLimits { jobs: WINDOW_JOBS, bytes: 64 << 20 };
@@ -170,6 +170,7 @@ impl Relay {
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
         let mut door_keeper = DoorKeeper::new(config.clone())?;
+        let keys = Keys::read(&config.sites)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
@@ -200,6 +201,7 @@ impl Relay {
             events: log.sender(),
             fence: fence.clone(),
             door,
+            keys,
             asker,
             store,
             drained: drain,
@@ -361,8 +363,9 @@ async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
     Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
+/// An executor for each seat; what they share is dropped when the last of them has ended.
 fn start_executors(
-    seats: Vec<Seat<<Disk as Storage>::Pin>>,
+    seats: Vec<seats::Seat<<Disk as Storage>::Pin>>,
     common: Common,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let mut executors = Vec::new();
@@ -386,11 +389,8 @@ fn start_auth(
         return Ok(None);
     }
     let (asker, questions) = question::questions();
-    let limits = FailureLimits {
-        by_address: config.auth.failures_by_address,
-        by_user: config.auth.failures_by_user,
-        window: config.auth.failure_window,
-    };
+    let auth = &config.auth;
+    let limits = FailureLimits { by_user: auth.failures_by_user, window: auth.failure_window };
     let answer = move |shard: ShardIndex, ticket, answer| {
         // Fails only when the shard has ended.
         let _ = logins[usize::from(shard.0)].send((ticket, answer));

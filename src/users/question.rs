@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Users;
-use crate::endpoint::Origin;
 use crate::id::ShardIndex;
 
 /// Questions that may wait: at some 30 checks a second more would wait longer than clients do.
@@ -25,8 +24,6 @@ pub struct Question {
     pub shard: ShardIndex,
     /// The asker's number for it.
     pub ticket: u64,
-    /// Where the client is.
-    pub peer: Origin,
     /// Who it says it is.
     pub user: Box<str>,
     /// With what.

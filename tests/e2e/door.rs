@@ -149,7 +149,7 @@ for user, password in (("alice", "other"), ("nobody", "secret")):
 }
 
 #[test]
-fn too_many_failures_make_an_address_wait_even_with_the_right_password() {
+fn too_many_failures_make_a_user_wait_even_with_the_right_password() {
     if !host_is_able() {
         return;
     }
@@ -157,7 +157,7 @@ fn too_many_failures_make_an_address_wait_even_with_the_right_password() {
     assert!(add_user(&lab, "alice", "secret", &[]).status.success());
     let config = with_users(&lab, Config::new())
         .set("auth.cleartext_networks", "['127.0.0.0/8']")
-        .set("auth.failures_by_address", 2)
+        .set("auth.failures_by_user", 2)
         .route("*", "hold");
     let relay = lab.start(&config);
     let mut client = relay.client();

@@ -20,13 +20,13 @@ use super::{SOON, client::Client, eventually, within};
 pub struct Config {
     settings: BTreeMap<String, String>,
     routes: BTreeMap<String, String>,
-    listeners: Vec<String>,
+    tables: Vec<String>,
 }
 
 impl Config {
     /// A small relay on free ports: one shard, small segments, quick retries.
     pub fn new() -> Self {
-        let config = Self { settings: BTreeMap::new(), routes: BTreeMap::new(), listeners: Vec::new() };
+        let config = Self { settings: BTreeMap::new(), routes: BTreeMap::new(), tables: Vec::new() };
         config
             .set("smtp.hostname", "'relay.test'")
             .set("smtp.listen", "['127.0.0.1:0']")
@@ -53,8 +53,13 @@ impl Config {
     }
 
     /// Likewise at an address, or on a unix socket.
-    pub fn listener_at(mut self, address: &str, kind: &str, lines: &str) -> Self {
-        self.listeners.push(format!("[[listener]]\naddress = '{address}'\nkind = '{kind}'\n{lines}\n"));
+    pub fn listener_at(self, address: &str, kind: &str, lines: &str) -> Self {
+        self.table(&format!("[[listener]]\naddress = '{address}'\nkind = '{kind}'\n{lines}"))
+    }
+
+    /// Another table, such as `[[site]]`, as it stands in the file.
+    pub fn table(mut self, text: &str) -> Self {
+        self.tables.push(format!("{text}\n"));
         self
     }
 
@@ -94,7 +99,7 @@ impl Config {
         for (pattern, target) in &self.routes {
             let _ = writeln!(text, "'{pattern}' = '{target}'");
         }
-        text.extend(self.listeners.iter().map(String::as_str));
+        text.extend(self.tables.iter().map(String::as_str));
         text
     }
 }

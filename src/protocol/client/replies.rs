@@ -8,7 +8,7 @@
 //! | RCPT | accepted; out of step if MAIL was refused | out of step | the recipient gets it; 552 counts as 4xx |
 //! | DATA | out of step | body, or a lone dot if nobody is left (RFC 2920 §3.1) | accepted recipients get it, RSET |
 //! | chunk | go on | out of step | accepted recipients get it, RSET |
-//! | end of body | delivered | out of step | accepted recipients get it, by LMTP one; RSET behind chunks |
+//! | end of body | delivered (relayed where we owe a report) | out of step | accepted recipients get it, by LMTP one; RSET behind chunks |
 //! | RSET | go on | out of step | out of step |
 //!
 //! 421 to anything, asked or not, ends the session (RFC 5321 §3.8): what had begun is deferred with its words, what had
@@ -115,6 +115,12 @@ impl Client {
 
     /// A reply within the oldest transaction.
     fn on_transaction(&mut self, expect: Expect, reply: &RemoteReply) -> Result<(), Misbehaved> {
+        let owed = match (self.offered.dsn, self.lmtp) {
+            (true, _) => None,
+            // Behind a delivery agent nobody is left who could report.
+            (false, true) => Some(Verdict::Placed),
+            (false, false) => Some(Verdict::Relayed),
+        };
         let flight =
             self.flights.front_mut().expect("a transaction's replies are expected while it is in flight");
         flight.unanswered -= 1;
@@ -129,7 +135,7 @@ impl Client {
                     flight.expect_end(self.lmtp, &mut self.expected);
                 }
             }
-            Expect::Chunk | Expect::End(_) => on_body(flight, expect, reply)?,
+            Expect::Chunk | Expect::End(_) => on_body(flight, expect, reply, owed)?,
             _ => unreachable!("sorted out by on_reply"),
         }
         self.give_up_in_vain();
@@ -241,14 +247,25 @@ fn on_data(flight: &mut Flight, reply: &RemoteReply) -> Result<bool, Misbehaved>
     Ok(flight.body == Body::Open)
 }
 
-fn on_body(flight: &mut Flight, expect: Expect, reply: &RemoteReply) -> Result<(), Misbehaved> {
+/// `owed`: what becomes of recipients of whose delivery the sender wants to hear, if the remote was not told so.
+fn on_body(
+    flight: &mut Flight,
+    expect: Expect,
+    reply: &RemoteReply,
+    owed: Option<Verdict>,
+) -> Result<(), Misbehaved> {
     // A refused chunk is everybody's as well.
     let (is_end, whose) = match expect {
         Expect::End(whose) => (true, whose),
         _ => (false, ALL),
     };
     match reply.code / 100 {
-        2 if is_end => flight.settle(flight.accepted & whose, Verdict::Delivered, || reply.to_reply()),
+        2 if is_end => {
+            if let Some(owed) = owed {
+                flight.settle(flight.accepted & flight.asked & whose, owed, || reply.to_reply());
+            }
+            flight.settle(flight.accepted & whose, Verdict::Delivered, || reply.to_reply());
+        }
         2 => {}
         3 => return Err(out_of_step(expect, reply)),
         _ => flight.settle(flight.open & whose, refusal(reply), || reply.to_reply()),
