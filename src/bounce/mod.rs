@@ -14,7 +14,7 @@ mod words;
 pub use class::{BounceClass, classify};
 
 use crate::clock::WallTime;
-use crate::envelope::{Content, Envelope, EnvelopeBuilder, Notify, Parameters, Recipient, Return};
+use crate::envelope::{Aliases, Content, Envelope, EnvelopeBuilder, Notify, Parameters, Recipient, Return};
 use crate::id::MessageId;
 use crate::limits::BODY_INLINE_BYTES_MAX;
 use crate::outcome::{Reply, Topic};
@@ -103,12 +103,14 @@ pub struct Reporter<'a> {
     pub now: WallTime,
     /// When to give up on the notification itself.
     pub expires_at: WallTime,
+    /// Who gets mail for the original's sender, which may be an alias of ours.
+    pub aliases: Aliases<'a>,
 }
 
 /// A notification, ready to be queued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// From the null sender to the original's sender.
+    /// From the null sender to the original's sender, or to whom it is an alias for.
     pub envelope: Envelope,
     /// At most [`BODY_INLINE_BYTES_MAX`] bytes, lines end in CRLF.
     pub body: Vec<u8>,
@@ -143,7 +145,7 @@ pub fn notification(
     builder.begin("", parameters, "");
     builder.set_tenant(original.envelope.tenant());
     // RFC 3461: nothing is reported about a report.
-    builder.push_recipient(sender, Notify(Notify::NEVER), "").ok()?;
+    builder.push_aliased(sender, reporter.aliases, Notify(Notify::NEVER), "").ok()?;
     let envelope = builder.encode(reporter.now, reporter.expires_at);
     Some(Notification { envelope, body, covered })
 }

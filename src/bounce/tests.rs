@@ -40,6 +40,7 @@ fn report_of(
         id: MessageId::new(PartId(1), 8),
         now: WallTime(784_887_152_000),
         expires_at: WallTime(784_887_153_000),
+        aliases: Aliases::NONE,
     };
     notification(&original, fate.topic(), &failed, &reporter)
 }
@@ -252,6 +253,7 @@ fn many_recipients_are_covered_by_several_notifications() {
         id: MessageId::from_u64(2),
         now: WallTime(0),
         expires_at: WallTime(0),
+        aliases: Aliases::NONE,
     };
     let (mut rest, mut told) = (failed.as_slice(), 0);
     while !rest.is_empty() {

@@ -208,10 +208,7 @@ impl Policy for SessionPolicy<'_> {
     }
 
     fn aliases(&mut self, mailbox: &str) -> Aliases<'_> {
-        match self.rules.mailboxes.find(mailbox) {
-            Found::Entry(entry) => Aliases { itself: entry.mailbox().is_some(), others: entry.others() },
-            Found::Nobody | Found::NotOurs => Aliases::NONE,
-        }
+        self.rules.mailboxes.aliases(mailbox)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod store;
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::envelope::Aliases;
 use crate::hash::HashState;
 
 /// Recipients that one alias may have in the end. Longer lists are a list manager's business, with a sender of their own.
@@ -81,6 +82,14 @@ struct Domain {
 }
 
 impl Mailboxes {
+    /// Who gets the mail of a mailbox: it alone, unless it is an alias of ours.
+    pub fn aliases(&self, mailbox: &str) -> Aliases<'_> {
+        match self.find(mailbox) {
+            Found::Entry(entry) => Aliases { itself: entry.mailbox().is_some(), others: entry.others() },
+            Found::Nobody | Found::NotOurs => Aliases::NONE,
+        }
+    }
+
     /// What is said of a mailbox, which has an `@`.
     pub fn find(&self, mailbox: &str) -> Found<'_> {
         if self.domains.is_empty() {

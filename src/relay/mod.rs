@@ -262,8 +262,9 @@ impl Relay {
         self.mailboxes.set(door.mailboxes().clone());
         for shard in &self.orders.shards {
             let (door, config) = (door.clone(), self.config.clone());
-            let make = Box::new(move || door.listeners(&config));
-            let _ = shard.send(shard::Order::Reload(shard::Reload(make)));
+            let mailboxes = door.mailboxes().clone();
+            let listeners = Box::new(move || door.listeners(&config));
+            let _ = shard.send(shard::Order::Reload(shard::Reload { listeners, mailboxes }));
         }
         Ok(())
     }

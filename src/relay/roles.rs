@@ -300,6 +300,7 @@ async fn make_shard<S: Storage>(
         hostname: config.smtp.hostname.clone(),
         expire_after: config.delivery.expire_after,
         resident_bytes_max: usize::try_from(config.limits.resident_bytes_max / shards).unwrap_or(usize::MAX),
+        mailboxes: common.door.mailboxes().clone(),
     };
     let shard = Shard::new(wiring, options, queue, ledger, parts, metrics.clone());
     shard.start_logs();

@@ -41,6 +41,7 @@ use crate::id::{Location, MessageId, PartId, PathId, ShardIndex};
 use crate::inbound::accept::Loads;
 use crate::inbound::listener::{Handed, Listeners};
 use crate::inbound::session::Inbound;
+use crate::mailboxes::Mailboxes;
 use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
@@ -77,8 +78,13 @@ pub enum Order {
     Reload(Reload),
 }
 
-/// Makes the policies of all listeners, on the shard that will use them.
-pub struct Reload(pub Box<dyn FnOnce() -> Listeners + Send>);
+/// What files say now.
+pub struct Reload {
+    /// Makes the policies of all listeners, on the shard that will use them.
+    pub listeners: Box<dyn FnOnce() -> Listeners + Send>,
+    /// Who gets mail in domains of our own.
+    pub mailboxes: Arc<Mailboxes>,
+}
 
 impl std::fmt::Debug for Reload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -125,6 +131,8 @@ pub struct Options {
     pub expire_after: Duration,
     /// Budget of messages kept in memory, bytes.
     pub resident_bytes_max: usize,
+    /// Who gets mail in domains of our own, until a reload.
+    pub mailboxes: Arc<Mailboxes>,
 }
 
 /// A part that this shard hosts.
@@ -144,6 +152,7 @@ pub struct Shard<S: Storage> {
     /// The active part first; the others are only drained.
     parts: Vec<Part<S>>,
     resident: RefCell<Resident>,
+    mailboxes: RefCell<Arc<Mailboxes>>,
     /// Why paths rest, for the words of a bounce.
     path_errors: RefCell<HashMap<PathId, Reply, HashState>>,
     /// Messages that are known to be damaged on disk, until they are settled.
@@ -170,6 +179,7 @@ impl<S: Storage> Shard<S> {
         assert!(!parts.is_empty(), "a shard has an active part");
         Rc::new(Self {
             resident: RefCell::new(Resident::new(options.resident_bytes_max)),
+            mailboxes: RefCell::new(options.mailboxes.clone()),
             wiring,
             options,
             queue: RefCell::new(queue),
@@ -305,7 +315,10 @@ impl<S: Storage> Shard<S> {
                 Order::Stop => self.stop(inbound),
                 Order::Hurry => inbound.sessions.hurry(),
                 Order::Shut => inbound.sessions.shut(),
-                Order::Reload(reload) => drop(inbound.listeners.replace((reload.0)())),
+                Order::Reload(Reload { listeners, mailboxes }) => {
+                    drop(inbound.listeners.replace(listeners()));
+                    self.mailboxes.replace(mailboxes);
+                }
             }
         }
         worked

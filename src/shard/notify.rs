@@ -80,11 +80,13 @@ impl<S: Storage> Shard<S> {
             let log = self.log_of(id);
             let now = net::now();
             let content = Original { id, envelope: &original.envelope, content: &original.body, is_whole };
+            let mailboxes = self.mailboxes.borrow().clone();
             let reporter = Reporter {
                 host: &self.options.hostname,
                 id: log.next_id(),
                 now: now.wall,
                 expires_at: now.wall + self.options.expire_after,
+                aliases: mailboxes.aliases(original.envelope.sender()),
             };
             let reported: Vec<_> = reports.iter().map(Report::reported).collect();
             let Some(notification) = bounce::notification(&content, topic, &reported, &reporter) else {

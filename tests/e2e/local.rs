@@ -415,3 +415,24 @@ fn clients_of_a_unix_socket_are_trusted_only_where_that_is_said() {
     assert!(client.say("RCPT TO:<x@other.test>").starts_with("250"));
     again.stop();
 }
+
+#[test]
+fn a_notification_to_a_sender_who_is_an_alias_of_ours_goes_to_whom_it_is_for() {
+    if !host_is_able() {
+        return;
+    }
+    let socket = socket_path("nobody");
+    let agent = Agent::on_socket(&socket);
+    let lines = "alice@own.test maildir:MAILDIRS/alice\ninfo@own.test alice@own.test, far@away.test\n";
+    let home = home(Config::new().route("lost.test", format!("lmtp:{}", socket.display())), lines);
+    home.relay.client().mail("info@own.test", &["never@lost.test"], &content("lost", "x"));
+    let far = home.sink.await_to("far@away.test");
+    assert_eq!(far.sender, "");
+    assert!(String::from_utf8_lossy(&far.content).contains("nobody here"));
+    let text = home.await_files("alice", 1).remove(0);
+    assert!(text.starts_with("Return-Path: <>\nDelivered-To: alice@own.test\n"), "{text}");
+    assert!(agent.taken().is_empty());
+    home.relay.drain();
+    home.relay.stop();
+    let _ = fs::remove_file(&socket);
+}
