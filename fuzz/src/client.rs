@@ -25,7 +25,7 @@ impl Driver {
     fn new(choice: u8) -> Self {
         let options = Options { ehlo_name: "me.test".into(), body_with_envelope: true };
         Self {
-            client: Client::new(options),
+            client: if choice & 64 == 0 { Client::new(options) } else { Client::new(options).with_lmtp() },
             begun: 0,
             finished: 0,
             recipients: usize::from(choice & 3).max(1),

@@ -107,12 +107,12 @@ struct Delivery {
 
 impl Delivery {
     fn begin(begin: &Begin, mailboxes: &Mailboxes, names: &Names) -> Self {
-        let draft = |recipient: &Box<str>| {
+        let draft = |recipient: &str| {
             let path = maildir_of(mailboxes, recipient)?;
             Draft::begin(path, names, &head(&begin.sender, recipient, begin.binary))
                 .map_err(|error| trouble(path, &error))
         };
-        let drafts = begin.recipients.iter().map(draft).collect();
+        let drafts = begin.recipients.iter().map(|recipient| draft(recipient)).collect();
         Self { drafts, lines: (!begin.binary).then(Lines::default) }
     }
 
@@ -362,7 +362,7 @@ mod tests {
         ];
         assert_eq!(told, want);
         assert!(!stored[1].1.text.contains("parent"), "a sender is told a path: {:?}", stored[1].1);
-        assert_eq!(files(place.path()), [alice.clone()], "a wrong path grew a tree");
+        assert_eq!(files(place.path()), std::slice::from_ref(&alice), "a wrong path grew a tree");
         drop(Delivery::begin(&begin(&["a@o.test"]), &mailboxes, &names()));
         assert_eq!((files(&alice.join("tmp")).len(), files(&alice.join("new")).len()), (0, 1));
     }

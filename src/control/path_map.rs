@@ -251,7 +251,7 @@ impl PathMap {
             }
         }
         if !usable.is_empty() {
-            return Decision::Path { complete: unknown.is_none(), spec: self.to_hosts(key, usable, limits) };
+            return Decision::Path { complete: unknown.is_none(), spec: self.path_to(key, usable, limits) };
         }
         match (unknown, refused) {
             (Some((name, why)), _) => Decision::Delayed(dns_trouble(&name, &why)),
@@ -278,7 +278,7 @@ impl PathMap {
     }
 
     /// The path with `key`; a new version of it if its addresses are others now.
-    fn to_hosts(&mut self, key: PathKey, hosts: Vec<PathHost>, limits: PathLimits) -> Arc<PathSpec> {
+    fn path_to(&mut self, key: PathKey, hosts: Vec<PathHost>, limits: PathLimits) -> Arc<PathSpec> {
         let known = self.paths.get(&key);
         if let Some(spec) = known
             && same_addresses(spec, &hosts)

@@ -16,11 +16,13 @@ use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::sink::Sink;
 use crate::harness::{eventually, host_is_able};
 
+/// Who has which content.
+type Taken = Vec<(String, Vec<u8>)>;
+
 /// A delivery agent that speaks LMTP: `never@` is unknown to it, `full@` has no room at the end of the first message.
 #[derive(Clone, Default)]
 struct Agent {
-    /// Who has which content.
-    taken: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    taken: Arc<Mutex<Taken>>,
     full: Arc<AtomicBool>,
 }
 
@@ -49,8 +51,7 @@ impl Agent {
         (agent, port)
     }
 
-    /// Who has which content.
-    fn taken(&self) -> Vec<(String, Vec<u8>)> {
+    fn taken(&self) -> Taken {
         self.taken.lock().expect("no panic").clone()
     }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::future::ready;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -21,13 +22,13 @@ use ringpost::outcome::{Enhanced, Reply};
 use ringpost::relay::door::Door;
 use ringpost::relay::roles::{self, Common};
 use ringpost::relay::{Orders, seats};
-use ringpost::routing::{RouteAnswer, Target};
+use ringpost::routing::{PathKind, RouteAnswer, Target};
 use ringpost::spool::Fence;
 use ringpost::spool::layout::part_dir;
 use ringpost::spool::storage::memory::MemoryDisk;
 
 use crate::disk::{Manner, SimulatedDisk};
-use crate::mail::{DEAD, NULL};
+use crate::mail::{DEAD, DOMAINS, NULL};
 
 /// Where the relay listens.
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25);
@@ -46,6 +47,9 @@ pub fn remote_of(domain: &str) -> SocketAddr {
     };
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 1, last)), 25)
 }
+
+/// Where the delivery agent listens, if there is one.
+pub const AGENT: &str = "/run/agent";
 
 /// How many roles there are, and how they sit.
 #[derive(Clone, Copy, Debug)]
@@ -110,16 +114,17 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts one on `spool`; mail bounces at the age of `expiry`. `dns_works` may change at any time.
+    /// Starts one on `spool`; mail bounces at the age of `expiry`; with `lmtp` some domains are the agent's at [`AGENT`]. `dns_works` may change at any time.
     pub fn start(
         world: &World,
         spool: &mut Spool,
         shape: Shape,
         expiry: Option<Duration>,
+        lmtp: bool,
         dns_works: &Rc<Cell<bool>>,
     ) -> Self {
         let host = world.host();
-        let config = Arc::new(config(shape, expiry));
+        let config = Arc::new(config(shape, expiry, lmtp));
         let plans = seats::plan_parts(&spool.parts_for(shape.shards), shape.shards);
         let sockets = (0..shape.shards).map(|_| vec![world.listen(host, ADDRESS)]).collect();
         let made = seats::make(&config, !shape.split, sockets, plans, |answer_to| {
@@ -205,7 +210,7 @@ impl Relay {
 }
 
 /// Short times, so that a run needs hours and not days.
-fn config(shape: Shape, expiry: Option<Duration>) -> Config {
+fn config(shape: Shape, expiry: Option<Duration>, lmtp: bool) -> Config {
     let mut config = Config::default();
     config.smtp.relay_networks =
         vec![Network { address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), prefix: 8 }];
@@ -219,6 +224,11 @@ fn config(shape: Shape, expiry: Option<Duration>) -> Config {
     config.delivery.retry_first = Duration::from_secs(20);
     config.delivery.retry_max = Duration::from_secs(5 * 60);
     config.delivery.expire_after = expiry.unwrap_or(Duration::from_secs(30 * 24 * 3600));
+    let behind_agent = |domain: &&&str| lmtp && remote_of(domain) == remote_of("d2.test");
+    for domain in DOMAINS.iter().filter(behind_agent) {
+        let target = Target::LmtpSocket(Path::new(AGENT).into());
+        config.routing.table.insert(domain, target).expect("a domain");
+    }
     config.delivery.connections_max = 3;
     config.delivery.messages_per_connection_max = 20;
     // Little stays in memory, so that messages are read back all the time.
@@ -244,6 +254,12 @@ async fn answer(
                 RouteAnswer::Delayed { reply, retry_in: Duration::from_secs(30) }
             }
             NULL => RouteAnswer::Refused { reply: no_such_domain() },
+            domain if config.routing.table.target(domain) != &Target::Hold => {
+                let target = config.routing.table.target(domain);
+                let kind = PathKind::LmtpSocket(Path::new(AGENT).into());
+                let spec = paths.local(domain, target, kind);
+                RouteAnswer::Path { spec, valid_for: Duration::from_secs(60) }
+            }
             domain => {
                 let remote = remote_of(domain);
                 let host = Resolved {

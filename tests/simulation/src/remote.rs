@@ -43,6 +43,8 @@ pub struct Remote {
     pub mood: Rc<Cell<Mood>>,
     /// Where it notes what it took.
     pub ledger: Rc<RefCell<Ledger>>,
+    /// It is a delivery agent: LMTP is spoken, and each recipient answered for.
+    pub lmtp: bool,
 }
 
 impl Remote {
@@ -99,8 +101,9 @@ impl Session {
                 return Err(Gone);
             }
             match verb.as_str() {
-                "EHLO" => self.greet().await?,
-                "HELO" => self.say("250 mx.test").await?,
+                "LHLO" if self.remote.lmtp => self.greet().await?,
+                "EHLO" if !self.remote.lmtp => self.greet().await?,
+                "HELO" if !self.remote.lmtp => self.say("250 mx.test").await?,
                 "MAIL" if self.defers() => self.say("451 4.3.0 not now").await?,
                 "MAIL" => {
                     let null_sender = line.contains("FROM:<>");
@@ -177,6 +180,7 @@ impl Session {
     }
 
     async fn chunk(&mut self, line: &str, transaction: &mut Option<Transaction>) -> Result<(), Gone> {
+        assert!(!self.remote.lmtp, "a chunk, before it is known who will answer");
         let mut words = line.split(' ').skip(1);
         let bytes = words.next().and_then(|bytes| bytes.parse().ok()).ok_or(Gone)?;
         let last = words.next().is_some();
@@ -192,7 +196,34 @@ impl Session {
         self.decide(whole).await
     }
 
+    /// A decision for each recipient.
+    async fn decide_each(&mut self, mut transaction: Transaction) -> Result<(), Gone> {
+        let (mut taken, mut replies) = (Vec::new(), Vec::new());
+        for recipient in std::mem::take(&mut transaction.recipients) {
+            if self.defers() {
+                replies.push("451 4.2.2 full");
+            } else {
+                replies.push("250 2.6.0 taken");
+                taken.push(recipient);
+            }
+        }
+        transaction.recipients = taken;
+        if !transaction.recipients.is_empty() {
+            self.take(&transaction);
+        }
+        for reply in replies {
+            if self.remote.happens(self.remote.mood.get().forgets) {
+                return Err(Gone);
+            }
+            self.say(reply).await?;
+        }
+        Ok(())
+    }
+
     async fn decide(&mut self, transaction: Transaction) -> Result<(), Gone> {
+        if self.remote.lmtp {
+            return self.decide_each(transaction).await;
+        }
         if self.defers() {
             return self.say("451 4.3.0 not after all").await;
         }

@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ringpost::clock::Moment;
+use ringpost::endpoint::Endpoint;
 use ringpost::event::Event;
 use ringpost::net::simulated::{Death, Host, Weather, World};
 use ringpost::relay::{HURRY_LIMIT, STOP_LIMIT};
@@ -16,7 +18,7 @@ use crate::inspect;
 use crate::ledger::{Ledger, Totals, Violation};
 use crate::mail::{DOMAINS, Mail, Recipient, SENDERS};
 use crate::plan::{Incident, Plan};
-use crate::relay::{self, DISK_BYTES, Relay, Shape, Spool, remote_of};
+use crate::relay::{self, AGENT, DISK_BYTES, Relay, Shape, Spool, remote_of};
 use crate::remote::{Mood, Remote};
 
 /// Time from healing until everything must have been delivered or bounced: mail for a dead domain lives for two hours, and
@@ -134,10 +136,18 @@ impl Run {
         addresses.sort();
         addresses.dedup();
         for address in addresses {
-            let (mood, ledger) = (self.mood.clone(), self.ledger.clone());
-            let remote = Remote { world: self.world.clone(), mood, ledger };
-            self.world.spawn_on(self.remotes, remote.run(self.world.listen(self.remotes, address)));
+            self.start_remote(Endpoint::Ip(address));
         }
+        if self.plan.lmtp {
+            self.start_remote(Endpoint::Unix(Path::new(AGENT).into()));
+        }
+    }
+
+    fn start_remote(&self, at: Endpoint) {
+        let (mood, ledger) = (self.mood.clone(), self.ledger.clone());
+        let lmtp = at.ip().is_none();
+        let remote = Remote { world: self.world.clone(), mood, ledger, lmtp };
+        self.world.spawn_on(self.remotes, remote.run(self.world.listen(self.remotes, at)));
     }
 
     fn start_clients(&mut self) {
@@ -267,7 +277,14 @@ impl Run {
             State::Down(until, shape) if until <= now => {
                 self.shape = shape;
                 let expiry = self.plan.expiry;
-                let relay = Relay::start(&self.world, &mut self.spool, shape, expiry, &self.dns_works);
+                let relay = Relay::start(
+                    &self.world,
+                    &mut self.spool,
+                    shape,
+                    expiry,
+                    self.plan.lmtp,
+                    &self.dns_works,
+                );
                 State::Recovering(relay, now)
             }
             State::Recovering(mut relay, since) => match relay.is_recovered() {
