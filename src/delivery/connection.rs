@@ -79,7 +79,7 @@ impl Timeouts {
             Stage::Data => self.data,
             Stage::Body => self.block,
             Stage::FinalDot => self.end_of_data,
-            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Idle => self.command,
+            Stage::Ehlo | Stage::StartTls | Stage::Login | Stage::Mail | Stage::Idle => self.command,
             // Nothing depends on the answer to QUIT.
             Stage::Quit => self.command.min(Duration::from_secs(5)),
         }
@@ -151,7 +151,9 @@ async fn open<S: Storage>(
         waits_since: began,
         ended: None,
     };
-    connection.serve().await;
+    if connection.begin_encrypted().await {
+        connection.serve().await;
+    }
     connection.ended.unwrap_or(Ended::Served)
 }
 
@@ -303,6 +305,8 @@ impl<S: Storage> Connection<'_, S> {
             }
             Event::Closed => self.ended = Some(Ended::Served),
             Event::TlsRefused(reply) => self.tls_refused(&reply),
+            Event::LoggedIn => self.opened(),
+            Event::LoginRefused(reply) => self.refused(&reply),
             Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }
@@ -444,7 +448,7 @@ impl<S: Storage> Connection<'_, S> {
     fn note_stage(&mut self, stage: Stage) {
         let label = match stage {
             Stage::Banner => AttemptStage::Banner,
-            Stage::Ehlo | Stage::StartTls => AttemptStage::Ehlo,
+            Stage::Ehlo | Stage::StartTls | Stage::Login => AttemptStage::Ehlo,
             Stage::Mail => AttemptStage::Mail,
             Stage::Rcpt => AttemptStage::Rcpt,
             Stage::Data => AttemptStage::Data,
