@@ -44,7 +44,7 @@ impl Scram {
         let first = format!("r={nonce},s={},i={}", BASE64.encode(&keys.salt), keys.iterations);
         let header = message[..message.len() - bare.len()].into();
         let said = format!("{bare},{first}");
-        Some((Self { user: user.into(), keys, nonce, header, said }, first.into_bytes()))
+        Some((Self { user, keys, nonce, header, said }, first.into_bytes()))
     }
 
     /// Takes the client's final message; gives the user, and our proof if the client's holds. `None`: it is no such
