@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::listener::Listener;
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
-use crate::routing::RouteTable;
+use crate::routing::site::Site;
+use crate::routing::{RouteTable, TlsPolicy};
 
 /// Bytes in a KiB.
 pub(super) const KIB: u64 = 1 << 10;
@@ -51,6 +52,8 @@ pub struct Config {
     pub routing: Routing,
     /// Sending.
     pub delivery: Delivery,
+    /// Rules for where mail is sent to, in the order of the file.
+    pub sites: Vec<Site>,
     /// DNS.
     pub resolver: Resolver,
     /// Health and metrics.
@@ -199,6 +202,8 @@ pub struct Spool {
     pub segment_bytes: u64,
     /// Disk space that new mail may not use, bytes: outcomes, bounces and moving need it.
     pub reserve_bytes: u64,
+    /// What `ringpost-tune disk` measured there; empty for none.
+    pub disk_profile: PathBuf,
 }
 
 impl Default for Spool {
@@ -207,6 +212,7 @@ impl Default for Spool {
             directory: PathBuf::from("./ringpost-spool"),
             segment_bytes: 64 * MIB,
             reserve_bytes: 256 * MIB,
+            disk_profile: PathBuf::new(),
         }
     }
 }
@@ -227,8 +233,8 @@ pub struct Delivery {
     pub mx_port: u16,
     /// Whether loopback and private addresses may be MX targets: for tests and labs.
     pub allow_loopback_mx: bool,
-    /// Whether to use TLS where the remote offers it.
-    pub starttls: bool,
+    /// What encryption is asked for where no site says otherwise.
+    pub tls: TlsPolicy,
     /// Connections open at once to one path.
     pub connections_max: u16,
     /// Messages after which a connection is closed.
@@ -297,7 +303,7 @@ impl Default for Delivery {
             ehlo_name: String::new(),
             mx_port: 25,
             allow_loopback_mx: false,
-            starttls: true,
+            tls: TlsPolicy::Opportunistic,
             connections_max: 10,
             messages_per_connection_max: 100,
             recipients_per_transaction_max: LEG_RECIPIENTS_MAX as u16,

@@ -10,9 +10,11 @@ use super::listener::Listener;
 use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
+use crate::routing::Target;
+use crate::routing::site::Site;
 use crate::users::Fingerprint;
 
 /// One key of the file, in a table that is read into a `T`.
@@ -43,8 +45,10 @@ pub(super) struct Section {
 pub(super) const ROUTES: &str = "routes";
 /// Those that may stand several times: `[[listener]]`…
 pub(super) const LISTENER: &str = "listener";
-/// …and `[[certificate]]`.
+/// …and `[[certificate]]`…
 pub(super) const CERTIFICATE: &str = "certificate";
+/// …and `[[site]]`.
+pub(super) const SITE: &str = "site";
 
 /// The sections in the order of the default file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -70,6 +74,12 @@ pub(super) const SECTIONS: &[Section] = &[
                 #   \"hold\"              kept in the spool until the route changes",
     },
     Section { name: "delivery", about: "Sending mail." },
+    Section {
+        name: SITE,
+        about: "Rules for where mail is sent to: a provider, a smart host, recipient domains. All that a site matches shares its\n\
+                # limits. What it leaves out holds as under [delivery], or as an earlier site says that matches too; sites that\n\
+                # name sources come last. May stand any number of times.",
+    },
     Section { name: "resolver", about: "DNS." },
     Section {
         name: "admin",
@@ -105,6 +115,12 @@ const FINGERPRINTS: &str = "SHA-256 fingerprints, 64 hexadecimal digits each";
 const DOMAINS: &str = "domains such as \"example.com\", or \"*.example.com\" for all below it";
 /// A duration of up to 90 days.
 const LIFETIME: Time = Time(1000..=90 * 86_400_000);
+
+// Of a path, whether all of them or those of a site.
+const CONNECTIONS: Count<u16> = Count(1..=10_000);
+const MESSAGES_PER_CONNECTION: Count<u32> = Count(1..=1_000_000);
+const RECIPIENTS: Count<u16> = Count(1..=LEG_RECIPIENTS_MAX as u16);
+const WINDOW: Count<u32> = Count(1..=65_536);
 
 /// Every setting but the routes and those of a listener.
 pub(super) const SETTINGS: &[Setting<Config>] = settings! {
@@ -179,6 +195,9 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "Size of a log segment, a multiple of 1MiB. Each shard prepares a few of them.";
     "spool" "reserve_bytes": spool.reserve_bytes = Size(16 * MIB..=1024 * GIB),
         "Disk space that new mail may not use (452 4.3.1): outcomes and bounces need it.";
+    "spool" "disk_profile": spool.disk_profile = PathOrEmpty,
+        "What `ringpost-tune disk` measured on this disk: shown at the start and as ringpost_spool_commit_profile_seconds,\n\
+         # for an alert on a disk that has become slow. \"\" means none.";
 
     "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
         "Our name in EHLO. \"\" means smtp.hostname.";
@@ -187,18 +206,20 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
         "Whether MX records may name loopback and private addresses. For tests and labs: with it, anybody\n\
          # who controls a domain can make the relay connect to hosts behind your firewall.";
-    "delivery" "starttls": delivery.starttls = Switch,
-        "Whether to encrypt where the remote offers it, whatever its certificate says.";
-    "delivery" "connections_max": delivery.connections_max = Count(1..=10_000u16),
+    "delivery" "tls": delivery.tls = TLS_POLICY,
+        "Encryption towards remotes: \"off\"; \"opportunistic\": where it is offered, with any certificate, else in the\n\
+         # clear; \"required\": with any certificate, never in the clear; \"verified\": with a certificate that the system's\n\
+         # trust store believes for the host's name. What the last two cannot get waits, and bounces when it expires.";
+    "delivery" "connections_max": delivery.connections_max = CONNECTIONS,
         "Connections open at once to one path (all domains with the same MX hosts share a path).";
-    "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = Count(1..=1_000_000u32),
+    "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = MESSAGES_PER_CONNECTION,
         "Messages after which a connection is closed.";
     "delivery" "recipients_per_transaction_max":
-        delivery.recipients_per_transaction_max = Count(1..=LEG_RECIPIENTS_MAX as u16),
+        delivery.recipients_per_transaction_max = RECIPIENTS,
         "Recipients of one transaction.";
     "delivery" "idle_timeout": delivery.idle_timeout = TIMEOUT,
         "How long a connection without work is kept open.";
-    "delivery" "window": delivery.window = Count(1..=65_536u32),
+    "delivery" "window": delivery.window = WINDOW,
         "Messages of one path that may be at the workers at once.";
     "delivery" "connect_timeout": delivery.timeouts.connect = TIMEOUT,
         "Waits for the remote; the defaults follow RFC 5321, section 4.5.3.2.";
@@ -242,7 +263,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "threads" "wiring": threads.wiring = WIRING,
         "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
     "threads" "pin": threads.pin = Switch,
-        "Whether each thread stays on one CPU.";
+        "Whether each thread stays on one CPU: one of each core before the second ones, and of one memory node before the next.";
     "threads" "steer": threads.steer = Switch,
         "Whether a connection goes to the shard on whose CPU its packets come in: for a network card with a queue for each CPU. Needs pin.";
 
@@ -280,6 +301,30 @@ pub(super) const CERTIFICATE_SETTINGS: &[Setting<Certificate>] = settings! {
     "certificate" "key": key = PathOrEmpty, "PEM file with its key.";
 };
 
+const TARGETS: &str = "targets as under [routes], such as \"smtp://relay.example.com:25\"";
+
+/// The settings of a `[[site]]`.
+pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
+    "site" "name": name = WordOrEmpty, "Its name in logs and metrics.";
+    "site" "mx": mx = list::<String>(0, "MX hosts such as \"mx.example.com\", or \"*.example.com\" for all below it"),
+        "Domains all of whose MX hosts are among these,";
+    "site" "hosts": hosts = list::<Target>(0, TARGETS),
+        "and configured routes,";
+    "site" "domains": domains = list::<String>(0, DOMAINS),
+        "and recipient domains.";
+    "site" "sources": sources = list::<String>(0, "names of sources"),
+        "Only for mail whose pool has none but these sources.";
+    "site" "connections_max": rules.connections_max = Own(CONNECTIONS), "";
+    "site" "messages_per_connection_max": rules.messages_per_connection_max = Own(MESSAGES_PER_CONNECTION), "";
+    "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
+    "site" "window": rules.window = Own(WINDOW), "";
+    "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+    "site" "tls": rules.tls = Own(TLS_POLICY), "";
+    "site" "client_certificate": rules.client_certificate = PathOrEmpty,
+        "PEM file with the chain that is shown to remotes that ask for one. Read at the start.";
+    "site" "client_key": rules.client_key = PathOrEmpty, "PEM file with its key.";
+};
+
 /// The defaults as a commented TOML file that reads back to them.
 pub fn default_file() -> String {
     file_of(&Config::default())
@@ -303,6 +348,10 @@ pub(super) fn file_of(config: &Config) -> String {
             file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
             continue;
         }
+        if section.name == SITE {
+            file.push_str(&tables_of(SITE, SITE_SETTINGS, &config.sites));
+            continue;
+        }
         let _ = writeln!(file, "[{}]", section.name);
         if section.name == ROUTES {
             for (pattern, target) in config.routing.table.entries() {
@@ -324,8 +373,11 @@ fn lines_of<T>(setting: &Setting<T>, table: &T) -> String {
     }
     // What is left to another setting has nothing to show.
     let shown = (setting.show)(table);
-    let off = if shown.is_empty() { "# " } else { "" };
-    let _ = writeln!(lines, "{off}{} = {}", setting.key, if shown.is_empty() { "[]" } else { &shown });
+    let _ = if shown.is_empty() {
+        writeln!(lines, "# {} = <{}>", setting.key, (setting.allowed)())
+    } else {
+        writeln!(lines, "{} = {shown}", setting.key)
+    };
     lines
 }
 
@@ -347,6 +399,8 @@ fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> S
 mod tests {
     use super::super::listener::ListenerKind;
     use super::*;
+    use crate::routing::TlsPolicy;
+    use crate::routing::site::SiteRules;
 
     #[test]
     fn the_default_file_reads_back_to_exactly_the_defaults() {
@@ -371,6 +425,20 @@ mod tests {
                 tenant_header: "X-Tenant".into(),
             },
         ];
+        config.sites = vec![Site {
+            name: "big".into(),
+            mx: vec!["*.big.example".into()],
+            hosts: vec!["smtp://[::1]:26".parse().expect("target")],
+            domains: vec!["a.example".into()],
+            sources: vec!["out-1".into()],
+            rules: SiteRules {
+                window: Some(3),
+                tls: Some(TlsPolicy::Verified),
+                client_certificate: "a.pem".into(),
+                client_key: "a.key".into(),
+                ..SiteRules::default()
+            },
+        }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();
         config.spool.directory = "/var/spool/a \"b\" \\c".into();

@@ -159,7 +159,7 @@ labels! {
         Torn = "torn",
         /// Acknowledged bytes.
         Rot = "rot",
-        /// One of two copies of a segment's header.
+        /// One or both copies of a segment's header.
         Header = "header",
         /// A segment's footer, whose batches were read instead.
         Footer = "footer",
@@ -167,7 +167,7 @@ labels! {
         Unreadable = "unreadable",
         /// A segment that is gone.
         Missing = "missing",
-        /// A message that could not be moved: it is not queued any more.
+        /// A message that could not be read back: it is not sent.
         Message = "message",
     }
     /// Part of a delivery attempt.

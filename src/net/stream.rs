@@ -20,7 +20,7 @@ use super::fd;
 use super::listener::Detached;
 #[cfg(feature = "simulation")]
 use super::simulated::{World, network::SocketId};
-use super::tls::{ClientTls, ServerTls};
+use super::tls::{ClientTls, ServerTls, Trust};
 
 /// One end of a connection. The socket sits in a cell so that a [`Handle`] can shut it while its task waits.
 pub struct Stream {
@@ -175,6 +175,17 @@ impl Stream {
         }
     }
 
+    /// Whether the certificate that the server showed is one that `trust` believes for the host `name`.
+    ///
+    /// # Errors
+    /// With what is wrong with it, or that the connection is in the clear.
+    pub fn judge_server(&self, trust: &Trust, name: &str) -> io::Result<()> {
+        match &*self.socket.borrow() {
+            Socket::Tls(tls) => trust.judge(tls.get_ref().1.peer_certificates().unwrap_or_default(), name),
+            _ => Err(io::Error::other("the connection is not encrypted")),
+        }
+    }
+
     fn take_plain(&self) -> io::Result<TcpStream> {
         match self.socket.replace(Socket::Away(None)) {
             Socket::Plain(tcp) => {
@@ -210,6 +221,18 @@ impl Stream {
         }
         if let Some(tcp) = socket.tcp() {
             tcp.set_read_timeout(Some(limit)).expect("a positive time-out is accepted");
+        }
+    }
+
+    /// A read waits for as long as it is asked to, and leaves no timer behind when it is given up.
+    pub fn set_no_read_timeout(&self) {
+        let socket = self.socket.borrow();
+        #[cfg(feature = "simulation")]
+        if let Socket::Simulated(socket) = &*socket {
+            socket.set_read_timeout(Duration::MAX);
+        }
+        if let Some(tcp) = socket.tcp() {
+            tcp.set_read_timeout(None).expect("no time-out is accepted");
         }
     }
 

@@ -5,6 +5,7 @@
 //! in ARCHITECTURE.md.
 
 pub mod door;
+pub mod placement;
 pub mod roles;
 pub mod seats;
 
@@ -22,6 +23,7 @@ use crate::control::admin::Roles;
 use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::resolver::{self, ResolverCounters};
+use crate::delivery::keys::Keys;
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::{PartId, ShardIndex};
@@ -32,6 +34,7 @@ use crate::net::listener::{self, Bound};
 use crate::net::tls::TlsError;
 use crate::shard;
 use crate::spool::layout::Layout;
+use crate::spool::storage::Storage;
 use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
 
@@ -142,6 +145,14 @@ impl Orders {
     }
 }
 
+/// Checks that the host lets a relay of `config` run, before anything is touched.
+///
+/// # Errors
+/// With what to change.
+pub fn check_host(config: &Config) -> Result<(), HostError> {
+    executor::check_host(usize::from(executors(config)))
+}
+
 impl Relay {
     /// Starts everything, and returns when every part has been recovered and mail is taken.
     ///
@@ -150,8 +161,8 @@ impl Relay {
     /// opened.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
-        executor::check_host(usize::from(executors(&config)))?;
         let mut door_keeper = DoorKeeper::new(config.clone())?;
+        let keys = Keys::read(&config.sites)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
@@ -179,21 +190,13 @@ impl Relay {
             events: log.sender(),
             fence: fence.clone(),
             door,
+            keys,
             asker,
             drained: drain,
             recovered,
             shards,
         };
-        let mut executors = Vec::new();
-        for seat in made.seats {
-            let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
-            let main = move || {
-                let disk = open_disk(common.config.clone());
-                roles::run(seat, common, disk)
-            };
-            executors.push(executor::start(&name, cpu, main)?);
-        }
-        drop(common);
+        let executors = start_executors(made.seats, common)?;
         let relay = Self {
             listening,
             door_keeper,
@@ -338,6 +341,23 @@ fn parts_for(spool: &mut Layout, shards: u16) -> std::io::Result<Vec<PartId>> {
 async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
     let directory = &config.spool.directory;
     Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
+}
+
+/// An executor for each seat; what they share is dropped when the last of them has ended.
+fn start_executors(
+    seats: Vec<seats::Seat<<Disk as Storage>::Pin>>,
+    common: Common,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let mut executors = Vec::new();
+    for seat in seats {
+        let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
+        let main = move || {
+            let disk = open_disk(common.config.clone());
+            roles::run(seat, common, disk)
+        };
+        executors.push(executor::start(&name, cpu, main)?);
+    }
+    Ok(executors)
 }
 
 /// Starts the thread that checks passwords.

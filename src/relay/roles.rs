@@ -15,6 +15,7 @@ use super::{CHANNEL_ROOM, WINDOW};
 use crate::config::{Config, Listener, ListenerKind, Network};
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
+use crate::delivery::keys::Keys;
 use crate::delivery::pool::{self, Pool};
 use crate::event::{Event, EventSender};
 use crate::exchange::ledger::Ledger;
@@ -32,10 +33,11 @@ use crate::metrics::{ShardMetrics, WorkerMetrics};
 use crate::net;
 use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Sender};
 use crate::net::event::WaitList;
-use crate::net::tls::{ClientTls, ServerTls};
+use crate::net::tls::ServerTls;
 use crate::protocol::extension::Extensions;
 use crate::protocol::server;
 use crate::queue::retry::RetryOptions;
+use crate::queue::schedule::{Schedule, Schedules};
 use crate::queue::{Queue, QueueOptions};
 use crate::shard::{self, Shard, open};
 use crate::spool::storage::Storage;
@@ -57,6 +59,8 @@ pub struct Common {
     pub clients: Arc<Clients>,
     /// Certificates and users, as they are at the start.
     pub door: Door,
+    /// What outbound connections show and trust.
+    pub keys: Keys,
     /// To the thread that checks passwords.
     pub asker: Option<Asker>,
     /// Parts that a shard leaves empty at the stop.
@@ -238,7 +242,7 @@ fn make_worker<S: Storage>(
                 end_of_data: waits.end_of_data,
                 attempt: waits.attempt,
             },
-            tls: delivery.starttls.then(ClientTls::opportunistic),
+            keys: common.keys.clone(),
         },
         disk,
         metrics: metrics.clone(),
@@ -383,16 +387,19 @@ pub(super) fn policy_of(
     }
 }
 
+fn schedules(config: &Config) -> Schedules {
+    let delivery = &config.delivery;
+    let retry = RetryOptions {
+        first: delivery.retry_first,
+        factor: delivery.retry_factor,
+        max: delivery.retry_max,
+        jitter: delivery.retry_jitter,
+    };
+    let default = Schedule { retry, expire_after: None, delay_after: None };
+    Schedules { rules: Vec::new(), default }
+}
+
 fn queue_options(config: &Config) -> QueueOptions {
     let delivery = &config.delivery;
-    QueueOptions {
-        retry: RetryOptions {
-            first: delivery.retry_first,
-            factor: delivery.retry_factor,
-            max: delivery.retry_max,
-            jitter: delivery.retry_jitter,
-        },
-        hold_max: delivery.hold_max,
-        ..QueueOptions::default()
-    }
+    QueueOptions { schedules: schedules(config), hold_max: delivery.hold_max, ..QueueOptions::default() }
 }

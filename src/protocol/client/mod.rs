@@ -13,8 +13,8 @@
 //! A body goes behind 354 with dots stuffed, or in BDAT chunks together with its envelope (RFC 3030): that takes
 //! one round trip, but the body is sent in vain when the envelope is refused, so driver and options both must want it.
 //!
-//! Invariants: each recipient of a transaction is in its one [`Event::Finished`] exactly once; `Delivered` only on
-//! 2xx to the end of the body; at a MAIL the remote is outside of any transaction (by a final dot, or by RSET).
+//! Invariants: each recipient of a transaction is in its one [`Event::Finished`] exactly once; `Delivered` (or `Relayed`,
+//! if the sender wants a report that the remote does not make) only on 2xx to the end of the body; at a MAIL the remote is outside of any transaction (by a final dot, or by RSET).
 //!
 //! Copies: a body once, from the piece to the output. Replies without a result are not kept; queues keep their memory.
 //!
@@ -127,14 +127,23 @@ pub enum Event {
         results: Vec<LegResult>,
         /// Recipients for which nothing was tried: to be handed back without counting an attempt.
         untried: u64,
-        /// Those of the deferred recipients who may have the message: the connection broke between the end of the
-        /// body and its reply.
+        /// Those of the deferred or untried recipients who may have the message: the connection broke between the end of
+        /// the body and its reply.
         in_doubt: u64,
     },
     /// The remote ends the session (421). All transactions are finished; close the connection.
     Closing(Reply),
     /// QUIT was answered; close the connection.
     Closed,
+}
+
+/// How a connection came to its end before its session did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The remote closed or reset it.
+    Closed,
+    /// We gave it up: the remote is silent, or says what it cannot mean, or a body cannot be read to its end.
+    GivenUp,
 }
 
 /// The remote broke the protocol. Call [`Client::lost`] and close the connection.
@@ -327,6 +336,9 @@ impl Client {
                 continue;
             }
             flight.open |= place;
+            if recipient.notify.on_success() && !transaction.sender.is_empty() {
+                flight.asked |= place;
+            }
             flight.unanswered += 1;
             self.issue(Expect::Rcpt(place), |offered, out| command::write_rcpt(&recipient, offered, out));
         }
@@ -486,22 +498,25 @@ impl Client {
 
     /// The connection is gone or has to be given up, for the reason `why`. Finishes every transaction in flight; poll
     /// the events once more.
-    pub fn lost(&mut self, why: &str) {
+    pub fn lost(&mut self, loss: Loss, why: &str) {
         // A connection may die in its sleep; one that is lost over its first transaction was tried.
         let mut is_first = self.begun == self.flights.len() as u64;
         while let Some(mut flight) = self.flights.pop_front() {
             let open = flight.open;
             let is_tried = flight.mail != Mail::Unanswered || std::mem::take(&mut is_first);
-            if flight.body == Body::Ended {
-                flight.in_doubt = open;
+            let is_sent = flight.body == Body::Ended;
+            flight.in_doubt = if is_sent { open } else { 0 };
+            // A remote that went away without a word to any of it had most likely gone before it came. That it took all of
+            // it and died before its first reply is possible: then it gets the message twice, as it would from a retry.
+            if !is_tried && (!is_sent || loss == Loss::Closed) {
+                flight.hand_back();
+            } else if is_sent {
                 flight.settle(open, Verdict::Deferred, || {
                     let text = format!(
                         "connection lost after the final dot, the remote may have the message: {why}"
                     );
                     Reply::new(0, Enhanced(4, 4, 2), &text)
                 });
-            } else if !is_tried {
-                flight.hand_back();
             } else {
                 flight.settle(open, Verdict::Deferred, || {
                     let text = format!("connection lost before the message was sent: {why}");

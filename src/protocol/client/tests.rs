@@ -28,7 +28,7 @@ impl Play<'_> {
             for bytes in piece.as_bytes().chunks(step) {
                 if let Err(error) = client.handle(bytes) {
                     log.push(error.to_string());
-                    client.lost("misbehaved");
+                    client.lost(Loss::GivenUp, "misbehaved");
                 }
                 self.drive(&mut client, &mut next, &mut log);
             }
@@ -373,7 +373,7 @@ fn lost_connection_tells_doubt_from_certainty() {
     assert_eq!(client.waiting_for(), Stage::Mail);
     let mut early = opened(PIPED);
     begin(&mut early, "s@b", 10, &["a@b"]);
-    early.lost("reset");
+    early.lost(Loss::Closed, "reset");
     // Handed back it would go out again at once, to the same remote, for ever.
     assert_eq!(told(&early.poll_event().unwrap()), "9 Deferred:1:0");
     // A connection that has been used may have died in its sleep: not the message's fault.
@@ -382,16 +382,46 @@ fn lost_connection_tells_doubt_from_certainty() {
     used.handle(b"250 m\r\n550 r\r\n554 d\r\n").unwrap();
     assert_eq!(told(&used.poll_event().unwrap()), "9 Failed:1:550");
     begin(&mut used, "s@b", 10, &["a@b"]);
-    used.lost("reset");
+    used.lost(Loss::Closed, "reset");
     assert_eq!(told(&used.poll_event().unwrap()), "9 untried:1");
     client.handle(b"250 m\r\n550 r\r\n250 r\r\n354 d\r\n").unwrap();
     assert_eq!(client.poll_event(), Some(Event::BodyWanted { tag: 9 }));
     assert_eq!(client.waiting_for(), Stage::Body);
     client.body_piece(9, b"x", true);
     assert_eq!(client.waiting_for(), Stage::FinalDot);
-    client.lost("reset by peer");
+    client.lost(Loss::Closed, "reset by peer");
     assert_eq!(told(&client.poll_event().unwrap()), "9 Failed:1:550 Deferred:10:0 in doubt:10");
     assert!(!client.can_begin() && client.poll_event().is_none());
+}
+
+#[test]
+fn a_used_connection_that_closes_without_a_word_hands_back_even_what_was_sent_whole() {
+    let lost = |used: bool, heard: &[u8], loss| {
+        let mut client = opened(ALL);
+        let transaction = Transaction {
+            sender: "s@b",
+            parameters: Parameters::default(),
+            envid: None,
+            size: 1,
+            body_ready: true,
+        };
+        let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+        for nth in u64::from(!used)..2 {
+            client.begin(nth, transaction, [(0, recipient)]);
+            client.body_piece(nth, b"x", true);
+            if nth == 0 {
+                client.handle(b"250 m\r\n250 r\r\n250 yes\r\n").unwrap();
+            }
+        }
+        client.handle(heard).unwrap();
+        client.lost(loss, "gone");
+        told(&std::iter::from_fn(|| client.poll_event()).last().unwrap())
+    };
+    assert_eq!(lost(true, b"", Loss::Closed), "1 untried:1 in doubt:1");
+    // Silence is no end: the remote may be at work on it.
+    assert_eq!(lost(true, b"", Loss::GivenUp), "1 Deferred:1:0 in doubt:1");
+    assert_eq!(lost(true, b"250 m\r\n", Loss::Closed), "1 Deferred:1:0 in doubt:1");
+    assert_eq!(lost(false, b"", Loss::Closed), "1 Deferred:1:0 in doubt:1");
 }
 
 #[test]
