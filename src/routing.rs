@@ -4,7 +4,10 @@
 //! with addresses and limits, shared by every domain whose mail goes to the same hosts. The map from one to the other is
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
-use std::collections::BTreeMap;
+mod domain_map;
+pub mod security;
+pub mod site;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -14,9 +17,13 @@ use std::time::Duration;
 use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
+pub use domain_map::{DomainMap, PatternError};
+pub use security::{Security, TlsPolicy, Way};
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
+/// Likewise of a `smtps://` target (RFC 8314 §3.3).
+const SMTPS_PORT: u16 = 465;
 
 /// What the operator wants done with the mail of a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +36,8 @@ pub enum Target {
         host: Box<str>,
         /// TCP port, never 0.
         port: u16,
+        /// Whether TLS comes from the first byte on.
+        implicit_tls: bool,
     },
     /// Nowhere: taken as delivered at once. For measuring.
     Discard,
@@ -38,7 +47,9 @@ pub enum Target {
 
 /// A text that is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `discard` and `hold`")]
+#[error(
+    "`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `smtps://HOST:PORT`, `discard` and `hold`"
+)]
 pub struct ParseTargetError(pub String);
 
 impl FromStr for Target {
@@ -52,7 +63,10 @@ impl FromStr for Target {
             "hold" => return Ok(Target::Hold),
             _ => {}
         }
-        let rest = text.strip_prefix("smtp://").ok_or_else(wrong)?;
+        let implicit = text.strip_prefix("smtps://");
+        let (implicit_tls, usual_port) =
+            if implicit.is_some() { (true, SMTPS_PORT) } else { (false, SMTP_PORT) };
+        let rest = implicit.or_else(|| text.strip_prefix("smtp://")).ok_or_else(wrong)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = if let Some(bracketed) = rest.strip_prefix('[') {
             let (host, port) = bracketed.split_once(']').ok_or_else(wrong)?;
@@ -66,12 +80,12 @@ impl FromStr for Target {
         };
         let port = match port {
             Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
-            None => SMTP_PORT,
+            None => usual_port,
         };
         if host.parse::<IpAddr>().is_err() && !is_host_name(host) {
             return Err(wrong());
         }
-        Ok(Target::Smtp { host: host.to_ascii_lowercase().into_boxed_str(), port })
+        Ok(Target::Smtp { host: host.to_ascii_lowercase().into_boxed_str(), port, implicit_tls })
     }
 }
 
@@ -79,8 +93,11 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Mx => f.write_str("mx"),
-            Target::Smtp { host, port } if host.contains(':') => write!(f, "smtp://[{host}]:{port}"),
-            Target::Smtp { host, port } => write!(f, "smtp://{host}:{port}"),
+            Target::Smtp { host, port, implicit_tls } => {
+                let scheme = if *implicit_tls { "smtps" } else { "smtp" };
+                let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+                write!(f, "{scheme}://{open}{host}{close}:{port}")
+            }
             Target::Discard => f.write_str("discard"),
             Target::Hold => f.write_str("hold"),
         }
@@ -109,71 +126,41 @@ pub fn is_domain(text: &str) -> bool {
         && !text.contains(char::is_control)
 }
 
-/// Domain patterns and their targets. The most specific pattern wins, so their order means nothing: the exact domain,
-/// then the longest `*.suffix` (which does not match the suffix itself), then `*`.
+/// Domain patterns and their targets; `*` is every domain that no other pattern matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteTable {
-    exact: BTreeMap<Box<str>, Target>,
-    /// Keyed without the leading `*.`.
-    suffixes: BTreeMap<Box<str>, Target>,
+    patterns: DomainMap<Target>,
     default: Target,
 }
 
 impl Default for RouteTable {
     /// Everything is held: a relay that nobody configured sends no mail.
     fn default() -> Self {
-        Self { exact: BTreeMap::new(), suffixes: BTreeMap::new(), default: Target::Hold }
+        Self { patterns: DomainMap::default(), default: Target::Hold }
     }
 }
-
-/// A text that is no domain pattern.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a domain pattern: allowed are a domain, `*.domain` for all below it, and `*` for the rest"
-)]
-pub struct PatternError(pub String);
 
 impl RouteTable {
     /// Routes `pattern` to `target`, in place of what it had before.
     ///
     /// # Errors
-    /// When `pattern` is neither a domain, nor `*.domain`, nor `*`, nor an address literal such as `[192.0.2.1]`.
+    /// When `pattern` is neither `*` nor a pattern of [`DomainMap::insert`].
     pub fn insert(&mut self, pattern: &str, target: Target) -> Result<(), PatternError> {
-        let pattern = pattern.to_lowercase();
         if pattern == "*" {
             self.default = target;
-        } else if let Some(suffix) = pattern.strip_prefix("*.").filter(|suffix| is_domain(suffix)) {
-            self.suffixes.insert(suffix.into(), target);
-        } else if is_domain(&pattern) || literal_address(&pattern).is_some() {
-            self.exact.insert(pattern.into_boxed_str(), target);
-        } else {
-            return Err(PatternError(pattern));
+            return Ok(());
         }
-        Ok(())
+        self.patterns.insert(pattern, target)
     }
 
     /// The target of `domain`, which must be in lower case.
     pub fn target(&self, domain: &str) -> &Target {
-        if let Some(target) = self.exact.get(domain) {
-            return target;
-        }
-        if !self.suffixes.is_empty() {
-            let mut rest = domain;
-            while let Some((_, suffix)) = rest.split_once('.') {
-                if let Some(target) = self.suffixes.get(suffix) {
-                    return target;
-                }
-                rest = suffix;
-            }
-        }
-        &self.default
+        self.patterns.get(domain).unwrap_or(&self.default)
     }
 
     /// Patterns and targets as the configuration writes them; `*` comes last.
     pub fn entries(&self) -> impl Iterator<Item = (String, &Target)> {
-        let exact = self.exact.iter().map(|(domain, target)| (domain.to_string(), target));
-        let suffixes = self.suffixes.iter().map(|(suffix, target)| (format!("*.{suffix}"), target));
-        exact.chain(suffixes).chain(std::iter::once(("*".to_owned(), &self.default)))
+        self.patterns.entries().chain(std::iter::once(("*".to_owned(), &self.default)))
     }
 }
 
@@ -193,7 +180,7 @@ pub struct PathHost {
     pub name: Box<str>,
     /// TCP port.
     pub port: u16,
-    /// Where it can be reached, at least one, in the order to try.
+    /// Where it can be reached; at least one.
     pub addresses: Vec<IpAddr>,
     /// MX preference, lower first; 0 for a configured host.
     pub preference: u16,
@@ -202,9 +189,9 @@ pub struct PathHost {
 /// What a worker does with the jobs of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathKind {
-    /// Sends them to the first host that takes them.
+    /// Sends them to the first host that takes them; each connection tries equals in an order of its own.
     Smtp {
-        /// At least one, in the order to try: by preference, shuffled among equals (RFC 5321 §5.1).
+        /// At least one, by preference.
         hosts: Vec<PathHost>,
     },
     /// Reports them delivered.
@@ -226,6 +213,8 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Not how much, but how.
+    pub security: Security,
 }
 
 /// A path as control made it. Immutable: when addresses change, the same id comes with a higher version.
@@ -292,6 +281,8 @@ mod tests {
         check("smtp://127.0.0.1:2526/", "smtp://127.0.0.1:2526");
         check("smtp://[::1]:25", "smtp://[::1]:25");
         check("smtp://[::1]", "smtp://[::1]:25");
+        check("smtps://relay.example", "smtps://relay.example:465");
+        check("smtps://[::1]:4650", "smtps://[::1]:4650");
     }
 
     #[test]
@@ -308,7 +299,7 @@ mod tests {
             "smtp://[::1",
             "smtp://[::1]25",
             "smtp://[a]:25",
-            "smtps://a:465",
+            "smtpss://a:465",
             "smtp://-a:25",
         ] {
             assert_eq!(text.parse::<Target>(), Err(ParseTargetError(text.to_owned())));

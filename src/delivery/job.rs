@@ -82,7 +82,7 @@ impl<S: Storage> ActiveJob<S> {
     pub(super) fn discard(mut self) {
         self.begin(net::now().mono);
         let reply = Reply::new(250, Enhanced(2, 0, 0), "discarded");
-        let result = LegResult { recipients: self.job.recipients, verdict: Verdict::Delivered, reply };
+        let result = LegResult { recipients: self.job.recipients, verdict: Verdict::Placed, reply };
         self.finish(vec![result], Arc::from("discard"));
     }
 

@@ -1,14 +1,14 @@
 //! The shard: everything about accepting and keeping. It owns its listeners, its sessions, the logs of its parts and the
 //! queue, and wires them to the workers.
 //!
-//! Its tasks: one for each accept loop and each session, the tasks of the logs, one for each bounce being made, and the
+//! Its tasks: one for each accept loop and each session, the tasks of the logs, one for each report being made, and the
 //! *keeper* (here), which takes in what workers, control and timers bring, turns it into records and sends jobs. All of
 //! them run on one executor and change the state in cells that are never borrowed across an await.
 //!
 //! * [`open`] recovers the parts.
 //! * `settle` turns reports, expiry and refused domains into records.
 //! * `dispatch` turns ready legs and credits into jobs.
-//! * `notify` makes bounces.
+//! * `notify` makes bounces and other reports to senders; `reports` says what of. PURE.
 //! * `damage` tells of messages that cannot be read back, and fails them.
 //! * `resident` keeps fresh messages in memory. PURE.
 
@@ -18,6 +18,7 @@ mod dispatch;
 mod gauges;
 mod notify;
 pub mod open;
+mod reports;
 mod resident;
 mod settle;
 
@@ -58,7 +59,7 @@ use resident::Resident;
 const ROUND: usize = 512;
 /// Pause before outcomes are written again that found the disk full.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
-/// Bounces being made at once: each may read a message from disk.
+/// Reports being made at once: each may read a message from disk.
 const BOUNCES_MAX: usize = 8;
 
 /// What control tells a shard.

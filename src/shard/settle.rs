@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{ROUND, Shard};
 use crate::event::Event;
 use crate::exchange::{End, Report, ToShard};
-use crate::id::LegRef;
+use crate::id::{LegRef, PathId};
 use crate::metrics::{BounceClass, DeliveryResult};
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Outcome, Reply, Verdict};
@@ -140,7 +140,7 @@ impl<S: Storage> Shard<S> {
             let count = result.recipients.count_ones();
             let mut due = None;
             match result.verdict {
-                Verdict::Delivered => {
+                Verdict::Delivered | Verdict::Relayed | Verdict::Placed => {
                     self.metrics.deliveries[DeliveryResult::Delivered].add(count.into());
                     self.metrics.injection_to_delivery.observe(delay);
                 }
@@ -196,17 +196,26 @@ impl<S: Storage> Shard<S> {
 
     /// The words for a message that became too old: what stood in its way last.
     fn why_expired(&self, expired: &Expired) -> Reply {
-        let errors = self.path_errors.borrow();
-        let path_error = expired.path.and_then(|path| errors.get(&path));
-        let last = expired.reason.as_ref().or(path_error);
-        let text = match last {
+        let last = self.last_error(expired.path, expired.reason.as_ref());
+        let text = match &last {
             Some(last) if last.code != 0 => {
                 format!("delivery time expired; last reply: {} {}", last.code, last.text)
             }
             Some(last) => format!("delivery time expired; last error: {}", last.text),
             None => "delivery time expired".to_owned(),
         };
-        Reply::new(0, EXPIRED, &text)
+        // What our own policy stood in the way of stays a matter of security.
+        let enhanced = match &last {
+            Some(Reply { code: 0, enhanced: Enhanced(4, 7, detail), .. }) => Enhanced(5, 7, *detail),
+            _ => EXPIRED,
+        };
+        Reply::new(0, enhanced, &text)
+    }
+
+    /// What stood last in the way of a leg, as its queue (`reason`) or its path knows it.
+    pub(super) fn last_error(&self, path: Option<PathId>, reason: Option<&Reply>) -> Option<Reply> {
+        let errors = self.path_errors.borrow();
+        reason.or_else(|| errors.get(&path?)).cloned()
     }
 
     /// Takes in what control says of domains.

@@ -11,6 +11,8 @@
 //! | `tls` | STARTTLS, both ways |
 //! | `door` | listeners of several kinds |
 //! | `policy` | who may send what, and how much |
+//! | `limits` | limits of addresses, slow and early clients, proxies, balance between shards |
+//! | `proxies` | clients that proxies speak for: logins, rights, listeners with proxies of their own |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `damage` | messages that are damaged when they are wanted |
@@ -32,11 +34,14 @@ mod fixture;
 mod format;
 mod host;
 mod kills;
+mod limits;
 mod load;
 mod path;
 mod policy;
+mod proxies;
 mod retries;
 mod seeing;
 mod stopped;
 mod stops;
 mod tls;
+mod tls_out;
