@@ -323,17 +323,24 @@ impl Reader<'_> {
                 "site.name",
                 format!("`{name}` matches nothing; a site needs mx, hosts, domains or sources"),
             );
-            let both = |one: &std::path::Path, other: &std::path::Path| {
-                one.as_os_str().is_empty() == other.as_os_str().is_empty()
-            };
-            self.rule_at(
-                index,
-                both(&site.rules.client_certificate, &site.rules.client_key),
-                "site.name",
-                format!(
-                    "`{name}` sets only one of client_certificate and client_key; allowed is both or none"
+            let rules = &site.rules;
+            let is_set = |path: &std::path::Path| !path.as_os_str().is_empty();
+            for (one, other, names) in [
+                (
+                    is_set(&rules.client_certificate),
+                    is_set(&rules.client_key),
+                    ["client_certificate", "client_key"],
                 ),
-            );
+                (
+                    !rules.auth_user.is_empty(),
+                    is_set(&rules.auth_password_file),
+                    ["auth_user", "auth_password_file"],
+                ),
+            ] {
+                let what =
+                    format!("`{name}` sets only one of {}; allowed is both or none", names.join(" and "));
+                self.rule_at(index, one == other, "site.name", what);
+            }
         }
     }
 

@@ -9,8 +9,8 @@ use toml::de::DeValue;
 use super::listener::Listener;
 use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
-    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, NameOrEmpty, Own,
+    PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::Target;
@@ -69,7 +69,7 @@ pub(super) const SECTIONS: &[Section] = &[
         about: "Where mail goes, by recipient domain: the exact domain first, then the longest \"*.suffix\"\n\
                 # (which does not match the suffix itself), then \"*\". The order of the lines means nothing.\n\
                 #   \"mx\"                to the hosts of the domain's MX records\n\
-                #   \"smtp://HOST:PORT\"  to this host\n\
+                #   \"smtp://HOST:PORT\"  to this host; \"smtps://HOST:PORT\" with TLS from the first byte on\n\
                 #   \"discard\"           nowhere, taken as delivered: for measuring\n\
                 #   \"hold\"              kept in the spool until the route changes",
     },
@@ -323,6 +323,11 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
     "site" "client_certificate": rules.client_certificate = PathOrEmpty,
         "PEM file with the chain that is shown to remotes that ask for one. Read at the start.";
     "site" "client_key": rules.client_key = PathOrEmpty, "PEM file with its key.";
+    "site" "auth_user": rules.auth_user = LineOrEmpty,
+        "Who logs in, by SCRAM-SHA-256 where it is offered, else PLAIN or LOGIN; only over TLS, or to loopback. Whoever can\n\
+         # pretend to be the host gets a password of the last two: tls = \"verified\" prevents it.";
+    "site" "auth_password_file": rules.auth_password_file = PathOrEmpty,
+        "File with nothing but the password. Read at the start.";
 };
 
 /// The defaults as a commented TOML file that reads back to them.
@@ -436,6 +441,8 @@ mod tests {
                 tls: Some(TlsPolicy::Verified),
                 client_certificate: "a.pem".into(),
                 client_key: "a.key".into(),
+                auth_user: "me \"é\" @a.example".into(),
+                auth_password_file: "password".into(),
                 ..SiteRules::default()
             },
         }];

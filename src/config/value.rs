@@ -384,6 +384,27 @@ impl Kind for WordOrEmpty {
     }
 }
 
+/// A line of text; empty where there is none.
+pub(super) struct LineOrEmpty;
+
+impl Kind for LineOrEmpty {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Wrong> {
+        let line = value.as_str().ok_or(Wrong::Form)?;
+        let fits = line.len() <= 255 && !line.contains(char::is_control);
+        if fits { Ok(line.to_owned()) } else { Err(Wrong::Form) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn allowed(&self) -> String {
+        "up to 255 bytes without control characters, or \"\"".into()
+    }
+}
+
 /// A path; empty where there is none.
 pub(super) struct PathOrEmpty;
 

@@ -312,7 +312,7 @@ impl Control {
         match self.routes.target(&domain) {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
-            target @ Target::Smtp { host, port } => self.smart_host(&domain, target, host, *port).await,
+            target @ Target::Smtp { host, port, .. } => self.smart_host(&domain, target, host, *port).await,
             Target::Mx => self.mail_exchanges(&domain).await,
         }
     }

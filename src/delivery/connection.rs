@@ -80,7 +80,7 @@ impl Timeouts {
             Stage::Data => self.data,
             Stage::Body => self.block,
             Stage::FinalDot => self.end_of_data,
-            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Idle => self.command,
+            Stage::Ehlo | Stage::StartTls | Stage::Login | Stage::Mail | Stage::Idle => self.command,
             // Nothing depends on the answer to QUIT.
             Stage::Quit => self.command.min(Duration::from_secs(5)),
         }
@@ -152,7 +152,9 @@ async fn open<S: Storage>(
         waits_since: began,
         ended: None,
     };
-    connection.serve().await;
+    if connection.begin_encrypted().await {
+        connection.serve().await;
+    }
     connection.ended.unwrap_or(Ended::Served)
 }
 
@@ -311,6 +313,8 @@ impl<S: Storage> Connection<'_, S> {
             }
             Event::Closed => self.ended = Some(Ended::Served),
             Event::TlsRefused(reply) => self.tls_refused(&reply),
+            Event::LoggedIn => self.opened(),
+            Event::LoginRefused(reply) => self.refused(&reply),
             Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }
@@ -459,7 +463,7 @@ impl<S: Storage> Connection<'_, S> {
     fn note_stage(&mut self, stage: Stage) {
         let label = match stage {
             Stage::Banner => AttemptStage::Banner,
-            Stage::Ehlo | Stage::StartTls => AttemptStage::Ehlo,
+            Stage::Ehlo | Stage::StartTls | Stage::Login => AttemptStage::Ehlo,
             Stage::Mail => AttemptStage::Mail,
             Stage::Rcpt => AttemptStage::Rcpt,
             Stage::Data => AttemptStage::Data,

@@ -24,7 +24,7 @@ use crate::control::admin::Roles;
 use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::resolver::{self, ResolverCounters};
-use crate::delivery::keys::Keys;
+use crate::delivery::keys::{Keys, KeysError};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::{PartId, ShardIndex};
@@ -75,6 +75,9 @@ pub enum StartError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What outbound connections show could not be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The users file is wrong.
     #[error("{}", .0.join("\n"))]
     Users(Vec<String>),

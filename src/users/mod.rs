@@ -19,7 +19,7 @@ mod tests;
 
 use std::fmt;
 
-pub use key::{Key, SCRAM_ITERATIONS, ScramKeys, hmac_sha256, sha256};
+pub use key::{Key, SCRAM_ITERATIONS, ScramKeys, ScramProof, hmac_sha256, sha256};
 pub use prepare::prepared;
 
 /// SHA-256 of a certificate in DER.

@@ -4,6 +4,7 @@
 //! An exchange decides nothing: it ends in a [`Claim`], and whoever drives the session says whether it holds. Only SCRAM
 //! is verified here, since its proof is bound to the exchange; that costs three HMACs and no password hash.
 
+pub mod prove;
 mod scram;
 
 use crate::users::{ScramKeys, prepared};
