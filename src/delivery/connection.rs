@@ -138,6 +138,7 @@ async fn open<S: Storage>(
         address,
         security,
         is_encrypted: false,
+        secured: None,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
@@ -184,6 +185,8 @@ struct Connection<'a, S: Storage> {
     address: SocketAddr,
     security: Security,
     is_encrypted: bool,
+    /// Whether REQUIRETLS may go over it, once that was asked.
+    secured: Option<Result<(), String>>,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -243,7 +246,17 @@ impl<S: Storage> Connection<'_, S> {
                 self.stage_began = now;
             }
             job.begin(now);
-            content.begin(&mut self.client, tag, &job);
+            if content.requires_tls() {
+                let secured = self.secured().map_err(str::to_owned);
+                content.begin(
+                    &mut self.client,
+                    tag,
+                    &job,
+                    secured.as_ref().map(|()| ()).map_err(String::as_str),
+                );
+            } else {
+                content.begin(&mut self.client, tag, &job, Ok(()));
+            }
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();

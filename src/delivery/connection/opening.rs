@@ -88,6 +88,15 @@ impl<S: Storage> Connection<'_, S> {
         self.client.log_in(credentials, &nonce);
     }
 
+    /// Whether the way is as safe as REQUIRETLS wants it; found out once, for the first message that asks.
+    pub(super) fn secured(&mut self) -> Result<(), &str> {
+        let (stream, trust, remote) = (&self.stream, self.pool.options().keys.trust(), &self.remote);
+        let judge = || stream.judge_server(trust, remote).map_err(|error| error.to_string());
+        let (security, is_encrypted) = (self.security, self.is_encrypted);
+        let found = self.secured.get_or_insert_with(|| encryption::secured(security, is_encrypted, judge));
+        found.as_ref().map(|()| ()).map_err(String::as_str)
+    }
+
     /// The session is open: transactions may begin.
     pub(super) fn opened(&mut self) {
         self.ready = true;

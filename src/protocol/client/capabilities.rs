@@ -24,6 +24,8 @@ pub struct Capabilities {
     pub enhanced: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
     /// AUTH (RFC 4954): those of the mechanisms that we know, in the order of `login::MECHANISMS`.
     pub auth: [bool; MECHANISMS.len()],
 }
@@ -43,6 +45,7 @@ impl Capabilities {
             () if is(b"DSN") => self.dsn = true,
             () if is(b"ENHANCEDSTATUSCODES") => self.enhanced = true,
             () if is(b"STARTTLS") => self.starttls = true,
+            () if is(b"REQUIRETLS") => self.require_tls = true,
             () if is(b"AUTH") => {
                 for word in words {
                     let known = MECHANISMS.iter().zip(&mut self.auth);

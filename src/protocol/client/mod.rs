@@ -67,6 +67,9 @@ pub struct Transaction<'a> {
     pub envid: Option<&'a str>,
     /// Bytes of the body before stuffing.
     pub size: u64,
+    /// Whether the way to the remote is as safe as REQUIRETLS wants it (RFC 8689 §4.2.1), or what it lacks. Asked only for a
+    /// message that requires it.
+    pub secured: Result<(), &'a str>,
     /// Whether the body is at hand *and* worth sending before the envelope is accepted.
     pub body_ready: bool,
 }
@@ -387,9 +390,11 @@ impl Client {
         if self.flights.back().is_some_and(|last| last.form == Form::Chunks) {
             self.issue(Expect::Rset, |_, out| out.extend_from_slice(b"RSET\r\n"));
         }
+        // A report goes on without the promise where it cannot be had (RFC 8689 §5); all else has failed by now.
+        let require_tls = transaction.parameters.require_tls && transaction.secured.is_ok();
         let mail = command::Mail {
             sender: transaction.sender,
-            parameters: transaction.parameters,
+            parameters: Parameters { require_tls, ..transaction.parameters },
             envid: transaction.envid,
             size: transaction.size,
         };
