@@ -101,7 +101,9 @@ impl Driver {
                     // Code 0 is a refusal of our own, made before anything was said.
                     let class = result.reply.code / 100;
                     match result.verdict {
-                        Verdict::Delivered => assert_eq!(class, 2, "{result:?}"),
+                        Verdict::Delivered | Verdict::Relayed | Verdict::Placed => {
+                            assert_eq!(class, 2, "{result:?}")
+                        }
                         Verdict::Deferred => deferred |= result.recipients,
                         Verdict::Failed => assert!(matches!(class, 0 | 5), "{result:?}"),
                     }

@@ -137,7 +137,7 @@ pub struct Auth {
     pub users_file: PathBuf,
     /// Clients in these networks may send passwords in the clear.
     pub cleartext_networks: Vec<Network>,
-    /// Failures within the window after which an address must wait.
+    /// Failures within the window after which an address must wait; its network after `limits.network_factor` times as many.
     pub failures_by_address: u32,
     /// Likewise for a user.
     pub failures_by_user: u32,

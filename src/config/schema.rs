@@ -137,7 +137,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
          # it names is the one that policy, limits, Received and log lines go by.";
     "smtp" "xclient_networks": smtp.xclient_networks = list::<Network>(0, NETWORK),
         "Mail proxies (nginx, Postfix) that may say by XCLIENT for whom they speak. Whoever is in one of these lists can pose\n\
-         # as any client.";
+         # as any client; a client that was introduced can introduce no other, unless its address is in the list.";
     "smtp" "message_bytes_max": smtp.message_bytes_max = Size(64 * KIB..=2 * GIB),
         "Longest message.";
     "smtp" "recipients_max": smtp.recipients_max = Count(1..=RECIPIENTS_MAX as u16),
@@ -164,9 +164,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "auth" "cleartext_networks": auth.cleartext_networks = list::<Network>(0, NETWORK),
         "Clients in these networks may log in without TLS.";
     "auth" "failures_by_address": auth.failures_by_address = Count(1..=1_000_000u32),
-        "Failed logins within the window after which an address (of IPv6 a /64) must wait: 454 4.7.0.";
+        "Failed logins within the window after which an address must wait: 421. Of a network limits.network_factor times as many.\n\
+         # Clients in relay networks are exempt.";
     "auth" "failures_by_user": auth.failures_by_user = Count(1..=1_000_000u32),
-        "Likewise for a user, from wherever they come.";
+        "Likewise for a user, from wherever they come: 454.";
     "auth" "failure_window": auth.failure_window = LIFETIME, "";
 
     "limits" "connections_max": limits.connections_max = Count(1..=1_000_000u32),
@@ -281,6 +282,11 @@ pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
          # smtp.relay_domains only.";
     "listener" "relay_networks": relay_networks = Own(list::<Network>(0, NETWORK)),
         "Clients in these networks may send to any domain here. Left out, a relay has smtp.relay_networks.";
+    "listener" "proxy_networks": proxy_networks = Own(list::<Network>(0, NETWORK)),
+        "As in smtp, for connections here. Left out, those of smtp.";
+    "listener" "xclient_networks": xclient_networks = Own(list::<Network>(0, NETWORK)), "";
+    "listener" "limits": limits = Switch,
+        "Whether the limits of addresses hold here, and clients must wait for the banner.";
     "listener" "relay_certificates": relay_certificates = list::<Fingerprint>(0, FINGERPRINTS),
         "Clients with these certificates may as well; see `openssl x509 -noout -fingerprint -sha256`.";
     "listener" "tenant": tenant = WordOrEmpty,
@@ -416,6 +422,9 @@ mod tests {
                 address: "[::1]:25".parse().expect("address"),
                 kind: ListenerKind::Mx,
                 relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
+                proxy_networks: Some(Vec::new()),
+                xclient_networks: Some(vec!["::1".parse().expect("network")]),
+                limits: false,
                 relay_certificates: vec![[7; 32]],
                 tenant: "acme".into(),
                 tenant_header: "X-Tenant".into(),

@@ -20,6 +20,7 @@ use super::keys::Keys;
 use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::clock::Moment;
+use crate::id::Location;
 use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
 use crate::net;
 use crate::net::buffer::ReceiveBuffer;
@@ -174,6 +175,8 @@ struct Flight<S: Storage> {
     tag: u64,
     job: ActiveJob<S>,
     content: Content<S::Pin>,
+    /// The record of its message that turned out to be damaged on the way.
+    damaged: Option<Location>,
 }
 
 struct Connection<'a, S: Storage> {
@@ -261,7 +264,7 @@ impl<S: Storage> Connection<'_, S> {
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
             }
-            self.flights.push_back(Flight { tag, job, content });
+            self.flights.push_back(Flight { tag, job, content, damaged: None });
             // A body that goes with its envelope must be given before the next transaction can begin.
             if !self.handle_events().await {
                 return false;
@@ -270,8 +273,13 @@ impl<S: Storage> Connection<'_, S> {
         true
     }
 
-    /// The message cannot be read back: nothing was said to the remote. It is tried again by the schedule.
+    /// The message cannot be read back: nothing was said to the remote. Unless it is damaged, it is tried again by the
+    /// schedule.
     fn unreadable(&mut self, mut job: ActiveJob<S>, error: &ReadError) {
+        if let ReadError::Damaged { at, .. } = error {
+            job.damaged(*at);
+            return self.give_back();
+        }
         job.begin(net::now().mono);
         let reply = Reply::new(0, Enhanced(4, 3, 0), &error.to_string());
         let recipients = job.job().recipients;
@@ -334,11 +342,11 @@ impl<S: Storage> Connection<'_, S> {
 
     /// Gives the session the body of a transaction, chunk by chunk if it is long.
     async fn send_body(&mut self, tag: u64) -> bool {
-        let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return true };
-        self.pool.metrics().sent_bytes.add(u64::from(self.flights[at].job.job().bytes));
+        let Some(flight) = self.flights.iter().position(|flight| flight.tag == tag) else { return true };
+        self.pool.metrics().sent_bytes.add(u64::from(self.flights[flight].job.job().bytes));
         let mut nth = 0;
         loop {
-            let piece = self.flights[at].content.piece(self.pool, nth).await;
+            let piece = self.flights[flight].content.piece(self.pool, nth).await;
             match piece {
                 Ok((piece, last)) => {
                     if !self.client.body_piece(tag, &piece, last) || last {
@@ -347,6 +355,9 @@ impl<S: Storage> Connection<'_, S> {
                 }
                 Err(error) => {
                     // The remote must not take what there is for the whole: the connection is the only way to say so.
+                    if let ReadError::Damaged { at, .. } = &error {
+                        self.flights[flight].damaged = Some(*at);
+                    }
                     self.lose(Loss::GivenUp, &error.to_string());
                     return false;
                 }
@@ -360,8 +371,12 @@ impl<S: Storage> Connection<'_, S> {
 
     fn finish(&mut self, tag: u64, results: Vec<LegResult>, in_doubt: u64) {
         let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return };
-        let Some(Flight { job, .. }) = self.flights.remove(at) else { return };
+        let Some(Flight { job, damaged, .. }) = self.flights.remove(at) else { return };
         let now = net::now().mono;
+        if let Some(at) = damaged {
+            job.damaged(at);
+            return self.give_back();
+        }
         let metrics = self.pool.metrics();
         if let Some(began) = job.began() {
             metrics.attempt[AttemptStage::Total].observe(now.since(began));
@@ -369,7 +384,7 @@ impl<S: Storage> Connection<'_, S> {
         for result in &results {
             let count = u64::from(result.recipients.count_ones());
             let label = match result.verdict {
-                Verdict::Delivered => DeliveryResult::Delivered,
+                Verdict::Delivered | Verdict::Relayed | Verdict::Placed => DeliveryResult::Delivered,
                 Verdict::Deferred if result.recipients & in_doubt != 0 => DeliveryResult::Unknown,
                 Verdict::Deferred => DeliveryResult::Deferred,
                 Verdict::Failed => DeliveryResult::Failed,
@@ -510,7 +525,8 @@ impl<S: Storage> Connection<'_, S> {
     fn lose(&mut self, loss: Loss, why: &str) {
         // A remote that takes sessions and drops them at the first MAIL is as useless as one that takes none: the path
         // rests, or it would be asked again at once.
-        let useless = !self.ready || (!self.answered && !self.flights.is_empty());
+        let ours = self.flights.iter().any(|flight| flight.damaged.is_some());
+        let useless = !self.ready || (!self.answered && !self.flights.is_empty() && !ours);
         self.part();
         self.client.lost(loss, why);
         while let Some(event) = self.client.poll_event() {

@@ -372,11 +372,8 @@ fn start_auth(
         return Ok(None);
     }
     let (asker, questions) = question::questions();
-    let limits = FailureLimits {
-        by_address: config.auth.failures_by_address,
-        by_user: config.auth.failures_by_user,
-        window: config.auth.failure_window,
-    };
+    let auth = &config.auth;
+    let limits = FailureLimits { by_user: auth.failures_by_user, window: auth.failure_window };
     let answer = move |shard: ShardIndex, ticket, answer| {
         // Fails only when the shard has ended.
         let _ = logins[usize::from(shard.0)].send((ticket, answer));

@@ -31,7 +31,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// An Argon2id key for `password`; `salt` is random.
+    /// An Argon2id key for `password`, which is prepared; `salt` is random.
     ///
     /// # Errors
     /// When the library refuses it.
@@ -41,7 +41,7 @@ impl Key {
         Ok(Self::Argon2(hash.to_string().into()))
     }
 
-    /// SCRAM keys for `password`; `salt` is random.
+    /// SCRAM keys for `password`, which is prepared; `salt` is random.
     pub fn scram(password: &[u8], salt: &[u8; 16]) -> Self {
         Self::Scram(ScramKeys::of(password, salt, SCRAM_ITERATIONS))
     }

@@ -13,8 +13,8 @@
 //! A body goes behind 354 with dots stuffed, or in BDAT chunks together with its envelope (RFC 3030): that takes
 //! one round trip, but the body is sent in vain when the envelope is refused, so driver and options both must want it.
 //!
-//! Invariants: each recipient of a transaction is in its one [`Event::Finished`] exactly once; `Delivered` only on
-//! 2xx to the end of the body; at a MAIL the remote is outside of any transaction (by a final dot, or by RSET).
+//! Invariants: each recipient of a transaction is in its one [`Event::Finished`] exactly once; `Delivered` (or `Relayed`,
+//! if the sender wants a report that the remote does not make) only on 2xx to the end of the body; at a MAIL the remote is outside of any transaction (by a final dot, or by RSET).
 //!
 //! Copies: a body once, from the piece to the output. Replies without a result are not kept; queues keep their memory.
 //!
@@ -358,6 +358,9 @@ impl Client {
                 continue;
             }
             flight.open |= place;
+            if recipient.notify.on_success() && !transaction.sender.is_empty() {
+                flight.asked |= place;
+            }
             flight.unanswered += 1;
             self.issue(Expect::Rcpt(place), |offered, out| command::write_rcpt(&recipient, offered, out));
         }
