@@ -136,7 +136,7 @@ impl Parameters {
     }
 
     fn as_needs(self) -> u8 {
-        u8::from(self.binary) * NEEDS_BINARY | u8::from(self.require_tls) * NEEDS_TLS
+        (u8::from(self.binary) * NEEDS_BINARY) | (u8::from(self.require_tls) * NEEDS_TLS)
     }
 
     fn from_fields(flags: u8, needs: u8) -> Self {

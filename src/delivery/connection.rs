@@ -249,17 +249,8 @@ impl<S: Storage> Connection<'_, S> {
                 self.stage_began = now;
             }
             job.begin(now);
-            if content.requires_tls() {
-                let secured = self.secured().map_err(str::to_owned);
-                content.begin(
-                    &mut self.client,
-                    tag,
-                    &job,
-                    secured.as_ref().map(|()| ()).map_err(String::as_str),
-                );
-            } else {
-                content.begin(&mut self.client, tag, &job, Ok(()));
-            }
+            let secured = if content.requires_tls() { self.secured() } else { Ok(()) };
+            content.begin(&mut self.client, tag, &job, &secured);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();

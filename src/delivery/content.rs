@@ -64,7 +64,7 @@ impl<P> Content<P> {
         client: &mut Client,
         tag: u64,
         job: &ActiveJob<S>,
-        secured: Result<(), &str>,
+        secured: &Result<(), String>,
     ) {
         let envelope = self.envelope();
         let (body_ready, size) = self.size();
@@ -72,7 +72,7 @@ impl<P> Content<P> {
             sender: envelope.sender(),
             parameters: envelope.parameters(),
             envid: envelope.envid(),
-            secured,
+            secured: secured.as_ref().copied().map_err(String::as_str),
             size: size as u64,
             body_ready,
         };

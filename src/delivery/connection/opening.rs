@@ -89,12 +89,11 @@ impl<S: Storage> Connection<'_, S> {
     }
 
     /// Whether the way is as safe as REQUIRETLS wants it; found out once, for the first message that asks.
-    pub(super) fn secured(&mut self) -> Result<(), &str> {
+    pub(super) fn secured(&mut self) -> Result<(), String> {
         let (stream, trust, remote) = (&self.stream, self.pool.options().keys.trust(), &self.remote);
         let judge = || stream.judge_server(trust, remote).map_err(|error| error.to_string());
         let (security, is_encrypted) = (self.security, self.is_encrypted);
-        let found = self.secured.get_or_insert_with(|| encryption::secured(security, is_encrypted, judge));
-        found.as_ref().map(|()| ()).map_err(String::as_str)
+        self.secured.get_or_insert_with(|| encryption::secured(security, is_encrypted, judge)).clone()
     }
 
     /// The session is open: transactions may begin.
