@@ -281,6 +281,7 @@ impl<S: Storage> Connection<'_, S> {
     fn is_leaving(&self) -> bool {
         self.pool.is_stopping()
             || self.next_tag >= u64::from(self.spec.limits.messages_per_connection)
+            || self.client.capabilities().is_used_up(self.next_tag)
             || self.path.lane.borrow().is_over_lease()
     }
 

@@ -351,10 +351,17 @@ impl Client {
         self.issue_mail(&transaction, &mut flight);
         for (place, recipient) in recipients {
             let place = bit(place);
-            let taken = flight.open | flight.results.iter().fold(0, |all, result| all | result.recipients);
+            let taken = flight.open
+                | flight.untried
+                | flight.results.iter().fold(0, |all, result| all | result.recipients);
             assert!(taken & place == 0, "a leg's place holds one recipient");
             if let Some(reply) = self.objection_to(&recipient, &transaction) {
                 flight.settle_unbegun(place, Verdict::Failed, reply);
+                continue;
+            }
+            // Those whom the remote would not take any more are handed back, for the next transaction.
+            if self.offered.is_full(flight.open.count_ones()) {
+                flight.untried |= place;
                 continue;
             }
             flight.open |= place;

@@ -492,6 +492,19 @@ fn a_message_that_requires_tls_goes_to_none_but_a_secured_remote_that_promises_t
     assert_eq!(begun("", "X", Ok(())), ("MAIL FROM:<>\r\n".to_owned(), None));
 }
 
+#[test]
+fn recipients_beyond_the_remotes_limit_are_handed_back_for_the_next_transaction() {
+    let mut client = opened("220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2\r\n");
+    begin(&mut client, "s@b", 10, &["a@b", "b@b>", "c@b", "d@b", "e@b"]);
+    let said = String::from_utf8_lossy(client.output()).into_owned();
+    assert_eq!(said, "MAIL FROM:<s@b>\r\nRCPT TO:<a@b>\r\nRCPT TO:<c@b>\r\nDATA\r\n");
+    client.handle(b"250 m\r\n250 r\r\n250 r\r\n354 d\r\n").unwrap();
+    assert_eq!(client.poll_event(), Some(Event::BodyWanted { tag: 9 }));
+    client.body_piece(9, b"x", true);
+    client.handle(b"250 yes\r\n").unwrap();
+    assert_eq!(told(&client.poll_event().unwrap()), "9 Failed:10:0 Delivered:101:250 untried:11000");
+}
+
 /// Logs in at a remote that says `replies`, one to each line; gives our lines and what came of it.
 fn logged_in(offer: &str, replies: &[&str]) -> (Vec<String>, String) {
     let mut client = opened(&format!("220 hi\r\n|250-mx\r\n250 AUTH {offer}\r\n"));
