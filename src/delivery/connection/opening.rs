@@ -101,7 +101,8 @@ impl<S: Storage> Connection<'_, S> {
         self.ready = true;
         self.pool.dialler().answered(self.address);
         self.open.set(true);
-        self.path.lane.borrow_mut().set_ready(true);
+        // Told first: as long as the connection counts as coming, no other is opened for the job that it will take.
         self.pool.path_succeeded(self.spec.id);
+        self.path.lane.borrow_mut().set_ready(true);
     }
 }
