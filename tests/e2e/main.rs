@@ -29,6 +29,7 @@
 mod harness;
 
 mod damage;
+mod cuts;
 mod door;
 mod exchanges;
 mod fixture;
