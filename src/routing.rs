@@ -4,6 +4,8 @@
 //! with addresses and limits, shared by every domain whose mail goes to the same hosts. The map from one to the other is
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
+mod rate;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
+pub use rate::{ParseRateError, Rate};
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
@@ -226,6 +229,10 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Connections opened, over all its hosts and lanes.
+    pub connection_rate: Option<Rate>,
+    /// Transactions begun, likewise.
+    pub message_rate: Option<Rate>,
 }
 
 /// A path as control made it. Immutable: when addresses change, the same id comes with a higher version.

@@ -80,6 +80,8 @@ pub fn check(bytes: &[u8]) {
         recipients_per_transaction: 1,
         window: 1,
         idle: Duration::ZERO,
+        connection_rate: None,
+        message_rate: None,
     };
     let mut paths = PathMap::new(limits, 7);
     for _ in 0..4 {

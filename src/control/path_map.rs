@@ -361,6 +361,8 @@ mod tests {
             recipients_per_transaction: 1,
             window: 1,
             idle: Duration::from_secs(1),
+            connection_rate: None,
+            message_rate: None,
         };
         PathMap::new(limits, 1)
     }

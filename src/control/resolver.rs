@@ -151,6 +151,8 @@ pub fn path_limits(delivery: &Delivery) -> PathLimits {
         recipients_per_transaction: delivery.recipients_per_transaction_max,
         window: delivery.window,
         idle: delivery.idle_timeout,
+        connection_rate: None,
+        message_rate: None,
     }
 }
 

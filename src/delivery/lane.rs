@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::home::Lease;
+use super::home::{LaneNews, Lease};
+use super::rate::{PerRate, Permits};
 use crate::clock::Moment;
 use crate::exchange::Demand;
 use crate::exchange::grants::Grants;
@@ -31,9 +32,10 @@ pub struct Lane<J> {
     lease: Lease,
     /// A connection failed and home has been told: none is opened before its answer.
     paused: bool,
+    permits: PerRate<Permits>,
     grants: Grants,
     /// What home was last told, to tell it only news.
-    told: Option<(bool, u32, u32)>,
+    told: Option<LaneNews>,
 }
 
 impl<J> Lane<J> {
@@ -49,6 +51,7 @@ impl<J> Lane<J> {
             idle: 0,
             lease: Lease::default(),
             paused: false,
+            permits: PerRate::default(),
             grants: Grants::default(),
             told: None,
         }
@@ -82,11 +85,25 @@ impl<J> Lane<J> {
         Ok(())
     }
 
-    /// A job for a connection; the connection reports its end with [`Self::finished`].
+    /// A job for a connection, if the path's rate allows one more; the connection reports its end with [`Self::finished`].
     pub fn take(&mut self) -> Option<J> {
+        if self.startable() == 0 {
+            return None;
+        }
         let job = self.jobs.pop_front()?;
+        self.permits.messages.spend();
         self.busy += 1;
         Some(job)
+    }
+
+    /// A job that no connection will get.
+    pub fn take_parked(&mut self) -> Option<J> {
+        self.jobs.pop_front()
+    }
+
+    /// Parked jobs that could begin now.
+    pub fn startable(&self) -> u32 {
+        u32::try_from(self.jobs.len()).unwrap_or(u32::MAX).min(self.permits.messages.left())
     }
 
     /// A job that was taken has ended.
@@ -95,12 +112,16 @@ impl<J> Lane<J> {
         self.busy -= 1;
     }
 
-    /// A lease from home. When it says rest, all parked jobs come out, to be sent back, and credits are revoked.
+    /// A lease from home. When it says rest, or takes the last slot, all parked jobs come out, to be sent back, and credits are
+    /// revoked: another lane may serve them.
     pub fn set_lease(&mut self, lease: Lease) -> VecDeque<J> {
         let rests = lease.rest_until.is_some() && self.lease.rest_until.is_none();
+        let ends = rests || (lease.slots == 0 && self.lease.slots > 0);
         self.lease = lease;
         self.paused = false;
-        if !rests {
+        self.permits.messages.set_leased(lease.permits.messages);
+        self.permits.connections.set_leased(lease.permits.connections);
+        if !ends {
             return VecDeque::new();
         }
         self.grants.revoke();
@@ -109,14 +130,21 @@ impl<J> Lane<J> {
 
     /// Whether one more connection should be opened now; counts it if so.
     pub fn open_connection(&mut self) -> bool {
-        let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let opens = self.needs_connection() && self.permits.connections.left() > 0;
+        if opens {
+            self.permits.connections.spend();
+            self.connections += 1;
+        }
+        opens
+    }
+
+    /// Whether a job waits for a connection that may be opened, but for the rate of connections.
+    fn needs_connection(&self) -> bool {
         // Each connection that is being opened will take a job, as one that waits for work does: one job must not open
         // all the slots there are.
         let coming = self.connections.saturating_sub(self.ready) + self.idle;
         let may = !self.paused && self.lease.rest_until.is_none();
-        let opens = may && self.connections < self.lease.slots && waiting > coming;
-        self.connections += u32::from(opens);
-        opens
+        may && self.connections < self.lease.slots && self.startable() > coming
     }
 
     /// Opens no connection until the next lease comes. Only where one is sure to come.
@@ -161,8 +189,10 @@ impl<J> Lane<J> {
             return;
         }
         let here = self.busy + u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        // No more than the rate lets begin soon, so that it is the shards who choose what begins then.
+        let rate = self.busy.saturating_add(self.permits.messages.left().max(1));
         let want = self.lease.slots.saturating_mul(JOBS_PER_CONNECTION).min(self.spec.limits.window);
-        self.grants.replenish(want.max(1), here);
+        self.grants.replenish(want.min(rate).max(1), here);
     }
 
     /// The credits of the shards.
@@ -170,12 +200,38 @@ impl<J> Lane<J> {
         &mut self.grants
     }
 
-    /// What home should be told: whether the lane has work, the slots it uses, and the number of the lease it knows.
-    /// `None` if that is no news.
-    pub fn poll_news(&mut self) -> Option<(bool, u32, u32)> {
-        let wants = !self.jobs.is_empty() || self.busy > 0 || !self.grants.is_idle();
-        let news = (wants, self.connections, self.lease.number);
-        (self.told.replace(news) != Some(news)).then_some(news)
+    /// What home should be told; `None` if that is no news.
+    pub fn poll_news(&mut self) -> Option<LaneNews> {
+        if self.jobs.is_empty() && (self.lease.slots == 0 || !self.grants.expects()) {
+            self.permits.messages.give_back();
+        }
+        if self.jobs.is_empty() {
+            self.permits.connections.give_back();
+        }
+        let news = LaneNews {
+            wants: !self.jobs.is_empty() || self.busy > 0 || !self.grants.is_idle(),
+            held: self.connections,
+            ready: self.ready,
+            known: self.lease.number,
+            permits: PerRate {
+                messages: self.permits.messages.spent(!self.jobs.is_empty() && self.lease.slots > 0),
+                connections: self.permits.connections.spent(self.needs_connection()),
+            },
+        };
+        if self.told.is_some_and(|told| news == told || self.is_small(told, news)) {
+            return None;
+        }
+        self.told = Some(news);
+        Some(news)
+    }
+
+    /// Whether only some of its permits were used, and a worker need not be woken for that.
+    fn is_small(&self, told: LaneNews, news: LaneNews) -> bool {
+        let mut same = news;
+        same.permits.messages.used = told.permits.messages.used;
+        same.permits.connections.used = told.permits.connections.used;
+        let left = self.permits.messages.left() > 0 && self.permits.connections.left() > 0;
+        !self.at_home && same == told && left
     }
 
     /// The news that was polled last could not be said: it comes again.
@@ -213,11 +269,13 @@ mod tests {
             recipients_per_transaction: 10,
             window: 100,
             idle: Duration::from_secs(60),
+            connection_rate: None,
+            message_rate: None,
         };
         let spec =
             PathSpec { id: PathId(1), version: 1, name: String::new(), kind: PathKind::Discard, limits };
         let mut lane = Lane::new(Arc::new(spec), true);
-        lane.set_lease(Lease { slots, rest_until: None, number: 1 });
+        lane.set_lease(Lease { slots, number: 1, ..Lease::default() });
         lane
     }
 

@@ -1,8 +1,8 @@
 //! Sending: paths at their home workers, lanes, connections, attempts.
 //!
-//! * [`home`] decides how many connections a path may have and who has them. PURE.
+//! * [`home`] decides how many connections a path may have and who has them, by [`rate`] how often. PURE.
 //! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
-//! * [`pool`] holds a worker's paths and connects them to shards and other workers.
+//! * [`pool`] holds a worker's paths and connects them to shards and other workers; `upkeep` does what is due for one.
 //! * [`peer`] is what workers say to each other. PURE.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
@@ -23,3 +23,6 @@ mod model;
 pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
+pub mod rate;
+#[cfg(feature = "runtime")]
+mod upkeep;

@@ -1,6 +1,6 @@
 //! A path as one worker knows it: its lane, its home if this is the home worker, and the connections that wait for work.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct PathState<S: Storage> {
     idle: RefCell<Vec<Event>>,
     /// Workers that home has brought in of late.
     pub(super) invited: RefCell<Vec<WorkerIndex>>,
+    /// When the worker looks after its home.
+    pub(super) timer: Cell<Option<Moment>>,
 }
 
 impl<S: Storage> PathState<S> {
@@ -32,6 +34,7 @@ impl<S: Storage> PathState<S> {
             home: home.map(RefCell::new),
             idle: RefCell::default(),
             invited: RefCell::default(),
+            timer: Cell::default(),
         }
     }
 
@@ -42,9 +45,7 @@ impl<S: Storage> PathState<S> {
 
     /// A job that no connection will get.
     pub(super) fn take_parked(&self) -> Option<ActiveJob<S>> {
-        let job = self.take()?;
-        self.lane.borrow_mut().finished();
-        Some(job)
+        self.lane.borrow_mut().take_parked()
     }
 
     /// Reports all parked jobs delivered, unsent.
@@ -52,11 +53,6 @@ impl<S: Storage> PathState<S> {
         while let Some(job) = self.take_parked() {
             job.discard();
         }
-    }
-
-    /// When the rest of the path ends, if it rests and this is its home.
-    pub(super) fn rest_end(&self) -> Option<Moment> {
-        self.home.as_ref().and_then(|home| home.borrow().next_wake())
     }
 
     /// Waits for a job, at most for `limit`; says whether something happened.
@@ -70,10 +66,10 @@ impl<S: Storage> PathState<S> {
         woken
     }
 
-    /// Wakes as many waiting connections as there are jobs for.
+    /// Wakes as many waiting connections as there are jobs for that may begin.
     pub(super) fn wake_idle(&self) {
-        let parked = self.lane.borrow().parked();
-        for _ in 0..parked {
+        let startable = self.lane.borrow().startable();
+        for _ in 0..startable {
             let Some(event) = self.idle.borrow_mut().pop() else { return };
             event.notify();
         }

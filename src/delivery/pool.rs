@@ -1,11 +1,11 @@
 //! A worker's paths: the ones it is home of, its lanes, their connections; what shards and other workers say to them.
 //!
 //! One task takes in messages; each connection is a task of its own. All of them change the state here, never across an
-//! await, and call [`Pool::upkeep`] for the path they changed: it grants credits, opens connections and tells home, so
-//! no path waits for a round of the main task.
+//! await, and call [`Pool::upkeep`] for the path they changed, so that no path waits for a round of the main task.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use crate::hash::HashState;
 
-use super::connection::{self, ConnectionOptions};
-use super::home::{Home, Lease, RestOptions};
+use super::connection::ConnectionOptions;
+use super::home::{Home, LaneNews, Lease, RestOptions};
 use super::job::{ActiveJob, Payload};
 use super::path::PathState;
 use super::peer::Peer;
+use super::upkeep::COOLING;
 use crate::clock::Moment;
-use crate::exchange::{self, Demand, End, Grant, Job, Report, ToShard, ToWorker};
+use crate::exchange::{self, Demand, End, Job, Report, ToShard, ToWorker};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
 use crate::metrics::WorkerMetrics;
 use crate::net::doorbell::{Inbox, Receiver, Sender};
@@ -31,8 +32,6 @@ use crate::spool::storage::Storage;
 /// A path's rest after its first failure, and the longest.
 const REST: RestOptions =
     RestOptions { first: Duration::from_secs(1), longest: Duration::from_secs(10 * 60) };
-/// Period after which shards that sent nothing get no credits in advance.
-const COOLING: Duration = Duration::from_secs(2);
 /// Messages taken in per round before connections get their turn.
 const ROUND: usize = 256;
 
@@ -66,12 +65,16 @@ pub struct Wiring<S: Storage> {
 
 /// A worker's state, shared by its tasks.
 pub struct Pool<S: Storage> {
-    wiring: Wiring<S>,
-    paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
+    pub(super) wiring: Wiring<S>,
+    pub(super) paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
     /// Paths to be looked after: a message did not fit into a channel, or a connection ended.
-    unsaid: RefCell<HashSet<PathId, HashState>>,
-    stopping: Cell<bool>,
-    connections: Cell<u32>,
+    pub(super) unsaid: RefCell<HashSet<PathId, HashState>>,
+    /// Paths of which something was heard in the running period.
+    pub(super) warm: RefCell<HashSet<PathId, HashState>>,
+    /// When which path has something to do at home; those that were overtaken by an earlier one stay until they are due.
+    pub(super) timers: RefCell<BinaryHeap<Reverse<(Moment, PathId)>>>,
+    pub(super) stopping: Cell<bool>,
+    pub(super) connections: Cell<u32>,
     /// Of these, how many wait for a host to answer the connect: nothing is lost with them.
     connecting: Cell<u32>,
     handles: RefCell<HashMap<u64, Held, HashState>>,
@@ -85,6 +88,8 @@ impl<S: Storage> Pool<S> {
             wiring,
             paths: RefCell::default(),
             unsaid: RefCell::default(),
+            warm: RefCell::default(),
+            timers: RefCell::default(),
             stopping: Cell::new(false),
             connections: Cell::new(0),
             connecting: Cell::new(0),
@@ -145,7 +150,7 @@ impl<S: Storage> Pool<S> {
                 cooled = now;
                 self.cool();
             }
-            self.end_rests(now);
+            self.do_due(now);
             for path in self.unsaid.take() {
                 self.upkeep(path);
             }
@@ -213,6 +218,7 @@ impl<S: Storage> Pool<S> {
         touched.sort_unstable();
         touched.dedup();
         for path in touched {
+            self.warm.borrow_mut().insert(path);
             self.upkeep(path);
         }
         worked
@@ -244,10 +250,10 @@ impl<S: Storage> Pool<S> {
 
     fn hear_peer(self: &Rc<Self>, message: Peer) -> PathId {
         match message {
-            Peer::News { path: spec, from, wants, held, known } => {
+            Peer::News { path: spec, from, news } => {
                 let path = self.path(&spec);
                 if let Some(home) = &path.home {
-                    home.borrow_mut().lane_news(from, wants, held, known);
+                    home.borrow_mut().lane_news(from, news, net::now().mono);
                 }
                 spec.id
             }
@@ -257,23 +263,18 @@ impl<S: Storage> Pool<S> {
                 spec.id
             }
             Peer::Succeeded(id) => {
-                self.with_home(id, |home| home.succeeded());
+                self.with_home(id, |home| home.succeeded(net::now().mono));
                 id
             }
-            Peer::Failed { path: id, alone } => {
+            Peer::Failed { path: id, from, ready } => {
                 let now = net::now().mono;
-                self.with_home(
-                    id,
-                    |home| {
-                        if alone { home.failed(now, noise(now, id)) } else { home.shrink() }
-                    },
-                );
+                self.with_home(id, |home| home.failed(from, ready, now, noise(now, id)));
                 id
             }
         }
     }
 
-    fn take_lease(&self, path: &PathState<S>, lease: Lease, shards: &[ShardIndex]) {
+    pub(super) fn take_lease(&self, path: &PathState<S>, lease: Lease, shards: &[ShardIndex]) {
         let parked = path.lane.borrow_mut().set_lease(lease);
         drop(parked);
         if lease.slots > 0 {
@@ -293,10 +294,10 @@ impl<S: Storage> Pool<S> {
     /// No host could be reached, or sent us away before MAIL. `reply` is what expiry quotes.
     pub fn path_failed(self: &Rc<Self>, path: &PathState<S>, reply: &Reply) {
         self.say_path_error(path, reply);
-        let (id, alone) = (path.lane.borrow().spec().id, path.lane.borrow().ready() == 0);
-        let told = self.tell_home(id, Peer::Failed { path: id, alone });
-        if alone && told && path.home.is_none() {
-            // Home will say rest. Until it is heard the lane would try again as fast as it is refused.
+        let (id, ready) = (path.lane.borrow().spec().id, path.lane.borrow().ready());
+        let told = self.tell_home(id, Peer::Failed { path: id, from: self.wiring.index, ready });
+        if told && path.home.is_none() {
+            // Until home's answer is heard the lane would try again as fast as it is refused.
             path.lane.borrow_mut().pause();
         }
         self.upkeep(id);
@@ -324,138 +325,6 @@ impl<S: Storage> Pool<S> {
         true
     }
 
-    /// Does for a path what has become due: leases, news, credits, connections.
-    pub fn upkeep(self: &Rc<Self>, id: PathId) {
-        let Some(path) = self.paths.borrow().get(&id).cloned() else { return };
-        self.settle_with_home(id, &path);
-        {
-            let mut lane = path.lane.borrow_mut();
-            if !self.stopping.get() {
-                lane.replenish();
-            }
-            let has_room = |shard: ShardIndex| exchange::has_control_room(self.to_shard(shard).room());
-            while let Some((shard, epoch, granted)) = lane.grants().poll_grant(has_room) {
-                let grant = Grant { worker: self.wiring.index, path: id, epoch, granted };
-                // There was room: it fails only if the shard has ended, who needs no credits.
-                let _ = self.to_shard(shard).send(ToShard::Grant(grant));
-            }
-            if lane.grants().has_unsaid() {
-                self.unsaid.borrow_mut().insert(id);
-            }
-        }
-        self.open_connections(&path);
-    }
-
-    /// Lane → home → lanes, as far as there is news.
-    fn settle_with_home(self: &Rc<Self>, id: PathId, path: &Rc<PathState<S>>) {
-        let Some(home) = &path.home else {
-            let news = path.lane.borrow_mut().poll_news();
-            if let Some((wants, held, known)) = news {
-                let to = exchange::home(id, self.wiring.workers);
-                let spec = path.lane.borrow().spec().clone();
-                let message = Peer::News { path: spec, from: self.wiring.index, wants, held, known };
-                if self.wiring.to_peers[usize::from(to.0)].send(message).is_err() {
-                    path.lane.borrow_mut().forget_told();
-                    self.unsaid.borrow_mut().insert(id);
-                }
-            }
-            return;
-        };
-        loop {
-            let news = path.lane.borrow_mut().poll_news();
-            if let Some((wants, held, known)) = news {
-                home.borrow_mut().lane_news(self.wiring.index, wants, held, known);
-            }
-            self.invite_lanes(path, &mut home.borrow_mut());
-            self.tell_leases(id, path, home);
-            self.share_shards(path, &home.borrow());
-            // A lease of this worker's own lane, or shards left to it, are news for home in turn.
-            if news.is_none() {
-                return;
-            }
-        }
-    }
-
-    fn tell_leases(&self, id: PathId, path: &PathState<S>, home: &RefCell<Home>) {
-        while let Some((worker, lease)) = { home.borrow_mut().poll_lease() } {
-            if worker == self.wiring.index {
-                self.take_lease(path, lease, &[]);
-                continue;
-            }
-            let shards = self.shards_for(worker, path);
-            let spec = path.lane.borrow().spec().clone();
-            let message = Peer::Lease { path: spec, lease, shards };
-            if self.wiring.to_peers[usize::from(worker.0)].send(message).is_err() {
-                home.borrow_mut().untold(worker);
-                self.unsaid.borrow_mut().insert(id);
-                return;
-            }
-        }
-    }
-
-    /// Brings in another worker when there is more demand than this lane can have in flight; each once in a period, since
-    /// one that has nothing to do says so at once.
-    fn invite_lanes(&self, path: &PathState<S>, home: &mut Home) {
-        let mut lane = path.lane.borrow_mut();
-        if self.wiring.workers < 2
-            || lane.spec().limits.connections < 2
-            || !matches!(lane.spec().kind, PathKind::Smtp { .. })
-            || lane.grants().ready() <= u64::from(lane.connections())
-        {
-            return;
-        }
-        let mut invited = path.invited.borrow_mut();
-        for worker in (0..self.wiring.workers).map(WorkerIndex) {
-            let wanted = match self.wiring.near {
-                // One executor for both: the worker next to a shard that has work.
-                Some(_) => lane.grants().has_ready(ShardIndex(worker.0)),
-                None => true,
-            };
-            if worker != self.wiring.index && wanted && !invited.contains(&worker) {
-                invited.push(worker);
-                home.invite(worker);
-            }
-        }
-    }
-
-    /// Shards that the lane at `worker` is for.
-    fn shards_for(&self, worker: WorkerIndex, path: &PathState<S>) -> Vec<ShardIndex> {
-        match self.wiring.near {
-            Some(_) => vec![ShardIndex(worker.0)],
-            None => path.lane.borrow_mut().grants().demanding().collect(),
-        }
-    }
-
-    /// Leaves to other lanes the shards that share their executors.
-    fn share_shards(&self, path: &PathState<S>, home: &Home) {
-        if self.wiring.near.is_none() {
-            return;
-        }
-        let served_elsewhere: Vec<_> = home.lanes_with_slots().filter(|w| *w != self.wiring.index).collect();
-        path.lane
-            .borrow_mut()
-            .grants()
-            .set_served(|shard| !served_elsewhere.iter().any(|worker| worker.0 == shard.0));
-    }
-
-    fn open_connections(self: &Rc<Self>, path: &Rc<PathState<S>>) {
-        if self.stopping.get() {
-            return;
-        }
-        path.wake_idle();
-        while path.lane.borrow_mut().open_connection() {
-            self.connections.set(self.connections.get() + 1);
-            let ended = EndOfConnection { worker: self.clone(), path: path.clone() };
-            net::spawn(async move {
-                let (worker, path) = (ended.worker.clone(), ended.path.clone());
-                connection::run(&worker, &path).await;
-                drop(ended);
-                let id = path.lane.borrow().spec().id;
-                worker.upkeep(id);
-            });
-        }
-    }
-
     /// The state of a path, made when it is new.
     fn path(&self, spec: &Arc<PathSpec>) -> Rc<PathState<S>> {
         if let Some(path) = self.paths.borrow().get(&spec.id) {
@@ -463,17 +332,17 @@ impl<S: Storage> Pool<S> {
             return path.clone();
         }
         let at_home = exchange::home(spec.id, self.wiring.workers) == self.wiring.index;
-        let home = at_home.then(|| Home::new(u32::from(spec.limits.connections), REST));
+        let home = at_home.then(|| Home::new(&spec.limits, REST));
         let path = Rc::new(PathState::new(spec.clone(), home));
         if let Some(home) = &path.home {
             // First in the list of lanes.
-            home.borrow_mut().lane_news(self.wiring.index, false, 0, 0);
+            home.borrow_mut().lane_news(self.wiring.index, LaneNews::default(), net::now().mono);
         }
         self.paths.borrow_mut().insert(spec.id, path.clone());
         path
     }
 
-    fn with_home(&self, id: PathId, act: impl FnOnce(&mut Home)) {
+    pub(super) fn with_home(&self, id: PathId, act: impl FnOnce(&mut Home)) {
         if let Some(path) = self.paths.borrow().get(&id)
             && let Some(home) = &path.home
         {
@@ -481,46 +350,7 @@ impl<S: Storage> Pool<S> {
         }
     }
 
-    fn end_rests(self: &Rc<Self>, now: Moment) {
-        let due: Vec<_> = self
-            .paths
-            .borrow()
-            .iter()
-            .filter(|(_, path)| path.rest_end().is_some_and(|until| until <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            self.with_home(id, |home| home.tick(now));
-            self.upkeep(id);
-        }
-    }
-
-    fn next_wake(&self, now: Moment, cooled: Moment) -> Option<Duration> {
-        let rest = self.paths.borrow().values().filter_map(|path| path.rest_end()).min();
-        let retry = (!self.unsaid.borrow().is_empty()).then(|| now + Duration::from_millis(10));
-        let cooling = (!self.paths.borrow().is_empty()).then(|| cooled + COOLING);
-        let stop = self.stopping.get().then(|| now + Duration::from_millis(5));
-        [rest, retry, cooling, stop].into_iter().flatten().min().map(|at| at.since(now))
-    }
-
-    /// Ends a period of activity.
-    fn cool(self: &Rc<Self>) {
-        let paths: Vec<_> = self.paths.borrow().iter().map(|(id, path)| (*id, path.clone())).collect();
-        for (id, path) in paths {
-            path.invited.borrow_mut().clear();
-            let changed = {
-                let mut lane = path.lane.borrow_mut();
-                let before = lane.grants().is_idle();
-                lane.grants().cool();
-                before != lane.grants().is_idle()
-            };
-            if changed {
-                self.upkeep(id);
-            }
-        }
-    }
-
-    fn to_shard(&self, shard: ShardIndex) -> &Sender<ToShard> {
+    pub(super) fn to_shard(&self, shard: ShardIndex) -> &Sender<ToShard> {
         &self.wiring.to_shards[usize::from(shard.0)]
     }
 
@@ -568,23 +398,6 @@ impl<S: Storage> Pool<S> {
 struct Held {
     handle: stream::Handle,
     open: Rc<Cell<bool>>,
-}
-
-/// Counts a connection off when its task ends, however it ends. What follows from that the worker's task does: nothing is
-/// begun by a destructor.
-struct EndOfConnection<S: Storage> {
-    worker: Rc<Pool<S>>,
-    path: Rc<PathState<S>>,
-}
-
-impl<S: Storage> Drop for EndOfConnection<S> {
-    fn drop(&mut self) {
-        self.worker.connections.set(self.worker.connections.get() - 1);
-        self.path.lane.borrow_mut().close_connection();
-        let id = self.path.lane.borrow().spec().id;
-        self.worker.unsaid.borrow_mut().insert(id);
-        self.worker.wiring.inbox.event().notify();
-    }
 }
 
 /// A number from 0 to 1 that differs by path and moment; for spreading, nothing else.

@@ -172,6 +172,11 @@ impl Grants {
         self.accounts.iter().any(|account| account.shard == shard && account.ready > 0)
     }
 
+    /// Whether a shard that is served here has said that it has legs.
+    pub fn expects(&self) -> bool {
+        self.accounts.iter().any(|account| account.served && account.ready > 0)
+    }
+
     /// Whether no shard that is served here has jobs, or has sent any since the last [`Self::cool`].
     pub fn is_idle(&self) -> bool {
         !self.accounts.iter().any(|account| account.served && (account.ready > 0 || account.active))
