@@ -4,9 +4,10 @@
 //! with addresses and limits, shared by every domain whose mail goes to the same hosts. The map from one to the other is
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
+mod domain_map;
 mod rate;
+pub mod site;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
+pub use domain_map::{DomainMap, PatternError};
 pub use rate::{ParseRateError, Rate};
 
 /// Port of a `smtp://` target that names none.
@@ -112,71 +114,41 @@ pub fn is_domain(text: &str) -> bool {
         && !text.contains(char::is_control)
 }
 
-/// Domain patterns and their targets. The most specific pattern wins, so their order means nothing: the exact domain,
-/// then the longest `*.suffix` (which does not match the suffix itself), then `*`.
+/// Domain patterns and their targets; `*` is every domain that no other pattern matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteTable {
-    exact: BTreeMap<Box<str>, Target>,
-    /// Keyed without the leading `*.`.
-    suffixes: BTreeMap<Box<str>, Target>,
+    patterns: DomainMap<Target>,
     default: Target,
 }
 
 impl Default for RouteTable {
     /// Everything is held: a relay that nobody configured sends no mail.
     fn default() -> Self {
-        Self { exact: BTreeMap::new(), suffixes: BTreeMap::new(), default: Target::Hold }
+        Self { patterns: DomainMap::default(), default: Target::Hold }
     }
 }
-
-/// A text that is no domain pattern.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a domain pattern: allowed are a domain, `*.domain` for all below it, and `*` for the rest"
-)]
-pub struct PatternError(pub String);
 
 impl RouteTable {
     /// Routes `pattern` to `target`, in place of what it had before.
     ///
     /// # Errors
-    /// When `pattern` is neither a domain, nor `*.domain`, nor `*`, nor an address literal such as `[192.0.2.1]`.
+    /// When `pattern` is neither `*` nor a pattern of [`DomainMap::insert`].
     pub fn insert(&mut self, pattern: &str, target: Target) -> Result<(), PatternError> {
-        let pattern = pattern.to_lowercase();
         if pattern == "*" {
             self.default = target;
-        } else if let Some(suffix) = pattern.strip_prefix("*.").filter(|suffix| is_domain(suffix)) {
-            self.suffixes.insert(suffix.into(), target);
-        } else if is_domain(&pattern) || literal_address(&pattern).is_some() {
-            self.exact.insert(pattern.into_boxed_str(), target);
-        } else {
-            return Err(PatternError(pattern));
+            return Ok(());
         }
-        Ok(())
+        self.patterns.insert(pattern, target)
     }
 
     /// The target of `domain`, which must be in lower case.
     pub fn target(&self, domain: &str) -> &Target {
-        if let Some(target) = self.exact.get(domain) {
-            return target;
-        }
-        if !self.suffixes.is_empty() {
-            let mut rest = domain;
-            while let Some((_, suffix)) = rest.split_once('.') {
-                if let Some(target) = self.suffixes.get(suffix) {
-                    return target;
-                }
-                rest = suffix;
-            }
-        }
-        &self.default
+        self.patterns.get(domain).unwrap_or(&self.default)
     }
 
     /// Patterns and targets as the configuration writes them; `*` comes last.
     pub fn entries(&self) -> impl Iterator<Item = (String, &Target)> {
-        let exact = self.exact.iter().map(|(domain, target)| (domain.to_string(), target));
-        let suffixes = self.suffixes.iter().map(|(suffix, target)| (format!("*.{suffix}"), target));
-        exact.chain(suffixes).chain(std::iter::once(("*".to_owned(), &self.default)))
+        self.patterns.entries().chain(std::iter::once(("*".to_owned(), &self.default)))
     }
 }
 
@@ -196,7 +168,7 @@ pub struct PathHost {
     pub name: Box<str>,
     /// TCP port.
     pub port: u16,
-    /// Where it can be reached, at least one, in the order to try.
+    /// Where it can be reached; at least one.
     pub addresses: Vec<IpAddr>,
     /// MX preference, lower first; 0 for a configured host.
     pub preference: u16,
@@ -205,9 +177,9 @@ pub struct PathHost {
 /// What a worker does with the jobs of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathKind {
-    /// Sends them to the first host that takes them.
+    /// Sends them to the first host that takes them; each connection tries equals in an order of its own.
     Smtp {
-        /// At least one, in the order to try: by preference, shuffled among equals (RFC 5321 §5.1).
+        /// At least one, by preference.
         hosts: Vec<PathHost>,
     },
     /// Reports them delivered.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use ringpost::control::path_map::{
     ADDRESSES_MAX, AddressRule, Decision, Exchanges, HOSTS_MAX, Missing, PathMap, Resolved, exchanges,
 };
-use ringpost::routing::{PathKind, PathLimits, is_host_name};
+use ringpost::routing::site::Sites;
+use ringpost::routing::{PathKind, PathLimits, Target, is_host_name};
 
 /// Takes bytes off the input; zero when there are none.
 struct Tape<'a>(&'a [u8]);
@@ -48,7 +49,7 @@ impl<'a> Tape<'a> {
 }
 
 fn decide(paths: &mut PathMap, hosts: &[Resolved], rule: AddressRule) -> Option<(u32, u32)> {
-    let spec = match paths.decide(hosts.to_vec(), rule) {
+    let spec = match paths.decide("example.test", &Target::Mx, hosts.to_vec(), rule) {
         Decision::Path { spec, .. } => spec,
         Decision::Refused(reply) => {
             assert_eq!(reply.enhanced.0, 5, "{reply:?}");
@@ -83,7 +84,7 @@ pub fn check(bytes: &[u8]) {
         connection_rate: None,
         message_rate: None,
     };
-    let mut paths = PathMap::new(limits, 7);
+    let mut paths = PathMap::new(Sites::new(limits, &[]));
     for _ in 0..4 {
         let records = (0..tape.byte() % 40).map(|_| (u16::from(tape.byte()), tape.name())).collect();
         let Exchanges::Hosts(hosts) = exchanges("example.test", records) else { continue };

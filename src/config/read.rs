@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::listener::Listener;
 use super::options::{Config, MIB};
 use super::schema::{
-    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, Setting,
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, SITE,
+    SITE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
@@ -147,11 +148,19 @@ impl Reader<'_> {
             return self.problem(name.span().start, section.to_owned(), what);
         }
         if section == LISTENER {
-            config.listeners = self.tables(LISTENER_SETTINGS, LISTENER, table, ["address", "kind"]);
+            config.listeners = self.tables(LISTENER_SETTINGS, LISTENER, table, &["address", "kind"]);
             return;
         }
         if section == CERTIFICATE {
-            config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, ["chain", "key"]);
+            config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, &["chain", "key"]);
+            return;
+        }
+        if section == SITE {
+            config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
+            return;
+        }
+        if section == TENANT {
+            config.tenants = self.tables(TENANT_SETTINGS, TENANT, table, &["name", "weight"]);
             return;
         }
         let Some(entries) = table.get_ref().as_table() else {
@@ -170,13 +179,13 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the tables of a section that may stand several times; each has both of the `needed` keys.
+    /// Reads the tables of a section that may stand several times; each has the `needed` keys.
     fn tables<T: Default>(
         &mut self,
         settings: &[Setting<T>],
         section: &str,
         tables: &Spanned<DeValue<'_>>,
-        needed: [&str; 2],
+        needed: &[&str],
     ) -> Vec<T> {
         let array = tables.get_ref().as_array();
         let items = array.into_iter().flatten();
@@ -198,7 +207,7 @@ impl Reader<'_> {
             }
             for key in needed {
                 if !entries.keys().any(|given| given.get_ref() == key) {
-                    let what = format!("a {section} needs its {} and its {}", needed[0], needed[1]);
+                    let what = format!("a {section} needs its {}", needed.join(" and its "));
                     self.problem(place.start, format!("{section}.{key}"), what);
                 }
             }
@@ -300,6 +309,34 @@ impl Reader<'_> {
             ),
         );
         self.listener_rules(config);
+        self.site_rules(config);
+        for (index, tenant) in config.tenants.iter().enumerate() {
+            let name = &tenant.name;
+            self.rule_at(
+                index,
+                !config.tenants[..index].iter().any(|other| other.name == *name),
+                "tenant.name",
+                format!("there are two tenants `{name}`; allowed is one table for each"),
+            );
+        }
+    }
+
+    fn site_rules(&mut self, config: &Config) {
+        for (index, site) in config.sites.iter().enumerate() {
+            let name = &site.name;
+            self.rule_at(
+                index,
+                !config.sites[..index].iter().any(|other| other.name == *name),
+                "site.name",
+                format!("there are two sites `{name}`; allowed is a name of its own for each"),
+            );
+            self.rule_at(
+                index,
+                site.has_destinations() || !site.sources.is_empty(),
+                "site.name",
+                format!("`{name}` matches nothing; a site needs mx, hosts, domains or sources"),
+            );
+        }
     }
 
     fn listener_rules(&mut self, config: &Config) {
@@ -317,6 +354,15 @@ impl Reader<'_> {
                 ["smtp.listen", "listener.address"],
                 format!("{address} is listened on twice; allowed is once for each address"),
             );
+        }
+    }
+
+    /// A rule about the table number `nth` of those with the key, which all of them have.
+    fn rule_at(&mut self, nth: usize, holds: bool, key: &str, what: String) {
+        if !holds {
+            let place = self.places.iter().filter(|(given, _)| given == key).nth(nth);
+            let start = place.map_or(0, |(_, span)| span.start);
+            self.problem(start, key.to_owned(), what);
         }
     }
 
@@ -464,6 +510,48 @@ mod tests {
             "[smtp]\nlisten = ['127.0.0.1:26']\n[[listener]]\naddress = '127.0.0.1:26'\nkind = 'mx'\n",
             &[(4, 11, "listener.address", "127.0.0.1:26 is listened on twice")],
         );
+    }
+
+    #[test]
+    fn a_site_that_is_wrong_is_told_where_and_what_it_needs() {
+        check("[[site]]\nmx = ['*.a.test']\n", &[(1, 1, "site.name", "needs its name")]);
+        check(
+            "[[site]]\nname = 'a'\nmx = ['a b']\nhosts = ['discard://x']\nwindow = 0\nmxs = []\n",
+            &[
+                (3, 6, "site.mx", "\"a b\"|*.example.com"),
+                (4, 9, "site.hosts", "\"discard://x\"|smtp://"),
+                (5, 10, "site.window", "found 0|from 1 to 65536"),
+                (6, 1, "site.mxs", "did you mean `mx`?|connections_max"),
+            ],
+        );
+        check(
+            "[[site]]\nname = 'a'\n[[site]]\nname = 'a'\ndomains = ['a.test']\n",
+            &[(2, 8, "site.name", "matches nothing"), (4, 8, "site.name", "two sites `a`")],
+        );
+        let config =
+            Config::parse("[[site]]\nname = 'a'\nhosts = ['[::1]:26', 'smtp://b.test']\n").expect("valid");
+        assert_eq!(config.sites[0].hosts[0].to_string(), "smtp://[::1]:26");
+        assert_eq!(config.sites[0].hosts[1].to_string(), "smtp://b.test:25");
+    }
+
+    #[test]
+    fn rates_and_weights_that_are_wrong_say_what_is_allowed() {
+        check(
+            "[delivery]\nmessage_rate = '5/week'\n[[site]]\nname = 'a'\nmx = ['a.test']\nconnection_rate = 5\n",
+            &[
+                (2, 16, "delivery.message_rate", "\"5/week\"|100/min"),
+                (6, 19, "site.connection_rate", "found 5|100/min"),
+            ],
+        );
+        check(
+            "[[tenant]]\nname = 'a'\nweight = 0\n",
+            &[(3, 10, "tenant.weight", "found 0|from 1 to 100")],
+        );
+        check(
+            "[[tenant]]\nname = 'a'\nweight = 1\n[[tenant]]\nname = 'a'\nweight = 2\n",
+            &[(5, 8, "tenant.name", "two tenants `a`")],
+        );
+        check("[[tenant]]\nname = 'a'\n", &[(1, 1, "tenant.weight", "needs its name and its weight")]);
     }
 
     #[test]

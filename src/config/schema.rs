@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 
 use super::listener::Listener;
-use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
+use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX, Tenant};
 use super::value::{
-    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, Parsed,
+    PathOrEmpty, Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
-use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
+use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, WEIGHT_MAX};
+use crate::routing::site::Site;
+use crate::routing::{Rate, Target};
 use crate::users::Fingerprint;
 
 /// One key of the file, in a table that is read into a `T`.
@@ -43,8 +45,12 @@ pub(super) struct Section {
 pub(super) const ROUTES: &str = "routes";
 /// Those that may stand several times: `[[listener]]`…
 pub(super) const LISTENER: &str = "listener";
-/// …and `[[certificate]]`.
+/// …and `[[certificate]]`…
 pub(super) const CERTIFICATE: &str = "certificate";
+/// …and `[[site]]`…
+pub(super) const SITE: &str = "site";
+/// …and `[[tenant]]`.
+pub(super) const TENANT: &str = "tenant";
 
 /// The sections in the order of the default file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -70,6 +76,16 @@ pub(super) const SECTIONS: &[Section] = &[
                 #   \"hold\"              kept in the spool until the route changes",
     },
     Section { name: "delivery", about: "Sending mail." },
+    Section {
+        name: SITE,
+        about: "Rules for where mail is sent to: a provider, a smart host, recipient domains. All that a site matches shares its\n\
+                # limits. What it leaves out holds as under [delivery], or as an earlier site says that matches too; sites that\n\
+                # name sources come last. May stand any number of times.",
+    },
+    Section {
+        name: TENANT,
+        about: "Whose mail it is, where several want the same path: they take turns by their weights. May stand any number of times.",
+    },
     Section { name: "resolver", about: "DNS." },
     Section {
         name: "admin",
@@ -105,6 +121,13 @@ const FINGERPRINTS: &str = "SHA-256 fingerprints, 64 hexadecimal digits each";
 const DOMAINS: &str = "domains such as \"example.com\", or \"*.example.com\" for all below it";
 /// A duration of up to 90 days.
 const LIFETIME: Time = Time(1000..=90 * 86_400_000);
+
+// Of a path, whether all of them or those of a site.
+const CONNECTIONS: Count<u16> = Count(1..=10_000);
+const MESSAGES_PER_CONNECTION: Count<u32> = Count(1..=1_000_000);
+const RECIPIENTS: Count<u16> = Count(1..=LEG_RECIPIENTS_MAX as u16);
+const WINDOW: Count<u32> = Count(1..=65_536);
+const RATE: Parsed<Rate> = text("a rate such as \"100/min\", per s, min, h or d");
 
 /// Every setting but the routes and those of a listener.
 pub(super) const SETTINGS: &[Setting<Config>] = settings! {
@@ -164,17 +187,24 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
          # who controls a domain can make the relay connect to hosts behind your firewall.";
     "delivery" "starttls": delivery.starttls = Switch,
         "Whether to encrypt where the remote offers it, whatever its certificate says.";
-    "delivery" "connections_max": delivery.connections_max = Count(1..=10_000u16),
+    "delivery" "connections_max": delivery.connections_max = CONNECTIONS,
         "Connections open at once to one path (all domains with the same MX hosts share a path).";
-    "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = Count(1..=1_000_000u32),
+    "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = MESSAGES_PER_CONNECTION,
         "Messages after which a connection is closed.";
     "delivery" "recipients_per_transaction_max":
-        delivery.recipients_per_transaction_max = Count(1..=LEG_RECIPIENTS_MAX as u16),
+        delivery.recipients_per_transaction_max = RECIPIENTS,
         "Recipients of one transaction.";
     "delivery" "idle_timeout": delivery.idle_timeout = TIMEOUT,
         "How long a connection without work is kept open.";
-    "delivery" "window": delivery.window = Count(1..=65_536u32),
+    "delivery" "window": delivery.window = WINDOW,
         "Messages of one path that may be at the workers at once.";
+    "delivery" "connection_rate": delivery.connection_rate = Own(RATE),
+        "Connections opened to one path: in no period of that length there are more.";
+    "delivery" "message_rate": delivery.message_rate = Own(RATE),
+        "Likewise messages sent over it, a transaction each.";
+    "delivery" "providers": delivery.providers = Switch,
+        "Whether the limits that large mailbox providers are known to want hold for them: `ringpost config --providers`\n\
+         # shows these sites. Those of this file are laid over them.";
     "delivery" "connect_timeout": delivery.timeouts.connect = TIMEOUT,
         "Waits for the remote; the defaults follow RFC 5321, section 4.5.3.2.";
     "delivery" "greeting_timeout": delivery.timeouts.greeting = TIMEOUT, "";
@@ -250,6 +280,35 @@ pub(super) const CERTIFICATE_SETTINGS: &[Setting<Certificate>] = settings! {
     "certificate" "key": key = PathOrEmpty, "PEM file with its key.";
 };
 
+const TARGETS: &str = "targets as under [routes], such as \"smtp://relay.example.com:25\"";
+
+/// The settings of a `[[site]]`.
+pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
+    "site" "name": name = WordOrEmpty, "Its name in logs and metrics.";
+    "site" "mx": mx = list::<String>(0, "MX hosts such as \"mx.example.com\", or \"*.example.com\" for all below it"),
+        "Domains all of whose MX hosts are among these,";
+    "site" "hosts": hosts = list::<Target>(0, TARGETS),
+        "and configured routes,";
+    "site" "domains": domains = list::<String>(0, DOMAINS),
+        "and recipient domains.";
+    "site" "sources": sources = list::<String>(0, "names of sources"),
+        "Only for mail whose pool has none but these sources.";
+    "site" "connections_max": rules.connections_max = Own(CONNECTIONS), "";
+    "site" "messages_per_connection_max": rules.messages_per_connection_max = Own(MESSAGES_PER_CONNECTION), "";
+    "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
+    "site" "window": rules.window = Own(WINDOW), "";
+    "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+    "site" "connection_rate": rules.connection_rate = Own(RATE), "";
+    "site" "message_rate": rules.message_rate = Own(RATE), "";
+};
+
+/// The settings of a `[[tenant]]`.
+pub(super) const TENANT_SETTINGS: &[Setting<Tenant>] = settings! {
+    "tenant" "name": name = WordOrEmpty, "As users, listeners and their tenant_header name it.";
+    "tenant" "weight": weight = Count(1..=WEIGHT_MAX),
+        "Its part of what a path takes, in bytes, against the 1 of tenants without a weight.";
+};
+
 /// The defaults as a commented TOML file that reads back to them.
 pub fn default_file() -> String {
     file_of(&Config::default())
@@ -273,6 +332,14 @@ pub(super) fn file_of(config: &Config) -> String {
             file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
             continue;
         }
+        if section.name == SITE {
+            file.push_str(&tables_of(SITE, SITE_SETTINGS, &config.sites));
+            continue;
+        }
+        if section.name == TENANT {
+            file.push_str(&tables_of(TENANT, TENANT_SETTINGS, &config.tenants));
+            continue;
+        }
         let _ = writeln!(file, "[{}]", section.name);
         if section.name == ROUTES {
             for (pattern, target) in config.routing.table.entries() {
@@ -294,8 +361,11 @@ fn lines_of<T>(setting: &Setting<T>, table: &T) -> String {
     }
     // What is left to another setting has nothing to show.
     let shown = (setting.show)(table);
-    let off = if shown.is_empty() { "# " } else { "" };
-    let _ = writeln!(lines, "{off}{} = {}", setting.key, if shown.is_empty() { "[]" } else { &shown });
+    let _ = if shown.is_empty() {
+        writeln!(lines, "# {} = <{}>", setting.key, (setting.allowed)())
+    } else {
+        writeln!(lines, "{} = {shown}", setting.key)
+    };
     lines
 }
 
@@ -317,6 +387,7 @@ fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> S
 mod tests {
     use super::super::listener::ListenerKind;
     use super::*;
+    use crate::routing::site::SiteRules;
 
     #[test]
     fn the_default_file_reads_back_to_exactly_the_defaults() {
@@ -338,6 +409,15 @@ mod tests {
                 tenant_header: "X-Tenant".into(),
             },
         ];
+        config.sites = vec![Site {
+            name: "big".into(),
+            mx: vec!["*.big.example".into()],
+            hosts: vec!["smtp://[::1]:26".parse().expect("target")],
+            domains: vec!["a.example".into()],
+            sources: vec!["out-1".into()],
+            rules: SiteRules { window: Some(3), message_rate: "5/min".parse().ok(), ..SiteRules::default() },
+        }];
+        config.tenants = vec![Tenant { name: "acme".into(), weight: 7 }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();
         config.spool.directory = "/var/spool/a \"b\" \\c".into();

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `path_map` | DNS answers → paths. PURE | |
 //! | `dns` | MX and address lookups | `dns` |
+//! | `ourselves` | which mail hosts are this relay | `dns` |
 //! | `resolver` | questions of shards → DNS → answers | `dns` |
 //! | `auth` | checks passwords, counts failures | `auth` |
 //! | `exposition`, `page` | snapshots → Prometheus text | `admin` |
@@ -25,6 +26,8 @@ mod dns;
 pub mod exposition;
 #[cfg(feature = "runtime")]
 pub mod log;
+#[cfg(feature = "runtime")]
+mod ourselves;
 #[cfg(feature = "runtime")]
 mod page;
 #[cfg(feature = "runtime")]

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
-use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, is_host_name};
+use crate::routing::site::{Destination, Ruling, Sites};
+use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
 pub const HOSTS_MAX: usize = 16;
@@ -75,6 +76,16 @@ pub struct Resolved {
     pub addresses: Result<Vec<IpAddr>, Missing>,
 }
 
+/// Cuts a list of MX hosts, in order of preference, before the first that `is_ours`: we are in the list to pass mail on to
+/// those before us, and sent to one behind us or as good as us it would come back (RFC 5321 §5.1). Whether it was cut.
+pub fn cut_at_ourselves(hosts: &mut Vec<Resolved>, is_ours: impl Fn(&Resolved) -> bool) -> bool {
+    let own = hosts.iter().filter(|host| is_ours(host)).map(|host| host.preference).min();
+    if let Some(own) = own {
+        hosts.retain(|host| host.preference < own);
+    }
+    own.is_some()
+}
+
 /// What follows for a domain.
 #[derive(Clone, Debug)]
 pub enum Decision {
@@ -133,10 +144,10 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
     segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[0] == 0x2002 || segments[..6] == [0; 6]
 }
 
-/// The identity of a path: names and ports in order of preference, the preferences reduced to their order.
+/// The identity of a path: its sites, and names and ports in order of preference, the preferences reduced to their order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
-    Hosts(Vec<(u16, String, u16)>),
+    Hosts(String, Vec<(u16, String, u16)>),
     Discard,
     Hold,
 }
@@ -145,14 +156,13 @@ enum PathKey {
 #[derive(Debug)]
 pub struct PathMap {
     paths: HashMap<PathKey, Arc<PathSpec>, crate::hash::HashState>,
-    limits: PathLimits,
-    random: Random,
+    sites: Sites,
 }
 
 impl PathMap {
-    /// No paths yet; `seed` decides the order of equals.
-    pub fn new(limits: PathLimits, seed: u64) -> Self {
-        Self { paths: HashMap::default(), limits, random: Random(seed) }
+    /// No paths yet.
+    pub fn new(sites: Sites) -> Self {
+        Self { paths: HashMap::default(), sites }
     }
 
     /// How many paths there are.
@@ -177,7 +187,7 @@ impl PathMap {
 
     fn fixed(&mut self, key: PathKey, name: &str, kind: PathKind) -> Arc<PathSpec> {
         let id = self.next_id();
-        let limits = self.limits;
+        let limits = self.sites.delivery();
         let spec = || Arc::new(PathSpec { id, version: 1, name: name.to_owned(), kind, limits });
         self.paths.entry(key).or_insert_with(spec).clone()
     }
@@ -186,9 +196,20 @@ impl PathMap {
         PathId(u32::try_from(self.paths.len()).expect("memory ends before 2^32 paths"))
     }
 
-    /// What follows from `hosts`, which are in order of preference and at most [`HOSTS_MAX`].
-    pub fn decide(&mut self, hosts: Vec<Resolved>, rule: AddressRule) -> Decision {
-        let key = key_of(&hosts);
+    /// What follows for `domain`, whose route is `target`, from `hosts`, which are in order of preference and at most
+    /// [`HOSTS_MAX`].
+    pub fn decide(
+        &mut self,
+        domain: &str,
+        target: &Target,
+        hosts: Vec<Resolved>,
+        rule: AddressRule,
+    ) -> Decision {
+        let names = hosts.iter().map(|host| host.name.as_str());
+        let mx: Vec<&str> = if *target == Target::Mx { names.collect() } else { Vec::new() };
+        let Ruling { sites, limits } =
+            self.sites.ruling(Destination { domain, target, mx: &mx, sources: &[] });
+        let key = key_of(sites, &hosts);
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
         for host in hosts {
@@ -216,7 +237,7 @@ impl PathMap {
             }
         }
         if !usable.is_empty() {
-            return Decision::Path { complete: unknown.is_none(), spec: self.smtp(key, usable) };
+            return Decision::Path { complete: unknown.is_none(), spec: self.smtp(key, usable, limits) };
         }
         match (unknown, refused) {
             (Some((name, why)), _) => Decision::Delayed(dns_trouble(&name, &why)),
@@ -231,10 +252,10 @@ impl PathMap {
     }
 
     /// What follows from an address literal, which is a client's word and no name: only the address is judged.
-    pub fn literal(&mut self, host: Resolved, rule: AddressRule) -> Decision {
+    pub fn literal(&mut self, domain: &str, host: Resolved, rule: AddressRule) -> Decision {
         let allowed = matches!(&host.addresses, Ok(all) if all.iter().all(|address| rule.allows(*address)));
         if allowed {
-            return self.decide(vec![host], AddressRule::Any);
+            return self.decide(domain, &Target::Mx, vec![host], AddressRule::Any);
         }
         Decision::Refused(ours(
             Enhanced(5, 4, 4),
@@ -243,7 +264,7 @@ impl PathMap {
     }
 
     /// The path with `key`; a new version of it if its addresses are others now.
-    fn smtp(&mut self, key: PathKey, hosts: Vec<PathHost>) -> Arc<PathSpec> {
+    fn smtp(&mut self, key: PathKey, hosts: Vec<PathHost>, limits: PathLimits) -> Arc<PathSpec> {
         let known = self.paths.get(&key);
         if let Some(spec) = known
             && same_addresses(spec, &hosts)
@@ -253,13 +274,12 @@ impl PathMap {
         let (id, version) =
             known.map_or((self.next_id(), 1), |spec| (spec.id, spec.version.saturating_add(1)));
         let name = match &key {
-            PathKey::Hosts(all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
-            PathKey::Hosts(all) => label(&all[0]),
+            PathKey::Hosts(sites, _) if !sites.is_empty() => sites.clone(),
+            PathKey::Hosts(_, all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
+            PathKey::Hosts(_, all) => label(&all[0]),
             PathKey::Discard | PathKey::Hold => unreachable!("only hosts come here"),
         };
-        let hosts = self.random.ordered(hosts);
-        let spec =
-            Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits: self.limits });
+        let spec = Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits });
         self.paths.insert(key, spec.clone());
         spec
     }
@@ -276,14 +296,14 @@ fn label((_, name, port): &(u16, String, u16)) -> String {
     }
 }
 
-fn key_of(hosts: &[Resolved]) -> PathKey {
+fn key_of(sites: String, hosts: &[Resolved]) -> PathKey {
     let (mut order, mut last) = (0, None);
     let ranked = hosts.iter().map(|host| {
         order += u16::from(last.is_some_and(|last| last != host.preference));
         last = Some(host.preference);
         (order, host.name.clone(), host.port)
     });
-    PathKey::Hosts(ranked.collect())
+    PathKey::Hosts(sites, ranked.collect())
 }
 
 /// Whether a name that strangers give can be on the public internet.
@@ -316,6 +336,16 @@ pub fn null_mx() -> Reply {
     ours(Enhanced(5, 1, 10), "the domain does not accept mail (null MX)")
 }
 
+/// We are the domain's most preferred mail host, and not configured to keep its mail.
+pub fn loops_back(domain: &str) -> Reply {
+    ours(
+        Enhanced(5, 4, 6),
+        &format!(
+            "mail for {domain} loops back to this relay: it is the best of the domain's mail hosts and has no route for it"
+        ),
+    )
+}
+
 /// There is no such domain, or nothing in it that mail could be sent to.
 pub fn no_such_domain() -> Reply {
     ours(Enhanced(5, 1, 2), "no such domain, or it has neither MX nor address records")
@@ -326,210 +356,5 @@ pub fn dns_trouble(name: &str, why: &str) -> Reply {
     ours(Enhanced(4, 4, 3), &format!("DNS lookup of {name} failed: {why}"))
 }
 
-/// Small generator (splitmix64) for orders that nobody must be able to rely on, and nothing secret hangs on.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// `hosts` by preference, equals in random order (RFC 5321 §5.1), and addresses too: IPv4 before IPv6, which
-    /// fewer senders have a reputation on.
-    fn ordered(&mut self, mut hosts: Vec<PathHost>) -> Vec<PathHost> {
-        hosts.sort_by_cached_key(|host| (host.preference, self.next()));
-        for host in &mut hosts {
-            host.addresses.sort_by_cached_key(|address| (address.is_ipv6(), self.next()));
-        }
-        hosts
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn map() -> PathMap {
-        let limits = PathLimits {
-            connections: 1,
-            messages_per_connection: 1,
-            recipients_per_transaction: 1,
-            window: 1,
-            idle: Duration::from_secs(1),
-            connection_rate: None,
-            message_rate: None,
-        };
-        PathMap::new(limits, 1)
-    }
-
-    /// `preference name address,address`; an address may be `nx`, `none` or `fail`.
-    fn hosts(texts: &[&str]) -> Vec<Resolved> {
-        let host = |text: &&str| {
-            let words: Vec<&str> = text.split(' ').collect();
-            let addresses = match words[2] {
-                "nx" => Err(Missing::Name),
-                "none" => Err(Missing::Record),
-                "fail" => Err(Missing::Unknown("SERVFAIL".into())),
-                list => Ok(list.split(',').map(|a| a.parse().expect("test address")).collect()),
-            };
-            Resolved {
-                preference: words[0].parse().expect("number"),
-                name: words[1].into(),
-                port: 25,
-                addresses,
-            }
-        };
-        texts.iter().map(host).collect()
-    }
-
-    fn path(map: &mut PathMap, texts: &[&str]) -> Arc<PathSpec> {
-        match map.decide(hosts(texts), AddressRule::Public) {
-            Decision::Path { spec, .. } => spec,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_name_that_is_none_cannot_break_a_line_of_a_log() {
-        let bad = (10, "a\r\nb".to_owned(), 25);
-        assert_eq!(label(&bad), "a??b");
-    }
-
-    #[test]
-    fn mx_records_become_hosts_in_order_without_repeats() {
-        let check = |records: &[(u16, &str)], want: &[(u16, &str)]| {
-            let records = records.iter().map(|(rank, name)| (*rank, (*name).to_owned())).collect();
-            let want = want.iter().map(|(rank, name)| (*rank, (*name).to_owned())).collect();
-            assert_eq!(exchanges("d.example", records), Exchanges::Hosts(want));
-        };
-        check(&[], &[(0, "d.example")]);
-        check(&[(20, "b."), (10, "A.example.")], &[(10, "a.example"), (20, "b")]);
-        check(&[(20, "a."), (10, "A.")], &[(10, "a")]);
-        check(&[(0, "."), (10, "a.")], &[(10, "a")]);
-        assert_eq!(exchanges("d.example", vec![(0, ".".into())]), Exchanges::NullMx);
-    }
-
-    #[test]
-    fn more_hosts_than_allowed_lose_the_least_preferred() {
-        let records = (0..40u16).rev().map(|rank| (rank, format!("mx{rank}."))).collect();
-        let Exchanges::Hosts(hosts) = exchanges("d.example", records) else { panic!("not null") };
-        assert_eq!(hosts.len(), HOSTS_MAX);
-        assert_eq!(hosts.last().map(|(rank, _)| *rank), Some(15));
-    }
-
-    #[test]
-    fn domains_with_the_same_hosts_share_a_path_whatever_the_numbers() {
-        let mut map = map();
-        let first = path(&mut map, &["10 a 192.0.2.1", "20 b 192.0.2.2"]);
-        let same = path(&mut map, &["1 a 192.0.2.1", "2 b 192.0.2.2"]);
-        assert!(Arc::ptr_eq(&first, &same));
-        let equal_rank = path(&mut map, &["1 a 192.0.2.1", "1 b 192.0.2.2"]);
-        assert_ne!(first.id, equal_rank.id);
-        assert_eq!((first.name.as_str(), map.len()), ("a+1", 2));
-    }
-
-    #[test]
-    fn new_addresses_raise_the_version_and_another_order_does_not() {
-        let mut map = map();
-        let first = path(&mut map, &["1 a 192.0.2.1,192.0.2.2"]);
-        let turned = path(&mut map, &["1 a 192.0.2.2,192.0.2.1,192.0.2.1"]);
-        assert!(Arc::ptr_eq(&first, &turned));
-        let moved = path(&mut map, &["1 a 192.0.2.3"]);
-        assert_eq!((moved.id, moved.version), (first.id, 2));
-    }
-
-    #[test]
-    fn a_host_that_is_not_known_now_leaves_the_path_its_identity() {
-        let mut map = map();
-        let whole = path(&mut map, &["1 a 192.0.2.1", "2 b 192.0.2.2"]);
-        match map.decide(hosts(&["1 a fail", "2 b 192.0.2.2"]), AddressRule::Public) {
-            Decision::Path { spec, complete: false } => assert_eq!((spec.id, spec.version), (whole.id, 2)),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn without_a_usable_host_doubt_delays_and_certainty_refuses() {
-        let check = |texts: &[&str], want: Option<Enhanced>| {
-            let refused = match map().decide(hosts(texts), AddressRule::Public) {
-                Decision::Refused(reply) => Some(reply.enhanced),
-                Decision::Delayed(reply) => {
-                    assert_eq!(reply.enhanced, Enhanced(4, 4, 3));
-                    None
-                }
-                Decision::Path { spec, .. } => panic!("{texts:?}: {spec:?}"),
-            };
-            assert_eq!(refused, want, "{texts:?}");
-        };
-        check(&["1 a nx", "2 b none"], Some(Enhanced(5, 4, 4)));
-        check(&["1 a fail", "2 b none"], None);
-        check(&["1 a 127.0.0.1", "2 b fail"], None);
-        check(&["1 a 10.0.0.1,::1"], Some(Enhanced(5, 4, 4)));
-        check(&["1 localhost 192.0.2.1"], Some(Enhanced(5, 4, 4)));
-        check(&["1 192.0.2.1 192.0.2.1"], Some(Enhanced(5, 4, 4)));
-    }
-
-    #[test]
-    fn only_public_addresses_may_be_named_by_strangers() {
-        let check = |address: &str, public: bool, any: bool| {
-            let ip = address.parse().expect("test address");
-            assert_eq!(
-                (AddressRule::Public.allows(ip), AddressRule::Any.allows(ip)),
-                (public, any),
-                "{address}"
-            );
-        };
-        check("192.0.2.1", true, true);
-        check("2001:db8::1", true, true);
-        for inside in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.31.0.1",
-            "192.168.1.1",
-            "169.254.1.1",
-            "100.64.0.1",
-            "::1",
-            "fd00::1",
-            "fe80::1",
-            "::ffff:127.0.0.1",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-            "::7f00:1",
-            "0.1.2.3",
-            "240.0.0.1",
-        ] {
-            check(inside, false, true);
-        }
-        for nowhere in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0"] {
-            check(nowhere, false, false);
-        }
-        check("100.128.0.1", true, true);
-        check("172.32.0.1", true, true);
-    }
-
-    #[test]
-    fn hosts_are_tried_by_preference_and_equals_in_any_order() {
-        let mut firsts = std::collections::BTreeSet::new();
-        for seed in 0..32 {
-            let mut map = PathMap { random: Random(seed), ..map() };
-            let spec = path(&mut map, &["1 a 192.0.2.1", "1 b 192.0.2.2", "2 c 2001:db8::1,192.0.2.3"]);
-            let PathKind::Smtp { hosts } = &spec.kind else { panic!("not SMTP") };
-            assert_eq!(&*hosts[2].name, "c");
-            assert!(hosts[2].addresses[0].is_ipv4());
-            firsts.insert(hosts[0].name.clone());
-        }
-        assert_eq!(firsts.len(), 2);
-    }
-
-    #[test]
-    fn fixed_paths_are_made_once() {
-        let mut map = map();
-        assert!(Arc::ptr_eq(&map.hold(), &map.hold()));
-        assert_ne!(map.discard().id, map.hold().id);
-    }
-}
+mod tests;

@@ -18,12 +18,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::dns::Dns;
+use super::ourselves::Ourselves;
 use super::path_map::{
-    AddressRule, Decision, Exchanges, Missing, PathMap, Resolved, dns_trouble, exchanges, no_such_domain,
-    null_mx,
+    AddressRule, Decision, Exchanges, Missing, PathMap, Resolved, cut_at_ourselves, dns_trouble, exchanges,
+    loops_back, no_such_domain, null_mx,
 };
-use crate::config::{Config, Delivery, Resolver as Options};
+use crate::config::{Config, Resolver as Options};
 use crate::id::ShardIndex;
+use crate::routing::site::Sites;
 use crate::routing::{PathLimits, RouteAnswer, RouteTable, Target, literal_address};
 
 /// Questions that may wait in the channel.
@@ -125,12 +127,14 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let (config, shared) = (config.clone(), counters.clone());
     let thread = std::thread::Builder::new().name("dns".into()).spawn(move || {
+        let paths = PathMap::new(sites(&config));
         let control = Rc::new(Control {
+            ourselves: Ourselves::new(&config),
             dns,
             routes: config.routing.table,
             rule: if config.delivery.allow_loopback_mx { AddressRule::Any } else { AddressRule::Public },
             mx_port: config.delivery.mx_port,
-            paths: RefCell::new(PathMap::new(path_limits(&config.delivery), getrandom::u64().unwrap_or(1))),
+            paths: RefCell::new(paths),
             options: config.resolver,
             answer: Box::new(answer),
             counters: shared,
@@ -143,17 +147,19 @@ pub fn start(
     Ok(ResolverThread { handle, counters, thread })
 }
 
-/// The limits of every path, until provider rules refine them.
-pub fn path_limits(delivery: &Delivery) -> PathLimits {
-    PathLimits {
+/// What the configuration says about paths.
+pub fn sites(config: &Config) -> Sites {
+    let delivery = &config.delivery;
+    let limits = PathLimits {
         connections: delivery.connections_max,
         messages_per_connection: delivery.messages_per_connection_max,
         recipients_per_transaction: delivery.recipients_per_transaction_max,
         window: delivery.window,
         idle: delivery.idle_timeout,
-        connection_rate: None,
-        message_rate: None,
-    }
+        connection_rate: delivery.connection_rate,
+        message_rate: delivery.message_rate,
+    };
+    Sites::new(limits, &config.sites)
 }
 
 /// An answer that is kept.
@@ -178,6 +184,7 @@ struct State {
 
 struct Control {
     dns: Dns,
+    ourselves: Ourselves,
     routes: RouteTable,
     rule: AddressRule,
     mx_port: u16,
@@ -306,15 +313,15 @@ impl Control {
         match self.routes.target(&domain) {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
-            Target::Smtp { host, port } => self.smart_host(host, *port).await,
+            target @ Target::Smtp { host, port } => self.smart_host(&domain, target, host, *port).await,
             Target::Mx => self.mail_exchanges(&domain).await,
         }
     }
 
     /// A host that the operator named: any address goes, and its absence is a mistake to be mended, never a bounce.
-    async fn smart_host(&self, host: &str, port: u16) -> (Decision, Duration) {
+    async fn smart_host(&self, domain: &str, target: &Target, host: &str, port: u16) -> (Decision, Duration) {
         let (hosts, ttl) = self.resolved(vec![(0, host.to_owned())], port).await;
-        match self.paths.borrow_mut().decide(hosts, AddressRule::Any) {
+        match self.paths.borrow_mut().decide(domain, target, hosts, AddressRule::Any) {
             Decision::Refused(reply) => (Decision::Delayed(dns_trouble(host, &reply.text)), ttl),
             decision => (decision, ttl),
         }
@@ -324,7 +331,10 @@ impl Control {
         if let Some(address) = literal_address(domain) {
             let (name, addresses) = (address.to_string(), Ok(vec![address]));
             let host = Resolved { preference: 0, name, port: self.mx_port, addresses };
-            return (self.paths.borrow_mut().literal(host, self.rule), self.options.ttl_max);
+            if self.ourselves.is(&host) {
+                return (Decision::Refused(loops_back(domain)), self.options.ttl_max);
+            }
+            return (self.paths.borrow_mut().literal(domain, host, self.rule), self.options.ttl_max);
         }
         let (records, ttl) = match self.dns.exchanges(domain).await {
             Ok(found) => found,
@@ -339,11 +349,14 @@ impl Control {
             Exchanges::NullMx => return (Decision::Refused(null_mx()), ttl),
             Exchanges::Hosts(hosts) => hosts,
         };
-        let (hosts, hosts_ttl) = self.resolved(hosts, self.mx_port).await;
+        let (mut hosts, hosts_ttl) = self.resolved(hosts, self.mx_port).await;
         if implicit && matches!(hosts[0].addresses, Err(Missing::Name | Missing::Record)) {
             return (Decision::Refused(no_such_domain()), self.options.ttl_min);
         }
-        let decision = self.paths.borrow_mut().decide(hosts, self.rule);
+        if cut_at_ourselves(&mut hosts, |host| self.ourselves.is(host)) && hosts.is_empty() {
+            return (Decision::Refused(loops_back(domain)), ttl.min(hosts_ttl));
+        }
+        let decision = self.paths.borrow_mut().decide(domain, &Target::Mx, hosts, self.rule);
         (decision, ttl.min(hosts_ttl))
     }
 
@@ -394,206 +407,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::dns_stub::{A, AAAA, MX, NXDOMAIN, Record, SERVFAIL, Say, Stub};
-    use super::*;
-    use crate::outcome::Enhanced;
-    use crate::routing::PathKind;
-    use crossbeam_channel::Receiver;
-
-    const SHARD: ShardIndex = ShardIndex(3);
-
-    struct Asker {
-        resolver: ResolverThread,
-        answers: Receiver<(ShardIndex, Box<str>, RouteAnswer)>,
-    }
-
-    impl Asker {
-        fn new(stub: &Stub, file: &str) -> Self {
-            Self::patient(stub, "20s", file)
-        }
-
-        fn patient(stub: &Stub, timeout: &str, file: &str) -> Self {
-            let file = format!(
-                "[resolver]\naddresses = ['{}']\ntimeout = '{timeout}'\nattempts = 1\nttl_min = '0ms'\n{file}",
-                stub.address
-            );
-            let mut config = Config::parse(&file).expect("test file");
-            if !file.contains("[routes]") {
-                config.routing.table.insert("*", Target::Mx).expect("pattern");
-            }
-            let (sender, answers) = crossbeam_channel::unbounded();
-            let answer = move |shard, domain, answer| {
-                let _ = sender.send((shard, domain, answer));
-            };
-            Self { resolver: start(&config, answer).expect("threads"), answers }
-        }
-
-        fn ask(&self, domain: &str) -> RouteAnswer {
-            assert!(self.resolver.handle.ask(SHARD, domain));
-            let (shard, answered, answer) = self.answers.recv().expect("the thread runs");
-            assert_eq!((shard, &*answered), (SHARD, domain));
-            answer
-        }
-
-        /// The path's id, and `name address,address` of each host.
-        fn path(&self, domain: &str) -> (u32, Vec<String>) {
-            let RouteAnswer::Path { spec, .. } = self.ask(domain) else { panic!("{domain} has no path") };
-            let PathKind::Smtp { hosts } = &spec.kind else { panic!("{domain} is not sent") };
-            let host = |host: &crate::routing::PathHost| {
-                let addresses: Vec<String> = host.addresses.iter().map(ToString::to_string).collect();
-                format!("{} {}", host.name, addresses.join(","))
-            };
-            (spec.id.0, hosts.iter().map(host).collect())
-        }
-
-        fn refused(&self, domain: &str, want: Enhanced) {
-            match self.ask(domain) {
-                RouteAnswer::Refused { reply } => assert_eq!(reply.enhanced, want, "{domain}"),
-                other => panic!("{domain}: {other:?}"),
-            }
-        }
-
-        fn delayed(&self, domain: &str) {
-            match self.ask(domain) {
-                RouteAnswer::Delayed { reply, .. } => {
-                    assert_eq!(reply.enhanced, Enhanced(4, 4, 3), "{domain}")
-                }
-                other => panic!("{domain}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn mx_hosts_are_found_in_order_and_shared_by_domains() {
-        let stub = Stub::start();
-        stub.mx("one.test", &[(20, "b.test"), (10, "a.test")]);
-        stub.mx("two.test", &[(1, "a.test"), (2, "b.test")]);
-        stub.address("a.test", "192.0.2.1");
-        stub.address("a.test", "2001:db8::1");
-        stub.address("b.test", "192.0.2.2");
-        let asker = Asker::new(&stub, "");
-        let one = asker.path("one.test");
-        assert_eq!(one.1, ["a.test 192.0.2.1,2001:db8::1", "b.test 192.0.2.2"]);
-        assert_eq!(asker.path("two.test"), one);
-    }
-
-    #[test]
-    fn without_mx_the_address_of_the_domain_serves() {
-        let stub = Stub::start();
-        stub.address("plain.test", "192.0.2.7");
-        assert_eq!(Asker::new(&stub, "").path("plain.test").1, ["plain.test 192.0.2.7"]);
-    }
-
-    #[test]
-    fn aliases_of_domain_and_of_host_are_followed() {
-        let stub = Stub::start();
-        let alias = Record::Alias("alias.test", "real.test");
-        stub.set("alias.test", MX, Say::Records(vec![alias]));
-        stub.mx("real.test", &[(5, "host.test")]);
-        let addresses = vec![Record::Alias("host.test", "h2.test"), Record::Address("h2.test", "192.0.2.8")];
-        stub.set("host.test", A, Say::Records(addresses));
-        assert_eq!(Asker::new(&stub, "").path("alias.test").1, ["host.test 192.0.2.8"]);
-    }
-
-    #[test]
-    fn certain_failures_refuse() {
-        let stub = Stub::start();
-        stub.mx("null.test", &[(0, ".")]);
-        stub.set("gone.test", MX, Say::Code(NXDOMAIN));
-        stub.mx("inside.test", &[(0, "evil.test")]);
-        stub.address("evil.test", "127.0.0.1");
-        stub.mx("dangling.test", &[(0, "missing.test")]);
-        stub.set("missing.test", A, Say::Code(NXDOMAIN));
-        stub.set("missing.test", AAAA, Say::Code(NXDOMAIN));
-        let asker = Asker::new(&stub, "");
-        asker.refused("null.test", Enhanced(5, 1, 10));
-        asker.refused("gone.test", Enhanced(5, 1, 2));
-        asker.refused("empty.test", Enhanced(5, 1, 2));
-        asker.refused("inside.test", Enhanced(5, 4, 4));
-        asker.refused("dangling.test", Enhanced(5, 4, 4));
-        asker.refused("[127.0.0.1]", Enhanced(5, 4, 4));
-        asker.refused("a..b", Enhanced(5, 1, 2));
-    }
-
-    #[test]
-    fn doubt_delays() {
-        let stub = Stub::start();
-        stub.set("fail.test", MX, Say::Code(SERVFAIL));
-        stub.set("silent.test", MX, Say::Silence);
-        stub.set("refused.test", MX, Say::Code(5));
-        stub.mx("half.test", &[(0, "hostfail.test")]);
-        stub.set("hostfail.test", A, Say::Code(SERVFAIL));
-        let loops = Record::Alias("loop.test", "loop.test");
-        stub.set("loop.test", MX, Say::Records(vec![loops]));
-        let asker = Asker::patient(&stub, "200ms", "");
-        for domain in ["fail.test", "silent.test", "refused.test", "half.test"] {
-            asker.delayed(domain);
-        }
-        assert!(!matches!(asker.ask("loop.test"), RouteAnswer::Path { .. }));
-    }
-
-    #[test]
-    fn routes_that_need_no_mx_are_answered_without_asking_for_any() {
-        let stub = Stub::start();
-        stub.address("smart.test", "127.0.0.1");
-        let routes = "[routes]\n'a.test' = 'discard'\n'b.test' = 'smtp://127.0.0.1:2526'\n\
-                      'c.test' = 'smtp://smart.test:26'\n'd.test' = 'smtp://lost.test:25'\n";
-        let asker = Asker::new(&stub, routes);
-        assert!(
-            matches!(asker.ask("a.test"), RouteAnswer::Path { spec, .. } if spec.kind == PathKind::Discard)
-        );
-        assert!(matches!(asker.ask("x.test"), RouteAnswer::Path { spec, .. } if spec.kind == PathKind::Hold));
-        assert_eq!(asker.path("b.test").1, ["127.0.0.1 127.0.0.1"]);
-        assert_eq!(stub.asked(), 0);
-        assert_eq!(asker.path("c.test").1, ["smart.test 127.0.0.1"]);
-        // The operator's slip is mended, not bounced.
-        asker.delayed("d.test");
-    }
-
-    #[test]
-    fn a_lab_may_send_to_loopback() {
-        let stub = Stub::start();
-        stub.mx("lab.test", &[(0, "sink.test")]);
-        stub.address("sink.test", "127.0.0.1");
-        let asker = Asker::new(&stub, "[delivery]\nallow_loopback_mx = true\nmx_port = 2526\n");
-        let RouteAnswer::Path { spec, .. } = asker.ask("lab.test") else { panic!("no path") };
-        let PathKind::Smtp { hosts } = &spec.kind else { panic!("not sent") };
-        assert_eq!((hosts[0].port, spec.name.as_str()), (2526, "sink.test:2526"));
-        assert_eq!(asker.path("[127.0.0.1]").1, ["127.0.0.1 127.0.0.1"]);
-    }
-
-    #[test]
-    fn many_questions_for_a_domain_make_one_lookup() {
-        let stub = Stub::start();
-        stub.mx("busy.test", &[(0, "a.test")]);
-        stub.address("a.test", "192.0.2.1");
-        let asker = Asker::new(&stub, "");
-        for shard in 0..50 {
-            assert!(asker.resolver.handle.ask(ShardIndex(shard % 5), "busy.test"));
-        }
-        for _ in 0..5 {
-            asker.answers.recv().expect("each shard has an answer");
-        }
-        assert!(stub.asked() <= 3, "{}", stub.asked());
-    }
-
-    #[test]
-    fn a_path_goes_on_serving_when_its_refresh_fails() {
-        let stub = Stub::start();
-        stub.set("s.test", MX, Say::Brief(vec![Record::Mx(0, "a.test")]));
-        stub.address("a.test", "192.0.2.1");
-        let asker = Asker::new(&stub, "retry = '100ms'\n");
-        let before = asker.path("s.test");
-        stub.set("s.test", MX, Say::Code(SERVFAIL));
-        assert_eq!(asker.path("s.test"), before);
-        assert_eq!(asker.resolver.counters.delayed.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn the_thread_ends_with_the_last_handle() {
-        let Asker { resolver, .. } = Asker::new(&Stub::start(), "");
-        drop(resolver.handle);
-        resolver.thread.join().expect("no panic");
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::Content;
+use super::dial::{Dialled, dial};
 use super::job::ActiveJob;
 use super::path::PathState;
 use super::pool::Pool;
@@ -23,7 +24,7 @@ use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::protocol::client::{Client, Event, Options, Stage};
-use crate::routing::{PathKind, PathSpec};
+use crate::routing::PathSpec;
 use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
 
@@ -84,8 +85,10 @@ impl Timeouts {
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
-    if open(pool, path, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
-        open(pool, path, None).await;
+    // The second attempt goes to the same host.
+    let seed = pool.dialler().seed();
+    if open(pool, path, seed, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
+        open(pool, path, seed, None).await;
     }
 }
 
@@ -98,10 +101,15 @@ enum Ended {
     HandshakeFailed,
 }
 
-async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Option<&ClientTls>) -> Ended {
+async fn open<S: Storage>(
+    pool: &Rc<Pool<S>>,
+    path: &Rc<PathState<S>>,
+    seed: u64,
+    tls: Option<&ClientTls>,
+) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
-    let (stream, remote) = match pool.while_connecting(connect(pool, &spec)).await {
+    let Dialled { stream, host, address } = match pool.while_connecting(dial(pool, &spec, seed)).await {
         // Nothing has begun, and the worker may not be there any more.
         _ if pool.is_stopping() => return Ended::Served,
         Ok(connected) => connected,
@@ -122,7 +130,8 @@ async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Opti
         path,
         spec,
         stream,
-        remote,
+        remote: host,
+        address,
         tls,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
@@ -152,30 +161,6 @@ impl<S: Storage> Drop for Connection<'_, S> {
     }
 }
 
-/// Connects to the first host and address that answers, in the path's order.
-async fn connect<S: Storage>(pool: &Pool<S>, spec: &PathSpec) -> Result<(Stream, Arc<str>), Reply> {
-    let PathKind::Smtp { hosts } = &spec.kind else {
-        return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
-    };
-    let mut last = String::from("path has no addresses");
-    let began = net::now().mono;
-    let timeouts = &pool.options().timeouts;
-    for host in hosts {
-        for address in &host.addresses {
-            let remote = SocketAddr::new(*address, host.port);
-            let left = timeouts.attempt.saturating_sub(net::now().mono.since(began));
-            if pool.is_stopping() || left.is_zero() {
-                break;
-            }
-            match Stream::connect(remote, None, timeouts.connect.min(left)).await {
-                Ok(stream) => return Ok((stream, Arc::from(&*host.name))),
-                Err(error) => last = format!("connect to {} at {remote}: {error}", host.name),
-            }
-        }
-    }
-    Err(Reply::new(0, Enhanced(4, 4, 1), &last))
-}
-
 /// A job whose transaction is in flight.
 struct Flight<S: Storage> {
     tag: u64,
@@ -189,6 +174,7 @@ struct Connection<'a, S: Storage> {
     spec: Arc<PathSpec>,
     stream: Stream,
     remote: Arc<str>,
+    address: SocketAddr,
     /// To shake hands with if the remote offers it; taken when that is done.
     tls: Option<&'a ClientTls>,
     client: Client,
@@ -324,6 +310,7 @@ impl<S: Storage> Connection<'_, S> {
             }
             Event::Ready => {
                 self.ready = true;
+                self.pool.dialler().answered(self.address);
                 self.open.set(true);
                 self.path.lane.borrow_mut().set_ready(true);
                 self.pool.path_succeeded(self.spec.id);
@@ -349,6 +336,7 @@ impl<S: Storage> Connection<'_, S> {
     /// The remote sent us away before MAIL: the path's matter, not a message's.
     fn refused(&mut self, reply: &Reply) {
         self.pool.metrics().connections_failed.inc();
+        self.pool.dialler().failed(self.address);
         self.pool.path_failed(self.path, reply);
         self.ended = Some(Ended::Served);
     }

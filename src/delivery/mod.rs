@@ -3,7 +3,9 @@
 //! * [`home`] decides how many connections a path may have and who has them, by [`rate`] how often. PURE.
 //! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers; `upkeep` does what is due for one.
+//! * `times` is what a pool does because time has passed, by the alarms of [`wakes`] (PURE).
 //! * [`peer`] is what workers say to each other. PURE.
+//! * `dial` connects to a path's hosts, in the order that `order` gives (PURE).
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
 
@@ -11,6 +13,8 @@
 pub mod connection;
 #[cfg(feature = "runtime")]
 mod content;
+#[cfg(feature = "runtime")]
+mod dial;
 pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;
@@ -19,10 +23,14 @@ pub mod lane;
 pub mod peer;
 #[cfg(test)]
 mod model;
+mod order;
 #[cfg(feature = "runtime")]
 pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
 pub mod rate;
 #[cfg(feature = "runtime")]
+mod times;
+#[cfg(feature = "runtime")]
 mod upkeep;
+pub mod wakes;

@@ -22,8 +22,8 @@ pub struct PathState<S: Storage> {
     idle: RefCell<Vec<Event>>,
     /// Workers that home has brought in of late.
     pub(super) invited: RefCell<Vec<WorkerIndex>>,
-    /// When the worker looks after its home.
-    pub(super) timer: Cell<Option<Moment>>,
+    /// Something has happened in this period.
+    pub(super) is_warm: Cell<bool>,
 }
 
 impl<S: Storage> PathState<S> {
@@ -34,7 +34,7 @@ impl<S: Storage> PathState<S> {
             home: home.map(RefCell::new),
             idle: RefCell::default(),
             invited: RefCell::default(),
-            timer: Cell::default(),
+            is_warm: Cell::new(false),
         }
     }
 
@@ -53,6 +53,11 @@ impl<S: Storage> PathState<S> {
         while let Some(job) = self.take_parked() {
             job.discard();
         }
+    }
+
+    /// When the path's home, if it is here, has something to do.
+    pub(super) fn next_wake(&self) -> Option<Moment> {
+        self.home.as_ref().and_then(|home| home.borrow().next_wake())
     }
 
     /// Waits for a job, at most for `limit`; says whether something happened.

@@ -4,8 +4,7 @@
 //! await, and call [`Pool::upkeep`] for the path they changed, so that no path waits for a round of the main task.
 
 use std::cell::{Cell, RefCell};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,11 +13,12 @@ use std::time::Duration;
 use crate::hash::HashState;
 
 use super::connection::ConnectionOptions;
+use super::dial::Dialler;
 use super::home::{Home, LaneNews, Lease, RestOptions};
 use super::job::{ActiveJob, Payload};
 use super::path::PathState;
 use super::peer::Peer;
-use super::upkeep::COOLING;
+use super::times::{COOLING, Times};
 use crate::clock::Moment;
 use crate::exchange::{self, Demand, End, Job, Report, ToShard, ToWorker};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
@@ -69,16 +69,14 @@ pub struct Pool<S: Storage> {
     pub(super) paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
     /// Paths to be looked after: a message did not fit into a channel, or a connection ended.
     pub(super) unsaid: RefCell<HashSet<PathId, HashState>>,
-    /// Paths of which something was heard in the running period.
-    pub(super) warm: RefCell<HashSet<PathId, HashState>>,
-    /// When which path has something to do at home; those that were overtaken by an earlier one stay until they are due.
-    pub(super) timers: RefCell<BinaryHeap<Reverse<(Moment, PathId)>>>,
     pub(super) stopping: Cell<bool>,
     pub(super) connections: Cell<u32>,
     /// Of these, how many wait for a host to answer the connect: nothing is lost with them.
     connecting: Cell<u32>,
     handles: RefCell<HashMap<u64, Held, HashState>>,
     next_handle: Cell<u64>,
+    dialler: Dialler,
+    pub(super) times: Times,
 }
 
 impl<S: Storage> Pool<S> {
@@ -88,13 +86,13 @@ impl<S: Storage> Pool<S> {
             wiring,
             paths: RefCell::default(),
             unsaid: RefCell::default(),
-            warm: RefCell::default(),
-            timers: RefCell::default(),
             stopping: Cell::new(false),
             connections: Cell::new(0),
             connecting: Cell::new(0),
             handles: RefCell::default(),
             next_handle: Cell::new(0),
+            dialler: Dialler::default(),
+            times: Times::default(),
         })
     }
 
@@ -111,6 +109,11 @@ impl<S: Storage> Pool<S> {
     /// Settings of its connections.
     pub fn options(&self) -> &ConnectionOptions {
         &self.wiring.options
+    }
+
+    /// What it knows of the addresses that it connects to.
+    pub(super) fn dialler(&self) -> &Dialler {
+        &self.dialler
     }
 
     /// Whether no new transaction may begin.
@@ -150,7 +153,7 @@ impl<S: Storage> Pool<S> {
                 cooled = now;
                 self.cool();
             }
-            self.do_due(now);
+            self.wake_due(now);
             for path in self.unsaid.take() {
                 self.upkeep(path);
             }
@@ -218,7 +221,6 @@ impl<S: Storage> Pool<S> {
         touched.sort_unstable();
         touched.dedup();
         for path in touched {
-            self.warm.borrow_mut().insert(path);
             self.upkeep(path);
         }
         worked

@@ -1,24 +1,19 @@
 //! What is due for a worker's paths: leases, news, credits, connections, timers.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::connection;
 use super::home::Home;
 use super::path::PathState;
 use super::peer::Peer;
 use super::pool::Pool;
-use crate::clock::Moment;
 use crate::exchange::{self, Grant, ToShard};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
 use crate::net;
 use crate::routing::PathKind;
 use crate::spool::storage::Storage;
 
-/// Period after which shards that sent nothing get no credits in advance.
-pub(super) const COOLING: Duration = Duration::from_secs(2);
 /// Messages a second from which on a path with a rate is worth more than one worker: below, its lanes would only share the waiting.
 const LANES_FROM_RATE: f64 = 100.0;
 
@@ -43,7 +38,7 @@ impl<S: Storage> Pool<S> {
             }
         }
         self.open_connections(&path);
-        self.set_timer(id, &path);
+        self.note_changed(id, &path);
     }
 
     /// Lane → home → lanes, as far as there is news.
@@ -118,7 +113,6 @@ impl<S: Storage> Pool<S> {
             };
             if worker != self.wiring.index && wanted && !invited.contains(&worker) {
                 invited.push(worker);
-                self.warm.borrow_mut().insert(lane.spec().id);
                 home.invite(worker, net::now().mono);
             }
         }
@@ -159,57 +153,6 @@ impl<S: Storage> Pool<S> {
                 let id = path.lane.borrow().spec().id;
                 worker.upkeep(id);
             });
-        }
-    }
-
-    /// Does for the paths whose time has come what is due.
-    pub(super) fn do_due(self: &Rc<Self>, now: Moment) {
-        loop {
-            let due = self.timers.borrow().peek().is_some_and(|Reverse((at, _))| *at <= now);
-            let Some(Reverse((at, id))) = due.then(|| self.timers.borrow_mut().pop()).flatten() else {
-                return;
-            };
-            let Some(path) = self.paths.borrow().get(&id).cloned() else { continue };
-            if path.timer.get() == Some(at) {
-                path.timer.set(None);
-                self.with_home(id, |home| home.tick(now));
-                self.upkeep(id);
-            }
-        }
-    }
-
-    /// Wakes this worker when the path's home has something to do. A path without costs nothing while it waits.
-    fn set_timer(&self, id: PathId, path: &PathState<S>) {
-        let Some(at) = path.home.as_ref().and_then(|home| home.borrow().next_wake()) else { return };
-        if path.timer.get().is_none_or(|set| at < set) {
-            path.timer.set(Some(at));
-            self.timers.borrow_mut().push(Reverse((at, id)));
-        }
-    }
-
-    /// How long the worker may sleep.
-    pub(super) fn next_wake(&self, now: Moment, cooled: Moment) -> Option<Duration> {
-        let timer = self.timers.borrow().peek().map(|Reverse((at, _))| *at);
-        let retry = (!self.unsaid.borrow().is_empty()).then(|| now + Duration::from_millis(10));
-        let cooling = (!self.warm.borrow().is_empty()).then(|| cooled + COOLING);
-        let stop = self.stopping.get().then(|| now + Duration::from_millis(5));
-        [timer, retry, cooling, stop].into_iter().flatten().min().map(|at| at.since(now))
-    }
-
-    /// Ends a period of activity, when it is over, for the paths that had any.
-    pub(super) fn cool(self: &Rc<Self>) {
-        for id in self.warm.take() {
-            let Some(path) = self.paths.borrow().get(&id).cloned() else { continue };
-            path.invited.borrow_mut().clear();
-            let changed = {
-                let mut lane = path.lane.borrow_mut();
-                let before = lane.grants().is_idle();
-                lane.grants().cool();
-                before != lane.grants().is_idle()
-            };
-            if changed {
-                self.upkeep(id);
-            }
         }
     }
 }

@@ -20,7 +20,7 @@ use ringpost::outcome::{Enhanced, Reply};
 use ringpost::relay::door::Door;
 use ringpost::relay::roles::{self, Common};
 use ringpost::relay::{Orders, seats};
-use ringpost::routing::RouteAnswer;
+use ringpost::routing::{RouteAnswer, Target};
 use ringpost::spool::Fence;
 use ringpost::spool::layout::part_dir;
 use ringpost::spool::storage::memory::MemoryDisk;
@@ -230,7 +230,7 @@ async fn answer(
     answer_to: seats::AnswerTo,
     works: Rc<Cell<bool>>,
 ) {
-    let mut paths = PathMap::new(resolver::path_limits(&config.delivery), 7);
+    let mut paths = PathMap::new(resolver::sites(&config));
     while let Some((shard, domain)) = questions.next().await {
         let wait = world.random(|random| random.u64(..200_000));
         world.sleep(Duration::from_micros(wait)).await;
@@ -248,7 +248,7 @@ async fn answer(
                     port: remote.port(),
                     addresses: Ok(vec![remote.ip()]),
                 };
-                match paths.decide(vec![host], AddressRule::Any) {
+                match paths.decide(domain, &Target::Mx, vec![host], AddressRule::Any) {
                     Decision::Path { spec, .. } => {
                         RouteAnswer::Path { spec, valid_for: Duration::from_secs(60) }
                     }
