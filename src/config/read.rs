@@ -543,10 +543,7 @@ mod tests {
                 (6, 19, "site.connection_rate", "found 5|100/min"),
             ],
         );
-        check(
-            "[[tenant]]\nname = 'a'\nweight = 0\n",
-            &[(3, 10, "tenant.weight", "found 0|from 1 to 100")],
-        );
+        check("[[tenant]]\nname = 'a'\nweight = 0\n", &[(3, 10, "tenant.weight", "found 0|from 1 to 100")]);
         check(
             "[[tenant]]\nname = 'a'\nweight = 1\n[[tenant]]\nname = 'a'\nweight = 2\n",
             &[(5, 8, "tenant.name", "two tenants `a`")],

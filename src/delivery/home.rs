@@ -103,6 +103,8 @@ struct LaneView {
     news: LaneNews,
     lease: Lease,
     permits: PerRate<Account>,
+    /// What is due to it, against the others.
+    due: u64,
     /// Most slots of leases that were said and that the lane may still act on.
     believed: u32,
     dirty: bool,
@@ -275,6 +277,11 @@ impl Home {
         Some((lane.worker, lane.lease))
     }
 
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Workers whose lanes may have connections now.
     pub fn lanes_with_slots(&self) -> impl Iterator<Item = WorkerIndex> {
         self.lanes.iter().filter(|lane| lane.lease.slots > 0).map(|lane| lane.worker)
@@ -293,21 +300,7 @@ impl Home {
             State::Open | State::Probing { .. } => None,
         };
         let budget = if rest_until.is_some() { 0 } else { self.allowed };
-        let wanting = self.lanes.iter().filter(|lane| lane.news.wants).count() as u32;
-        let mut nth = 0;
-        let fair: Vec<u32> = self
-            .lanes
-            .iter()
-            .map(|lane| {
-                if !lane.news.wants {
-                    return 0;
-                }
-                // The first lanes get the remainder.
-                let share = budget / wanting + u32::from(nth < budget % wanting);
-                nth += 1;
-                share
-            })
-            .collect();
+        let fair = self.fair(budget);
         // What the others have beyond their new share is not free yet.
         let excess: u32 =
             self.lanes.iter().zip(&fair).map(|(lane, fair)| lane.in_use().saturating_sub(*fair)).sum();
@@ -323,6 +316,42 @@ impl Home {
             }
         }
         self.lease_permits(now);
+    }
+
+    /// What each lane should have of `budget` slots, by what is due to it. The first lane, which serves the shards that no other
+    /// does, has at least one if it wants any.
+    fn fair(&self, budget: u32) -> Vec<u32> {
+        let due = |lane: &LaneView| if lane.news.wants { u128::from(lane.due.max(1)) } else { 0 };
+        let all: u128 = self.lanes.iter().map(due).sum();
+        let part = |lane: &LaneView| u128::from(budget) * due(lane);
+        let mut fair: Vec<u32> = self
+            .lanes
+            .iter()
+            .map(|lane| u32::try_from(part(lane) / all.max(1)).unwrap_or(u32::MAX))
+            .collect();
+        let mut left = if all == 0 { 0 } else { budget - fair.iter().sum::<u32>() };
+        if left > 0 && fair[0] == 0 && self.lanes[0].news.wants {
+            (fair[0], left) = (1, left - 1);
+        }
+        // The rest to those who miss most of their part, the earlier lane first.
+        let mut behind: Vec<usize> = (0..fair.len()).filter(|at| due(&self.lanes[*at]) > 0).collect();
+        behind.sort_by_key(|at| {
+            std::cmp::Reverse(part(&self.lanes[*at]).saturating_sub(u128::from(fair[*at]) * all))
+        });
+        behind.into_iter().take(left as usize).for_each(|at| fair[at] += 1);
+        fair
+    }
+
+    /// What is due to each lane's worker, against the others.
+    pub fn set_due(&mut self, due: impl Fn(WorkerIndex) -> u64, now: Moment) {
+        let mut changed = false;
+        for lane in &mut self.lanes {
+            let due = due(lane.worker);
+            changed |= std::mem::replace(&mut lane.due, due) != due;
+        }
+        if changed {
+            self.assign(now);
+        }
     }
 
     /// Gives out permits to the lanes that wait for some.
@@ -356,6 +385,7 @@ impl Home {
                 news: LaneNews::default(),
                 lease: Lease::default(),
                 permits: PerRate::default(),
+                due: 1,
                 believed: 0,
                 dirty: false,
             });

@@ -1,14 +1,14 @@
 //! PURE. A path at one worker: jobs that arrived, connections that serve them, credits given for more.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::home::{LaneNews, Lease};
+use super::parked::Parked;
 use super::rate::{PerRate, Permits};
 use crate::clock::Moment;
 use crate::exchange::Demand;
 use crate::exchange::grants::Grants;
-use crate::id::ShardIndex;
+use crate::id::{ShardIndex, TenantKey};
 use crate::routing::PathSpec;
 
 /// Jobs wanted here for each connection: one in flight, one behind its final dot, and one more round for the time that
@@ -20,7 +20,7 @@ const JOBS_PER_CONNECTION: u32 = 4;
 pub struct Lane<J> {
     spec: Arc<PathSpec>,
     at_home: bool,
-    jobs: VecDeque<J>,
+    jobs: Parked<J>,
     /// Jobs that connections have taken and not finished.
     busy: u32,
     /// Connections open or opening.
@@ -44,7 +44,7 @@ impl<J> Lane<J> {
         Self {
             spec,
             at_home,
-            jobs: VecDeque::new(),
+            jobs: Parked::default(),
             busy: 0,
             connections: 0,
             ready: 0,
@@ -75,13 +75,14 @@ impl<J> Lane<J> {
         self.grants.demand(shard, demand, self.at_home);
     }
 
-    /// A job arrived. It comes back when the path rests: the shard keeps it meanwhile.
-    pub fn arrive(&mut self, shard: ShardIndex, job: J) -> Result<(), J> {
+    /// A job arrived. It comes back when the path rests, or other lanes have all slots: the shard keeps it meanwhile.
+    pub fn arrive(&mut self, shard: ShardIndex, tenant: TenantKey, job: J) -> Result<(), J> {
         self.grants.arrived(shard, self.at_home);
-        if self.lease.rest_until.is_some() {
+        // At home the first job comes before the first slot.
+        if self.lease.rest_until.is_some() || (self.lease.slots == 0 && !self.at_home) {
             return Err(job);
         }
-        self.jobs.push_back(job);
+        self.jobs.push(tenant, job);
         Ok(())
     }
 
@@ -90,7 +91,7 @@ impl<J> Lane<J> {
         if self.startable() == 0 {
             return None;
         }
-        let job = self.jobs.pop_front()?;
+        let job = self.jobs.pop()?;
         self.permits.messages.spend();
         self.busy += 1;
         Some(job)
@@ -98,12 +99,12 @@ impl<J> Lane<J> {
 
     /// A job that no connection will get.
     pub fn take_parked(&mut self) -> Option<J> {
-        self.jobs.pop_front()
+        self.jobs.pop()
     }
 
     /// Parked jobs that could begin now.
     pub fn startable(&self) -> u32 {
-        u32::try_from(self.jobs.len()).unwrap_or(u32::MAX).min(self.permits.messages.left())
+        self.jobs.len().min(self.permits.messages.left())
     }
 
     /// A job that was taken has ended.
@@ -112,17 +113,17 @@ impl<J> Lane<J> {
         self.busy -= 1;
     }
 
-    /// A lease from home. When it says rest, or takes the last slot, all parked jobs come out, to be sent back, and credits are
-    /// revoked: another lane may serve them.
-    pub fn set_lease(&mut self, lease: Lease) -> VecDeque<J> {
+    /// A lease from home. When it says rest, or takes the last slot from jobs that wait for one, these come out, to be sent back,
+    /// and credits are revoked: another lane may serve them.
+    pub fn set_lease(&mut self, lease: Lease) -> Parked<J> {
         let rests = lease.rest_until.is_some() && self.lease.rest_until.is_none();
-        let ends = rests || (lease.slots == 0 && self.lease.slots > 0);
+        let ends = rests || (lease.slots == 0 && self.lease.slots > 0 && !self.jobs.is_empty());
         self.lease = lease;
         self.paused = false;
         self.permits.messages.set_leased(lease.permits.messages);
         self.permits.connections.set_leased(lease.permits.connections);
         if !ends {
-            return VecDeque::new();
+            return Parked::default();
         }
         self.grants.revoke();
         std::mem::take(&mut self.jobs)
@@ -188,7 +189,7 @@ impl<J> Lane<J> {
         if self.lease.rest_until.is_some() || self.lease.slots == 0 {
             return;
         }
-        let here = self.busy + u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let here = self.busy + self.jobs.len();
         // No more than the rate lets begin soon, so that it is the shards who choose what begins then.
         let rate = self.busy.saturating_add(self.permits.messages.left().max(1));
         let want = self.lease.slots.saturating_mul(JOBS_PER_CONNECTION).min(self.spec.limits.window);
@@ -241,12 +242,12 @@ impl<J> Lane<J> {
 
     /// Jobs that no connection has taken.
     pub fn parked(&self) -> usize {
-        self.jobs.len()
+        self.jobs.len() as usize
     }
 
     /// Jobs parked or in flight, for metrics.
     pub fn depth(&self) -> usize {
-        self.jobs.len() + self.busy as usize
+        (self.jobs.len() + self.busy) as usize
     }
 
     /// Connections open or opening.
@@ -286,10 +287,10 @@ mod tests {
     #[test]
     fn a_job_opens_one_connection_however_often_it_is_looked_at_before_the_banner_comes() {
         let mut lane = lane(4);
-        assert!(lane.arrive(ShardIndex(0), 1).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 1).is_ok());
         assert_eq!((opened(&mut lane), opened(&mut lane)), (1, 0));
         // A second job while the connection is still being opened needs one of its own.
-        assert!(lane.arrive(ShardIndex(0), 2).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 2).is_ok());
         assert_eq!(opened(&mut lane), 1);
         // The first could not be opened: its job must not wait for nobody.
         lane.close_connection();
@@ -299,24 +300,24 @@ mod tests {
     #[test]
     fn a_burst_opens_all_slots_at_once_and_no_more() {
         let mut lane = lane(4);
-        (0..20).for_each(|job| assert!(lane.arrive(ShardIndex(0), job).is_ok()));
+        (0..20).for_each(|job| assert!(lane.arrive(ShardIndex(0), TenantKey(0), job).is_ok()));
         assert_eq!(opened(&mut lane), 4);
     }
 
     #[test]
     fn a_connection_that_waits_for_work_gets_the_job_and_a_busy_one_does_not() {
         let mut lane = lane(4);
-        assert!(lane.arrive(ShardIndex(0), 1).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 1).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
         assert_eq!(lane.take(), Some(1));
-        assert!(lane.arrive(ShardIndex(0), 2).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 2).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
         assert_eq!(lane.take(), Some(2));
         lane.finished();
         lane.set_idle(true);
-        assert!(lane.arrive(ShardIndex(0), 3).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 3).is_ok());
         assert_eq!(opened(&mut lane), 0);
     }
 }

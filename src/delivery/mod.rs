@@ -1,7 +1,7 @@
 //! Sending: paths at their home workers, lanes, connections, attempts.
 //!
 //! * [`home`] decides how many connections a path may have and who has them, by [`rate`] how often. PURE.
-//! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
+//! * [`lane`] is a path at one worker: its jobs ([`parked`]), connections and credits. PURE.
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers; `upkeep` does what is due for one.
 //! * `times` is what a pool does because time has passed, by the alarms of [`wakes`] (PURE).
 //! * [`peer`] is what workers say to each other. PURE.
@@ -23,6 +23,7 @@ pub mod lane;
 pub mod peer;
 #[cfg(test)]
 mod model;
+pub mod parked;
 mod order;
 #[cfg(feature = "runtime")]
 pub mod path;

@@ -14,7 +14,7 @@ use crate::clock::{Moment, WallTime};
 use crate::exchange::grants::Grants;
 use crate::exchange::ledger::{Ledger, WindowLimits};
 use crate::exchange::{Demand, Grant, home};
-use crate::id::{PathId, ShardIndex, WorkerIndex};
+use crate::id::{PathId, ShardIndex, TenantKey, WorkerIndex};
 use crate::routing::{PathKind, PathLimits, PathSpec, Rate};
 
 const PATHS: u32 = 3;
@@ -242,7 +242,7 @@ impl World {
             ToWorker::Job { path, bytes } => {
                 assert!(self.workers[at].paths.contains_key(&path), "a job before its announcement");
                 let job = Job { shard: shard.0, path, bytes };
-                if let Err(job) = self.path(at, path).lane.arrive(shard, job) {
+                if let Err(job) = self.path(at, path).lane.arrive(shard, TenantKey(0), job) {
                     self.report(at, job, false);
                 }
                 path
@@ -294,7 +294,8 @@ impl World {
         if lease.slots > 0 {
             shards.iter().for_each(|shard| path.lane.grants().invite(*shard));
         }
-        for job in returned {
+        let mut returned = returned;
+        while let Some(job) = returned.pop() {
             self.report(at, job, false);
         }
     }

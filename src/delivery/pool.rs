@@ -233,7 +233,7 @@ impl<S: Storage> Pool<S> {
     }
 
     fn hear_job(self: &Rc<Self>, job: Job<Payload<S::Pin>>) -> PathId {
-        let (id, shard) = (job.path, job.shard);
+        let (id, shard, tenant) = (job.path, job.shard, job.tenant);
         let active = ActiveJob::new(job, self.clone());
         let path = self.paths.borrow().get(&id).cloned();
         let path = path.expect("a shard announces a path before its first job, on the same channel");
@@ -242,7 +242,7 @@ impl<S: Storage> Pool<S> {
             return id;
         }
         let discards = matches!(path.lane.borrow().spec().kind, PathKind::Discard);
-        let returned = path.lane.borrow_mut().arrive(shard, active);
+        let returned = path.lane.borrow_mut().arrive(shard, tenant, active);
         drop(returned);
         if discards {
             path.discard_all();

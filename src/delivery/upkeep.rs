@@ -33,7 +33,12 @@ impl<S: Storage> Pool<S> {
                 // There was room: it fails only if the shard has ended, who needs no credits.
                 let _ = self.to_shard(shard).send(ToShard::Grant(grant));
             }
-            if lane.grants().has_unsaid() {
+            while path.home.is_some()
+                && let Some((shard, spread)) = lane.grants().poll_spread(has_room)
+            {
+                let _ = self.to_shard(shard).send(ToShard::Spread(id, spread));
+            }
+            if lane.grants().has_unsaid(path.home.is_some()) {
                 self.unsaid.borrow_mut().insert(id);
             }
         }
@@ -62,6 +67,7 @@ impl<S: Storage> Pool<S> {
                 home.borrow_mut().lane_news(self.wiring.index, news, net::now().mono);
             }
             self.invite_lanes(path, &mut home.borrow_mut());
+            self.weigh_lanes(path, &mut home.borrow_mut());
             let leased = self.tell_leases(id, path, home);
             self.share_shards(path, &home.borrow());
             // A lease of this worker's own lane, or shards left to it, may be news for home in turn.
@@ -115,6 +121,15 @@ impl<S: Storage> Pool<S> {
                 invited.push(worker);
                 home.invite(worker, net::now().mono);
             }
+        }
+    }
+
+    /// Where a lane serves the shard beside it, it is due what that shard is due.
+    fn weigh_lanes(&self, path: &PathState<S>, home: &mut Home) {
+        if self.wiring.near.is_some() && home.lanes() > 1 {
+            let mut lane = path.lane.borrow_mut();
+            let grants = lane.grants();
+            home.set_due(|worker| grants.due(ShardIndex(worker.0)), net::now().mono);
         }
     }
 

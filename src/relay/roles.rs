@@ -362,6 +362,7 @@ fn queue_options(config: &Config) -> QueueOptions {
             jitter: delivery.retry_jitter,
         },
         hold_max: delivery.hold_max,
+        weights: config.tenants.iter().map(|tenant| (tenant.name.as_str().into(), tenant.weight)).collect(),
         ..QueueOptions::default()
     }
 }
