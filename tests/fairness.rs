@@ -13,7 +13,7 @@ use ringpost::exchange::shares::Waiting;
 use ringpost::id::{Location, MessageId, PartId, PathId, ShardIndex, TenantKey, WorkerIndex};
 use ringpost::outcome::{Enhanced, LegResult, Reply, Verdict};
 use ringpost::queue::{Change, Job, Queue, QueueOptions};
-use ringpost::routing::{PathKind, PathLimits, PathSpec, Rate};
+use ringpost::routing::{PathKind, PathLimits, PathSpec, Rate, Security, TlsPolicy, Way};
 
 const PATH: PathId = PathId(1);
 const WORKER: WorkerIndex = WorkerIndex(0);
@@ -27,6 +27,7 @@ const LIMITS: PathLimits = PathLimits {
     idle: Duration::from_secs(60),
     connection_rate: None,
     message_rate: None,
+    security: Security { tls: TlsPolicy::Opportunistic, way: Way::Mx, shows: None, logs_in: None },
 };
 
 struct Shard {

@@ -336,6 +336,24 @@ impl Reader<'_> {
                 "site.name",
                 format!("`{name}` matches nothing; a site needs mx, hosts, domains or sources"),
             );
+            let rules = &site.rules;
+            let is_set = |path: &std::path::Path| !path.as_os_str().is_empty();
+            for (one, other, names) in [
+                (
+                    is_set(&rules.client_certificate),
+                    is_set(&rules.client_key),
+                    ["client_certificate", "client_key"],
+                ),
+                (
+                    !rules.auth_user.is_empty(),
+                    is_set(&rules.auth_password_file),
+                    ["auth_user", "auth_password_file"],
+                ),
+            ] {
+                let what =
+                    format!("`{name}` sets only one of {}; allowed is both or none", names.join(" and "));
+                self.rule_at(index, one == other, "site.name", what);
+            }
         }
     }
 

@@ -21,6 +21,8 @@ pub mod path_map;
 #[cfg(feature = "runtime")]
 pub mod admin;
 #[cfg(feature = "runtime")]
+pub mod disk_profile;
+#[cfg(feature = "runtime")]
 mod dns;
 #[cfg(feature = "runtime")]
 pub mod exposition;

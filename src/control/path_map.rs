@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
 use crate::routing::site::{Destination, Ruling, Sites};
-use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
+use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, Way, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
 pub const HOSTS_MAX: usize = 16;
@@ -144,10 +144,11 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
     segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[0] == 0x2002 || segments[..6] == [0; 6]
 }
 
-/// The identity of a path: its sites, and names and ports in order of preference, the preferences reduced to their order.
+/// The identity of a path: its sites, how its hosts are known, and names and ports in order of preference, the preferences
+/// reduced to their order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
-    Hosts(String, Vec<(u16, String, u16)>),
+    Hosts(String, Way, Vec<(u16, String, u16)>),
     Discard,
     Hold,
 }
@@ -209,7 +210,7 @@ impl PathMap {
         let mx: Vec<&str> = if *target == Target::Mx { names.collect() } else { Vec::new() };
         let Ruling { sites, limits } =
             self.sites.ruling(Destination { domain, target, mx: &mx, sources: &[] });
-        let key = key_of(sites, &hosts);
+        let key = key_of(sites, limits.security.way, &hosts);
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
         for host in hosts {
@@ -274,9 +275,9 @@ impl PathMap {
         let (id, version) =
             known.map_or((self.next_id(), 1), |spec| (spec.id, spec.version.saturating_add(1)));
         let name = match &key {
-            PathKey::Hosts(sites, _) if !sites.is_empty() => sites.clone(),
-            PathKey::Hosts(_, all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
-            PathKey::Hosts(_, all) => label(&all[0]),
+            PathKey::Hosts(sites, ..) if !sites.is_empty() => sites.clone(),
+            PathKey::Hosts(.., all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
+            PathKey::Hosts(.., all) => label(&all[0]),
             PathKey::Discard | PathKey::Hold => unreachable!("only hosts come here"),
         };
         let spec = Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits });
@@ -296,14 +297,14 @@ fn label((_, name, port): &(u16, String, u16)) -> String {
     }
 }
 
-fn key_of(sites: String, hosts: &[Resolved]) -> PathKey {
+fn key_of(sites: String, way: Way, hosts: &[Resolved]) -> PathKey {
     let (mut order, mut last) = (0, None);
     let ranked = hosts.iter().map(|host| {
         order += u16::from(last.is_some_and(|last| last != host.preference));
         last = Some(host.preference);
         (order, host.name.clone(), host.port)
     });
-    PathKey::Hosts(sites, ranked.collect())
+    PathKey::Hosts(sites, way, ranked.collect())
 }
 
 /// Whether a name that strangers give can be on the public internet.

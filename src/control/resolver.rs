@@ -26,7 +26,7 @@ use super::path_map::{
 use crate::config::{Config, Resolver as Options};
 use crate::id::ShardIndex;
 use crate::routing::site::Sites;
-use crate::routing::{PathLimits, RouteAnswer, RouteTable, Target, literal_address};
+use crate::routing::{PathLimits, RouteAnswer, RouteTable, Security, Target, literal_address};
 
 /// Questions that may wait in the channel.
 const QUESTIONS_MAX: usize = 16 * 1024;
@@ -158,6 +158,7 @@ pub fn sites(config: &Config) -> Sites {
         idle: delivery.idle_timeout,
         connection_rate: delivery.connection_rate,
         message_rate: delivery.message_rate,
+        security: Security { tls: delivery.tls, ..Security::default() },
     };
     Sites::new(limits, &config.sites)
 }
@@ -313,7 +314,7 @@ impl Control {
         match self.routes.target(&domain) {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
-            target @ Target::Smtp { host, port } => self.smart_host(&domain, target, host, *port).await,
+            target @ Target::Smtp { host, port, .. } => self.smart_host(&domain, target, host, *port).await,
             Target::Mx => self.mail_exchanges(&domain).await,
         }
     }

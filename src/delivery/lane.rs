@@ -260,7 +260,7 @@ impl<J> Lane<J> {
 mod tests {
     use super::*;
     use crate::id::PathId;
-    use crate::routing::{PathKind, PathLimits};
+    use crate::routing::{PathKind, PathLimits, Security};
     use std::time::Duration;
 
     fn lane(slots: u32) -> Lane<u32> {
@@ -272,6 +272,7 @@ mod tests {
             idle: Duration::from_secs(60),
             connection_rate: None,
             message_rate: None,
+            security: Security::default(),
         };
         let spec =
             PathSpec { id: PathId(1), version: 1, name: String::new(), kind: PathKind::Discard, limits };

@@ -15,7 +15,7 @@ use crate::exchange::grants::Grants;
 use crate::exchange::ledger::{Ledger, WindowLimits};
 use crate::exchange::{Demand, Grant, home};
 use crate::id::{PathId, ShardIndex, TenantKey, WorkerIndex};
-use crate::routing::{PathKind, PathLimits, PathSpec, Rate};
+use crate::routing::{PathKind, PathLimits, PathSpec, Rate, Security};
 
 const PATHS: u32 = 3;
 const WINDOW: WindowLimits = WindowLimits { jobs: 6, bytes: 10_000 };
@@ -122,6 +122,7 @@ impl World {
             idle: Duration::from_secs(1),
             connection_rate: rate.map(|count| Rate { count: count * 2, period: SECOND }),
             message_rate: rate.map(|count| Rate { count, period: SECOND }),
+            security: Security::default(),
         };
         let near = |index: u16| (shared && index < workers).then_some(WorkerIndex(index));
         Self {

@@ -26,7 +26,7 @@ pub mod shares;
 use std::sync::Arc;
 
 use crate::clock::{Moment, WallTime};
-use crate::id::{LegRef, MessageId, PathId, ShardIndex, TenantKey, WorkerIndex};
+use crate::id::{LegRef, Location, MessageId, PathId, ShardIndex, TenantKey, WorkerIndex};
 use crate::outcome::{LegResult, Reply};
 use crate::routing::PathSpec;
 use shares::{Spread, Waiting};
@@ -134,6 +134,11 @@ pub enum End {
         remote: Arc<str>,
         /// When the job's first command was written.
         began: Moment,
+    },
+    /// The message is damaged on disk: it was not sent, and never can be.
+    Damaged {
+        /// Which of its records.
+        at: Location,
     },
     /// The worker dropped it in a way that leaves open whether the remote has the message (a bug was caught).
     Unknown,

@@ -14,7 +14,7 @@ mod dispatch;
 
 use super::index::{Index, TABLES_FEW};
 use super::slab::{Link, List, NONE, Slab, linked};
-use super::{Job, Queue};
+use super::{Job, Queue, QueueOptions};
 use crate::clock::{Moment, Now};
 use crate::id::{PathId, TenantKey};
 use crate::outcome::Reply;
@@ -75,6 +75,8 @@ pub(super) struct Flow {
     link: Link,
     pub domain: u32,
     pub tenant: u32,
+    /// Number of its schedule.
+    pub schedule: u16,
     turn: u32,
     ready: List,
     /// Legs in any state.
@@ -213,13 +215,15 @@ impl Routes {
     }
 
     /// The flow of a domain and a tenant, with one more leg.
-    pub fn join_flow(&mut self, domain: &str, tenant: &str, weights: &HashMap<Box<str>, u32>) -> u32 {
+    pub fn join_flow(&mut self, domain: &str, tenant: &str, options: &QueueOptions) -> u32 {
+        let names = (domain, tenant);
         let domain = self.intern_domain(domain);
-        let tenant = self.intern_tenant(tenant, weights);
+        let tenant = self.intern_tenant(tenant, &options.weights);
         let hash = self.flow_index.hash((domain, tenant));
         let same = |slot: u32| (self.flows[slot].domain, self.flows[slot].tenant) == (domain, tenant);
         let flow = self.flow_index.find(hash, same).unwrap_or_else(|| {
-            let flow = self.flows.insert(Flow { domain, tenant, turn: NONE, ..Flow::default() });
+            let schedule = options.schedules.find(names.0, names.1);
+            let flow = self.flows.insert(Flow { domain, tenant, schedule, turn: NONE, ..Flow::default() });
             self.flow_index.insert(hash, flow);
             self.domains[domain].flows.push(flow);
             self.tenants[tenant].flows += 1;
@@ -367,25 +371,6 @@ impl Routes {
         }
         if waits {
             self.begin_turns(path, turn);
-        }
-    }
-
-    /// A tenant's first ready leg: it takes its turns from now on. The next one is its own, so that a message now and then waits for
-    /// no round, unless the last one went to somebody who had come like that: others get half of the path at least.
-    fn begin_turns(&mut self, path: u32, turn: u32) {
-        let Tenant { key, weight, .. } = self.tenants[self.turns[turn].tenant];
-        self.turns[turn].jumped = !std::mem::replace(&mut self.paths[path].jumped, true);
-        if self.turns[turn].jumped {
-            self.paths[path].active.push_front(&mut self.turns, turn);
-        } else {
-            self.paths[path].active.push_back(&mut self.turns, turn);
-        }
-        self.paths[path].weight += weight;
-        self.turns[turn].quantum = self.paths[path].quantum(key, weight);
-        let told = self.turns[turn].told == self.paths[path].tellings;
-        if !told && self.paths[path].active.len <= SHARES_MAX {
-            self.paths[path].joined = true;
-            self.mark(path);
         }
     }
 

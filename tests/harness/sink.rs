@@ -11,6 +11,7 @@ use super::eventually;
 pub enum Stage {
     Banner,
     Ehlo,
+    StartTls,
     Mail,
     Rcpt,
     Data,
@@ -87,6 +88,7 @@ struct Shared {
     asked: Mutex<Vec<(Stage, String)>>,
     sessions: Mutex<Sessions>,
     greeting: Mutex<()>,
+    connections: Mutex<Vec<TcpStream>>,
 }
 
 /// Accepted sessions: open now, and the most that ever were at once.
@@ -135,6 +137,7 @@ impl Sink {
             asked: Mutex::default(),
             sessions: Mutex::default(),
             greeting: Mutex::default(),
+            connections: Mutex::default(),
         });
         let mut first = None;
         for address in addresses {
@@ -147,6 +150,7 @@ impl Sink {
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let shared = shared.clone();
+                    locked(&shared.connections).extend(stream.try_clone());
                     std::thread::spawn(move || {
                         Session { shared: &shared, stream: &stream, at: bound }.serve()
                     });
@@ -174,6 +178,14 @@ impl Sink {
     /// The most sessions that were open at once; one that was refused at its banner is none.
     pub fn peak(&self) -> usize {
         locked(&self.shared.sessions).peak
+    }
+
+    /// Closes all connections without a word, whatever goes on in them.
+    pub fn hang_up(&self) {
+        for connection in locked(&self.shared.connections).drain(..) {
+            // One that is closed already is none to be closed.
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     /// Waits until it has taken at least `count`.
@@ -303,6 +315,12 @@ impl Session<'_> {
                 "RSET" => {
                     message = self.fresh();
                     self.say("250 2.0.0 ok")?;
+                }
+                // One that offers TLS and has none.
+                "STARTTLS" => {
+                    if self.ask(Stage::StartTls, "", "220 2.0.0 go ahead")? {
+                        return Err(Over);
+                    }
                 }
                 "QUIT" => return Ok("221 2.0.0 bye"),
                 _ => self.say("500 5.5.1 what?")?,

@@ -1,6 +1,7 @@
 //! What follows from hosts and addresses, case by case.
 
 use super::*;
+use crate::routing::Security;
 use crate::routing::site::{Site, SiteRules};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ fn map() -> PathMap {
         idle: Duration::from_secs(1),
         connection_rate: None,
         message_rate: None,
+        security: Security::default(),
     };
     PathMap::new(Sites::new(limits, &[]))
 }

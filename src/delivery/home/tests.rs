@@ -1,7 +1,7 @@
 //! A home told by the test what its lanes say.
 
 use super::*;
-use crate::routing::Rate;
+use crate::routing::{Rate, Security};
 
 const REST: RestOptions = RestOptions { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
@@ -16,6 +16,7 @@ fn limits(connections: u16) -> PathLimits {
         idle: Duration::from_secs(60),
         connection_rate: None,
         message_rate: None,
+        security: Security::default(),
     }
 }
 

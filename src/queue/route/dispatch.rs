@@ -143,6 +143,25 @@ impl Routes {
         })
     }
 
+    /// A tenant's first ready leg: it takes its turns from now on. The next one is its own, so that a message now and then waits for
+    /// no round, unless the last one went to somebody who had come like that: others get half of the path at least.
+    pub(super) fn begin_turns(&mut self, path: u32, turn: u32) {
+        let Tenant { key, weight, .. } = self.tenants[self.turns[turn].tenant];
+        self.turns[turn].jumped = !std::mem::replace(&mut self.paths[path].jumped, true);
+        if self.turns[turn].jumped {
+            self.paths[path].active.push_front(&mut self.turns, turn);
+        } else {
+            self.paths[path].active.push_back(&mut self.turns, turn);
+        }
+        self.paths[path].weight += weight;
+        self.turns[turn].quantum = self.paths[path].quantum(key, weight);
+        let told = self.turns[turn].told == self.paths[path].tellings;
+        if !told && self.paths[path].active.len <= SHARES_MAX {
+            self.paths[path].joined = true;
+            self.mark(path);
+        }
+    }
+
     fn each_active(&mut self, path: u32, mut act: impl FnMut(&mut Turn)) {
         let mut next = self.paths[path].active.head;
         while next != NONE {
