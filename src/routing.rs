@@ -5,6 +5,7 @@
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
 mod domain_map;
+mod rate;
 pub mod security;
 pub mod site;
 
@@ -20,11 +21,14 @@ use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
-pub use security::{Security, TlsPolicy};
+pub use rate::{ParseRateError, Rate};
+pub use security::{Security, TlsPolicy, Way};
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
-/// Port of a `lmtp://` target that names none: the one that most servers are shown with, as there is no registered one.
+/// Likewise of a `smtps://` target (RFC 8314 §3.3).
+const SMTPS_PORT: u16 = 465;
+/// Likewise of a `lmtp://` target: the one that most servers are shown with, as there is no registered one.
 const LMTP_PORT: u16 = 24;
 
 /// What the operator wants done with the mail of a domain.
@@ -38,6 +42,8 @@ pub enum Target {
         host: Box<str>,
         /// TCP port, never 0.
         port: u16,
+        /// Whether TLS comes from the first byte on.
+        implicit_tls: bool,
     },
     /// To the delivery agent behind this address, by LMTP (RFC 2033).
     Lmtp {
@@ -59,8 +65,8 @@ pub enum Target {
 /// A text that is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `lmtp://HOST:PORT`, `lmtp:/PATH/OF/SOCKET`, `maildir`, \
-     `discard` and `hold`"
+    "`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `smtps://HOST:PORT`, `lmtp://HOST:PORT`, \
+     `lmtp:/PATH/OF/SOCKET`, `maildir`, `discard` and `hold`"
 )]
 pub struct ParseTargetError(pub String);
 
@@ -78,7 +84,10 @@ impl FromStr for Target {
         }
         if let Some(rest) = text.strip_prefix("smtp://") {
             let (host, port) = host_and_port(rest, SMTP_PORT).ok_or_else(wrong)?;
-            Ok(Target::Smtp { host, port })
+            Ok(Target::Smtp { host, port, implicit_tls: false })
+        } else if let Some(rest) = text.strip_prefix("smtps://") {
+            let (host, port) = host_and_port(rest, SMTPS_PORT).ok_or_else(wrong)?;
+            Ok(Target::Smtp { host, port, implicit_tls: true })
         } else if let Some(rest) = text.strip_prefix("lmtp://") {
             let (host, port) = host_and_port(rest, LMTP_PORT).ok_or_else(wrong)?;
             Ok(Target::Lmtp { host, port })
@@ -114,7 +123,10 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Mx => f.write_str("mx"),
-            Target::Smtp { host, port } => write!(f, "smtp://{}:{port}", bracketed(host)),
+            Target::Smtp { host, port, implicit_tls } => {
+                let scheme = if *implicit_tls { "smtps" } else { "smtp" };
+                write!(f, "{scheme}://{}:{port}", bracketed(host))
+            }
             Target::Lmtp { host, port } => write!(f, "lmtp://{}:{port}", bracketed(host)),
             Target::LmtpSocket(path) => write!(f, "lmtp:{}", path.display()),
             Target::Maildir => f.write_str("maildir"),
@@ -259,6 +271,10 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Connections opened, over all its hosts and lanes.
+    pub connection_rate: Option<Rate>,
+    /// Transactions begun, likewise.
+    pub message_rate: Option<Rate>,
     /// Not how much, but how.
     pub security: Security,
 }
@@ -331,6 +347,8 @@ mod tests {
         check("lmtp://[::1]:2400", "lmtp://[::1]:2400");
         check("lmtp:/run/dovecot/lmtp", "lmtp:/run/dovecot/lmtp");
         check("maildir", "maildir");
+        check("smtps://relay.example", "smtps://relay.example:465");
+        check("smtps://[::1]:4650", "smtps://[::1]:4650");
     }
 
     #[test]
@@ -348,7 +366,7 @@ mod tests {
             "smtp://[::1",
             "smtp://[::1]25",
             "smtp://[a]:25",
-            "smtps://a:465",
+            "smtpss://a:465",
             "smtp://-a:25",
             "lmtp",
             "lmtp:",

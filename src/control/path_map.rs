@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
 use crate::routing::site::{Destination, Ruling, Sites};
-use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
+use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, Way, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
 pub const HOSTS_MAX: usize = 16;
@@ -144,12 +144,13 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
     segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[0] == 0x2002 || segments[..6] == [0; 6]
 }
 
-/// The identity of a path: its sites, and names and ports in order of preference, the preferences reduced to their order.
+/// The identity of a path: its sites, how its hosts are known, and names and ports in order of preference, the preferences
+/// reduced to their order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
-    Hosts(String, Vec<(u16, String, u16)>),
+    Hosts(String, Way, Vec<(u16, String, u16)>),
     /// Likewise, for hosts that speak LMTP.
-    Lmtp(String, Vec<(u16, String, u16)>),
+    Lmtp(String, Way, Vec<(u16, String, u16)>),
     /// A target on this host.
     Local(String, Target),
     Discard,
@@ -223,7 +224,7 @@ impl PathMap {
         let mx: Vec<&str> = if *target == Target::Mx { names.collect() } else { Vec::new() };
         let Ruling { sites, limits } =
             self.sites.ruling(Destination { domain, target, mx: &mx, sources: &[] });
-        let key = key_of(target, sites, &hosts);
+        let key = key_of(target, sites, limits.security.way, &hosts);
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
         for host in hosts {
@@ -288,10 +289,10 @@ impl PathMap {
         let (id, version) =
             known.map_or((self.next_id(), 1), |spec| (spec.id, spec.version.saturating_add(1)));
         let name = match &key {
-            PathKey::Hosts(sites, _) | PathKey::Lmtp(sites, _) if !sites.is_empty() => sites.clone(),
-            PathKey::Hosts(_, all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
-            PathKey::Hosts(_, all) => label(&all[0]),
-            PathKey::Lmtp(_, all) => format!("lmtp://{}", label(&all[0])),
+            PathKey::Hosts(sites, ..) | PathKey::Lmtp(sites, ..) if !sites.is_empty() => sites.clone(),
+            PathKey::Hosts(.., all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
+            PathKey::Hosts(.., all) => label(&all[0]),
+            PathKey::Lmtp(.., all) => format!("lmtp://{}", label(&all[0])),
             _ => unreachable!("only hosts come here"),
         };
         let kind = match &key {
@@ -315,7 +316,7 @@ fn label((_, name, port): &(u16, String, u16)) -> String {
     }
 }
 
-fn key_of(target: &Target, sites: String, hosts: &[Resolved]) -> PathKey {
+fn key_of(target: &Target, sites: String, way: Way, hosts: &[Resolved]) -> PathKey {
     let (mut order, mut last) = (0, None);
     let ranked = hosts.iter().map(|host| {
         order += u16::from(last.is_some_and(|last| last != host.preference));
@@ -323,7 +324,7 @@ fn key_of(target: &Target, sites: String, hosts: &[Resolved]) -> PathKey {
         (order, host.name.clone(), host.port)
     });
     let key = if matches!(target, Target::Lmtp { .. }) { PathKey::Lmtp } else { PathKey::Hosts };
-    key(sites, ranked.collect())
+    key(sites, way, ranked.collect())
 }
 
 /// Whether a name that strangers give can be on the public internet.

@@ -156,6 +156,8 @@ pub fn sites(config: &Config) -> Sites {
         recipients_per_transaction: delivery.recipients_per_transaction_max,
         window: delivery.window,
         idle: delivery.idle_timeout,
+        connection_rate: delivery.connection_rate,
+        message_rate: delivery.message_rate,
         security: Security { tls: delivery.tls, ..Security::default() },
     };
     Sites::new(limits, &config.sites)
@@ -319,7 +321,7 @@ impl Control {
                 let kind = PathKind::LmtpSocket(path.clone());
                 fixed(self.paths.borrow_mut().local(&domain, target, kind))
             }
-            target @ (Target::Smtp { host, port } | Target::Lmtp { host, port }) => {
+            target @ (Target::Smtp { host, port, .. } | Target::Lmtp { host, port }) => {
                 self.named_host(&domain, target, host, *port).await
             }
             Target::Mx => self.mail_exchanges(&domain).await,

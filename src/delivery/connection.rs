@@ -81,7 +81,7 @@ impl Timeouts {
             Stage::Data => self.data,
             Stage::Body => self.block,
             Stage::FinalDot => self.end_of_data,
-            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Idle => self.command,
+            Stage::Ehlo | Stage::StartTls | Stage::Login | Stage::Mail | Stage::Idle => self.command,
             // Nothing depends on the answer to QUIT.
             Stage::Quit => self.command.min(Duration::from_secs(5)),
         }
@@ -149,6 +149,7 @@ async fn open<S: Storage>(
         address,
         security,
         is_encrypted: false,
+        secured: None,
         client,
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
@@ -162,7 +163,9 @@ async fn open<S: Storage>(
         waits_since: began,
         ended: None,
     };
-    connection.serve().await;
+    if connection.begin_encrypted().await {
+        connection.serve().await;
+    }
     connection.ended.unwrap_or(Ended::Served)
 }
 
@@ -195,6 +198,8 @@ struct Connection<'a, S: Storage> {
     address: Option<SocketAddr>,
     security: Security,
     is_encrypted: bool,
+    /// Whether REQUIRETLS may go over it, once that was asked.
+    secured: Option<Result<(), String>>,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -254,7 +259,8 @@ impl<S: Storage> Connection<'_, S> {
                 self.stage_began = now;
             }
             job.begin(now);
-            content.begin(&mut self.client, tag, &job);
+            let secured = if content.requires_tls() { self.secured() } else { Ok(()) };
+            content.begin(&mut self.client, tag, &job, &secured);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
@@ -285,6 +291,7 @@ impl<S: Storage> Connection<'_, S> {
     fn is_leaving(&self) -> bool {
         self.pool.is_stopping()
             || self.next_tag >= u64::from(self.spec.limits.messages_per_connection)
+            || self.client.capabilities().is_used_up(self.next_tag)
             || self.path.lane.borrow().is_over_lease()
     }
 
@@ -321,6 +328,8 @@ impl<S: Storage> Connection<'_, S> {
             }
             Event::Closed => self.ended = Some(Ended::Served),
             Event::TlsRefused(reply) => self.tls_refused(&reply),
+            Event::LoggedIn => self.opened(),
+            Event::LoginRefused(reply) => self.refused(&reply),
             Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }
@@ -455,7 +464,7 @@ impl<S: Storage> Connection<'_, S> {
     fn note_stage(&mut self, stage: Stage) {
         let label = match stage {
             Stage::Banner => AttemptStage::Banner,
-            Stage::Ehlo | Stage::StartTls => AttemptStage::Ehlo,
+            Stage::Ehlo | Stage::StartTls | Stage::Login => AttemptStage::Ehlo,
             Stage::Mail => AttemptStage::Mail,
             Stage::Rcpt => AttemptStage::Rcpt,
             Stage::Data => AttemptStage::Data,

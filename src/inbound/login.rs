@@ -8,7 +8,7 @@ use super::limits::Act;
 use super::session::Driver;
 use crate::hash::HashState;
 use crate::id::ShardIndex;
-use crate::metrics::RejectReason;
+use crate::metrics::{LoginResult, RejectReason};
 use crate::net;
 use crate::net::event::WaitList;
 use crate::protocol::reply;
@@ -88,6 +88,7 @@ impl<S: Storage> Driver<'_, S> {
         };
         let counted = self.policy.pass.as_ref().map(|pass| pass.count(Act::AuthFailure, net::now().mono));
         if let Some(Err(excess)) = counted {
+            self.inbound.metrics.logins[LoginResult::Limited].inc();
             self.reject(RejectReason::Auth);
             let refusal = self.refuse_excess(&excess);
             return self.close(&refusal).await;
@@ -107,11 +108,12 @@ impl<S: Storage> Driver<'_, S> {
         {
             pass.take_back(Act::AuthFailure);
         }
-        let result = match answer {
-            Answer::Granted => Ok(&*user),
-            Answer::Refused => Err(reply::BAD_CREDENTIALS),
-            Answer::Later => Err(reply::AUTH_LATER),
+        let (counted, result) = match answer {
+            Answer::Granted => (LoginResult::Granted, Ok(&*user)),
+            Answer::Refused => (LoginResult::Refused, Err(reply::BAD_CREDENTIALS)),
+            Answer::Later => (LoginResult::Later, Err(reply::AUTH_LATER)),
         };
+        self.inbound.metrics.logins[counted].inc();
         match &result {
             Ok(name) => self.policy.logged_in(name),
             Err(refusal) => self.log_refusal(RejectReason::Auth, refusal, user.clone()),

@@ -235,7 +235,9 @@ impl<S: Storage> Driver<'_, S> {
         self.count_replies();
         self.stream.set_write_timeout(self.inbound.patience.command);
         self.waiting.is_writing.set(true);
-        self.waiting.scarce_by.set(Some(net::now().mono + SCARCE_WAIT));
+        if !self.waiting.is_trusted.get() {
+            self.waiting.scarce_by.set(Some(net::now().mono + SCARCE_WAIT));
+        }
         let written = self.stream.write_all(&self.out).await;
         self.waiting.scarce_by.set(None);
         self.waiting.is_writing.set(false);

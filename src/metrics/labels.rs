@@ -105,6 +105,16 @@ labels! {
         Timeout = "timeout",
         Other = "other",
     }
+    /// What became of a login.
+    LoginResult {
+        Granted = "granted",
+        /// Wrong name, password, proof or certificate.
+        Refused = "refused",
+        /// Nobody looked: too many failures of the user, or too many logins at once.
+        Later = "later",
+        /// Nobody looked: too many failures of the address or its network.
+        Limited = "limited",
+    }
     /// A limit that a client met.
     LimitKind {
         /// Too many open at once from its address or network.

@@ -8,6 +8,7 @@ pub mod door;
 pub mod placement;
 pub mod roles;
 pub mod seats;
+mod sockets;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -23,7 +24,7 @@ use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::maildir;
 use crate::control::resolver::{self, ResolverCounters};
-use crate::delivery::keys::Keys;
+use crate::delivery::keys::{Keys, KeysError};
 use crate::endpoint::Endpoint;
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
@@ -32,7 +33,6 @@ use crate::mailboxes::store::{self, Store, Ticket};
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
-use crate::net::listener::{self, Bound};
 use crate::net::tls::TlsError;
 use crate::routing::Target;
 use crate::shard;
@@ -72,9 +72,15 @@ pub enum StartError {
         /// How it failed.
         source: std::io::Error,
     },
+    /// Sockets that were passed cannot be used.
+    #[error("{0}")]
+    Passed(String),
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What outbound connections show could not be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The users file is wrong.
     #[error("{}", .0.join("\n"))]
     Users(Vec<String>),
@@ -171,7 +177,7 @@ impl Relay {
         let shared = is_shared(&config);
         let mut door_keeper = DoorKeeper::new(config.clone())?;
         let keys = Keys::read(&config.sites)?;
-        let (sockets, listening) = bind_all(&config)?;
+        let (sockets, listening) = sockets::bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
         let door = door_keeper.complete()?;
@@ -439,38 +445,4 @@ impl Roles for Orders {
         }
         answers
     }
-}
-
-/// One socket for each shard and listener, in the order of the listeners' indexes. With port 0 the first decides the port for the others.
-fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<Endpoint>), StartError> {
-    let cpus = if config.threads.steer { seats::pinned_cpus(config) } else { Vec::new() };
-    let mut by_shard: Vec<Vec<Bound>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
-    let mut listening = Vec::new();
-    for wanted in config.listeners() {
-        let mut address = match &wanted.address {
-            Endpoint::Ip(address) => *address,
-            Endpoint::Unix(path) => {
-                let at = || wanted.address.clone();
-                let failed = |source| StartError::Bind { address: at(), flag: "listener.address", source };
-                let socket = listener::unix::bind(path, wanted.socket_mode).map_err(failed)?;
-                for sockets in &mut by_shard {
-                    sockets.push(socket.try_clone().map_err(failed)?);
-                }
-                listening.push(at());
-                continue;
-            }
-        };
-        for (index, sockets) in by_shard.iter_mut().enumerate() {
-            let failed = |source| StartError::Bind { address: address.into(), flag: "--listen", source };
-            // SO_REUSEPORT would let a second relay of the same user listen beside the first, unnoticed.
-            if index == 0 && address.port() != 0 {
-                listener::check_free(address).map_err(failed)?;
-            }
-            let socket = listener::bind(address, cpus.get(index).copied()).map_err(failed)?;
-            address = socket.local_address().map_err(failed)?;
-            sockets.push(socket);
-        }
-        listening.push(address.into());
-    }
-    Ok((by_shard, listening))
 }

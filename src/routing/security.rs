@@ -1,5 +1,7 @@
 //! PURE. How safe the way to a path's hosts must be, and who we say we are there.
 
+use super::Target;
+
 /// What encryption a path asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TlsPolicy {
@@ -15,9 +17,37 @@ pub enum TlsPolicy {
 }
 
 impl TlsPolicy {
+    /// This policy, or the weakest one that encrypts.
+    pub fn at_least_required(self) -> Self {
+        if self.falls_back() { TlsPolicy::Required } else { self }
+    }
+
     /// Whether a connection may go on in the clear when encryption is not to be had.
     pub fn falls_back(self) -> bool {
         matches!(self, TlsPolicy::Off | TlsPolicy::Opportunistic)
+    }
+}
+
+/// How a path's hosts are known, and spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// By MX records, which nobody has signed.
+    #[default]
+    Mx,
+    /// By the operator.
+    Named,
+    /// Likewise, with TLS from the first byte on.
+    NamedTls,
+}
+
+impl Way {
+    /// That of a route.
+    pub fn of(target: &Target) -> Self {
+        match target {
+            Target::Smtp { implicit_tls: true, .. } => Way::NamedTls,
+            Target::Smtp { .. } | Target::Lmtp { .. } | Target::LmtpSocket(_) => Way::Named,
+            _ => Way::Mx,
+        }
     }
 }
 
@@ -26,6 +56,8 @@ impl TlsPolicy {
 pub struct Security {
     /// What encryption it asks for.
     pub tls: TlsPolicy,
+    /// How its hosts are known.
+    pub way: Way,
     /// The site, by its place in the file, whose client certificate is shown to remotes that ask for one.
     pub shows: Option<usize>,
     /// The site whose user logs in.

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DomainMap, PathLimits, Security, Target, TlsPolicy};
+use super::{DomainMap, PathLimits, Rate, Security, Target, TlsPolicy, Way};
 
 /// One `[[site]]`: what it matches, and what it sets there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,10 @@ pub struct SiteRules {
     pub window: Option<u32>,
     /// See [`PathLimits::idle`].
     pub idle_timeout: Option<Duration>,
+    /// See [`PathLimits::connection_rate`].
+    pub connection_rate: Option<Rate>,
+    /// See [`PathLimits::message_rate`].
+    pub message_rate: Option<Rate>,
     /// See [`Security::tls`].
     pub tls: Option<TlsPolicy>,
     /// PEM file with the chain that is shown to remotes that ask for one; empty is inherited.
@@ -73,8 +77,11 @@ impl SiteRules {
                 .unwrap_or(below.recipients_per_transaction),
             window: self.window.unwrap_or(below.window),
             idle: self.idle_timeout.unwrap_or(below.idle),
+            connection_rate: self.connection_rate.or(below.connection_rate),
+            message_rate: self.message_rate.or(below.message_rate),
             security: Security {
                 tls: self.tls.unwrap_or(below.security.tls),
+                way: below.security.way,
                 shows: own(!self.client_certificate.as_os_str().is_empty(), below.security.shows),
                 logs_in: own(!self.auth_user.is_empty(), below.security.logs_in),
             },
@@ -161,6 +168,7 @@ impl Sites {
     /// What holds for a destination.
     pub fn ruling(&self, to: Destination<'_>) -> Ruling {
         let mut ruling = Ruling { sites: String::new(), limits: self.delivery };
+        ruling.limits.security.way = Way::of(to.target);
         for layer in self.layers.iter().filter(|layer| layer.matches(to)) {
             ruling.limits = layer.site.rules.over(layer.nth, ruling.limits);
             if layer.site.has_destinations() {
@@ -182,7 +190,9 @@ mod tests {
         recipients_per_transaction: 50,
         window: 1000,
         idle: Duration::from_secs(60),
-        security: Security { tls: TlsPolicy::Opportunistic, shows: None, logs_in: None },
+        connection_rate: None,
+        message_rate: None,
+        security: Security { tls: TlsPolicy::Opportunistic, way: Way::Mx, shows: None, logs_in: None },
     };
 
     fn texts(words: &str) -> Vec<String> {
@@ -267,7 +277,7 @@ mod tests {
             let to = Destination { domain, target: &Target::Mx, mx: &[], sources: &[] };
             sites.ruling(to).limits.security
         };
-        let strict = Security { tls: TlsPolicy::Verified, shows: Some(0), logs_in: None };
+        let strict = Security { tls: TlsPolicy::Verified, shows: Some(0), ..Security::default() };
         assert_eq!(security("b.test"), strict);
         assert_eq!(security("a.test"), Security { logs_in: Some(1), ..strict });
         assert_eq!(security("b.example"), Security { logs_in: Some(1), ..Security::default() });

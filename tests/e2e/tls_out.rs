@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
+use crate::door::{add_user, python, with_users};
 use crate::harness::client::content;
-use crate::harness::host_is_able;
 use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::report::Report;
 use crate::harness::sink::{Act, Sink, Stage};
+use crate::harness::{has_program, host_is_able};
 
 /// A certificate authority of the laboratory.
 pub struct Authority {
@@ -192,4 +193,197 @@ fn a_required_path_takes_any_certificate_and_never_goes_on_in_the_clear() {
     sender.drain();
     sender.stop();
     relay.stop();
+}
+
+/// Starts a relay that takes mail from users alone, on both kinds of submission listeners: `anna` with a key for SCRAM, `otto`
+/// with one that SCRAM cannot use.
+fn submission(lab: &Lab, sink: &Sink, (chain, key): &(PathBuf, PathBuf)) -> Relay {
+    for (user, flag) in [("anna", &["--scram"][..]), ("otto", &[])] {
+        let added = add_user(lab, user, "correct horse", &[flag, &["--sender", "*@client.test"]].concat());
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    }
+    let config = with_users(lab, Config::new())
+        .to(sink.address())
+        .set("smtp.tls_certificate", format!("'{}'", chain.display()))
+        .set("smtp.tls_key", format!("'{}'", key.display()))
+        .listener("submission", "")
+        .listener("submissions", "");
+    lab.start(&config)
+}
+
+/// A site that logs in, for one domain.
+fn login(lab: &Lab, domain: &str, user: &str, password: &str) -> String {
+    let file = lab.path().join(format!("password-{domain}"));
+    std::fs::write(&file, format!("{password}\n")).expect("written");
+    format!(
+        "[[site]]\nname = '{domain}'\ndomains = ['{domain}']\nauth_user = '{user}'\nauth_password_file = '{}'\n",
+        file.display()
+    )
+}
+
+#[test]
+fn a_smart_host_gets_its_password_over_tls_from_the_first_byte_or_behind_starttls() {
+    if !host_is_able() {
+        return;
+    }
+    let (lab, far, sink) = (Lab::new(), Lab::new(), Sink::start());
+    let authority = Authority::new(&lab, "authority");
+    let smart = submission(&far, &sink, &authority.issue(&lab, "smart", "127.0.0.1", false));
+    let (starttls, implicit) = (smart.listener("submission"), smart.listener("submissions"));
+    let config = Config::new()
+        .set("delivery.expire_after", "'3s'")
+        .set("delivery.tls", "'verified'")
+        .route("anna.test", format!("smtp://{starttls}"))
+        .route("otto.test", format!("smtps://{implicit}"))
+        .route("wrong.test", format!("smtps://{implicit}"))
+        .route("client.test", format!("smtp://{}", sink.address()))
+        .table("[[site]]\nname = 'clients'\ndomains = ['client.test']\ntls = 'off'")
+        .table(&login(&lab, "anna.test", "anna", "correct horse"))
+        .table(&login(&lab, "otto.test", "otto", "correct horse"))
+        .table(&login(&lab, "wrong.test", "anna", "horse, correct"));
+    let sender = authority.trusted_by(&lab, &config);
+    for domain in ["anna.test", "otto.test", "wrong.test"] {
+        mail(&sender, domain);
+    }
+    for mailbox in ["user@anna.test", "user@otto.test"] {
+        let content = String::from_utf8_lossy(&sink.await_to(mailbox).content).into_owned();
+        assert!(content.contains("with ESMTPSA"), "{mailbox}: {content}");
+    }
+    let (status, diagnostic) = bounce(&sink, "wrong.test");
+    assert!(diagnostic.contains("535"), "{status} {diagnostic}");
+    sender.drain();
+    sender.stop();
+    for file in [sender_log(&lab), sender_log(&far)] {
+        assert!(!file.contains("horse"), "a password in a log: {file}");
+    }
+    smart.stop();
+}
+
+fn sender_log(lab: &Lab) -> String {
+    std::fs::read_to_string(lab.path().join("log")).expect("a log")
+}
+
+#[test]
+fn a_certificate_of_ours_is_shown_to_the_remote_that_asks_for_it() {
+    if !host_is_able() || !has_program("openssl") {
+        return;
+    }
+    let (lab, far, sink) = (Lab::new(), Lab::new(), Sink::start());
+    let authority = Authority::new(&lab, "authority");
+    let (chain, key) = authority.issue(&lab, "own", "relay.test", false);
+    let shown = std::process::Command::new("openssl")
+        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+        .arg(&chain)
+        .output()
+        .expect("openssl runs");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let fingerprint = shown.trim().rsplit('=').next().expect("a fingerprint").replace(':', "");
+    let (theirs, their_key) = self_signed(&far, "127.0.0.1");
+    // Whoever shows no certificate may send to nobody there.
+    let listener = format!("relay_networks = []\nrelay_certificates = ['{fingerprint}']");
+    let config = Config::new()
+        .to(sink.address())
+        .set("smtp.tls_certificate", format!("'{}'", theirs.display()))
+        .set("smtp.tls_key", format!("'{}'", their_key.display()))
+        .listener("relay", &listener);
+    let remote = far.start(&config);
+    let place = remote.listeners("SMTP")[1];
+    let site = format!(
+        "[[site]]\nname = 'shown'\ndomains = ['shown.test']\ntls = 'required'\nclient_certificate = '{}'\nclient_key = '{}'",
+        chain.display(),
+        key.display()
+    );
+    let config = Config::new()
+        .route("*", format!("smtp://{place}"))
+        .route("client.test", format!("smtp://{}", sink.address()))
+        .table(&site);
+    let sender = lab.start(&config);
+    mail(&sender, "shown.test");
+    mail(&sender, "bare.test");
+    assert!(came_encrypted(&sink, "user@shown.test"));
+    let (status, diagnostic) = bounce(&sink, "bare.test");
+    assert!(status == "5.7.1" && diagnostic.contains("550"), "{status} {diagnostic}");
+    sender.drain();
+    sender.stop();
+    remote.stop();
+}
+
+#[test]
+fn a_password_file_that_is_missing_or_has_more_than_the_password_stops_the_start_with_one_line() {
+    if !host_is_able() {
+        return;
+    }
+    let lab = Lab::new();
+    let site = login(&lab, "a.test", "anna", "one\ntwo");
+    for (file, words) in [("password-a.test", "more than one line"), ("password-b.test", "No such file")] {
+        let config = Config::new().table(&site.replace("password-a.test", file));
+        let ended = lab.run(lab.command(&config));
+        assert!(!ended.status.success() && ended.err.lines().count() == 1, "{}", ended.err);
+        assert!(ended.err.contains(file) && ended.err.contains(words), "{}", ended.err);
+        assert!(!ended.err.contains("two"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn a_message_that_requires_tls_is_passed_on_in_confidence_or_comes_back_without_its_body() {
+    if !host_is_able() || !has_program("python3") {
+        return;
+    }
+    let (lab, far, sink) = (Lab::new(), Lab::new(), Sink::start());
+    let authority = Authority::new(&lab, "authority");
+    let good = authority.issue(&lab, "good", "127.0.0.1", false);
+    let quoted = |path: &Path| format!("'{}'", path.display());
+    let config =
+        Config::new().set("smtp.tls_certificate", quoted(&good.0)).set("smtp.tls_key", quoted(&good.1));
+    let plain = format!("smtp://{}", sink.address());
+    // The one promises the same and ends the way, or has to pass it on in the clear; the other cannot be believed.
+    let promising = far.start(
+        &config.clone().route("*", "discard").route("further.test", &plain).route("client.test", &plain),
+    );
+    let strange = Lab::new();
+    let unknown = receiver(&strange, &sink, &self_signed(&strange, "127.0.0.1"));
+    let config = config
+        .route("good.test", format!("smtp://{}", promising.smtp()))
+        .route("further.test", format!("smtp://{}", promising.smtp()))
+        .route("unknown.test", format!("smtp://{}", unknown.smtp()))
+        .route("plain.test", &plain)
+        .route("client.test", &plain);
+    let sender = authority.trusted_by(&lab, &config);
+    let text = r#"
+import smtplib, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+client = smtplib.SMTP("127.0.0.1", int(sys.argv[1]))
+client.ehlo()
+assert not client.has_extn("requiretls")
+client.starttls(context=context)
+client.ehlo()
+assert client.has_extn("requiretls")
+for domain in sys.argv[2:]:
+    text = f"Subject: {domain}\r\n\r\nthe secret\r\n"
+    client.sendmail(f"{domain}@client.test", [f"user@{domain}"], text, mail_options=["REQUIRETLS", "RET=FULL"])
+client.quit()
+"#;
+    let domains = ["good.test", "further.test", "unknown.test", "plain.test"];
+    let arguments: Vec<String> =
+        [sender.smtp().port().to_string()].into_iter().chain(domains.map(str::to_owned)).collect();
+    python(text, &arguments);
+    sender.await_log(&["delivered", "good.test"]);
+    promising.await_log(&["delivered", "good.test"]);
+    for (domain, words) in [
+        ("further.test", "not encrypted"),
+        ("unknown.test", "not to be trusted"),
+        ("plain.test", "not encrypted"),
+    ] {
+        let (status, diagnostic) = bounce(&sink, domain);
+        assert_eq!(status, "5.7.10", "{domain}: {diagnostic}");
+        assert!(diagnostic.contains(words), "{domain}: {diagnostic}");
+    }
+    for taken in sink.taken() {
+        assert!(!String::from_utf8_lossy(&taken.content).contains("the secret"), "{:?}", taken.mailboxes());
+    }
+    for relay in [sender, promising, unknown] {
+        relay.drain();
+        relay.stop();
+    }
 }

@@ -1,4 +1,5 @@
-//! Listening on unix sockets. One socket serves all shards, which each accept on it: SO_REUSEPORT is TCP's.
+//! Listening on unix sockets. One socket serves all shards, SO_REUSEPORT being TCP's; one of them accepts on it, as on those of
+//! `inherited`.
 
 use std::fs::{self, Permissions};
 use std::io;

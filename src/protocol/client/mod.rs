@@ -24,8 +24,10 @@
 mod capabilities;
 mod command;
 mod flight;
+mod login;
 #[cfg(test)]
 mod model;
+mod objection;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ pub use capabilities::Capabilities;
 
 use self::flight::{Body, Flight, Form, Mail};
 use super::remote::{Malformed, ReplyParser};
+use super::sasl::prove::Prover;
 use super::stuff::Stuffer;
 use crate::envelope::{Parameters, Recipient};
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
@@ -65,6 +68,9 @@ pub struct Transaction<'a> {
     pub envid: Option<&'a str>,
     /// Bytes of the body before stuffing.
     pub size: u64,
+    /// Whether the way to the remote is as safe as REQUIRETLS wants it (RFC 8689 §4.2.1), or what it lacks. Asked only for a
+    /// message that requires it.
+    pub secured: Result<(), &'a str>,
     /// Whether the body is at hand *and* worth sending before the envelope is accepted.
     pub body_ready: bool,
 }
@@ -78,6 +84,8 @@ pub enum Stage {
     Ehlo,
     /// The reply to STARTTLS, or the driver's handshake (2 minutes).
     StartTls,
+    /// The next word of the login.
+    Login,
     /// The reply to MAIL, or to the RSET before it (5 minutes).
     Mail,
     /// The reply to RCPT (5 minutes).
@@ -110,6 +118,10 @@ pub enum Event {
     TlsWanted,
     /// STARTTLS was refused. The session goes on in the clear if the driver wants it to.
     TlsRefused(Reply),
+    /// The login succeeded.
+    LoggedIn,
+    /// It did not: the remote's words, or ours if it has no mechanism that we know, or cannot prove itself.
+    LoginRefused(Reply),
     /// The body of this transaction is wanted: [`Client::body_piece`].
     BodyWanted {
         /// The transaction.
@@ -173,6 +185,7 @@ enum Expect {
     Ehlo,
     Helo,
     StartTls,
+    Login,
     Rset,
     Mail,
     Rcpt(u64),
@@ -185,11 +198,17 @@ enum Expect {
 }
 
 impl Expect {
+    /// Whether it comes before any transaction.
+    fn is_opening(self) -> bool {
+        matches!(self, Self::Banner | Self::Ehlo | Self::Helo | Self::StartTls | Self::Login)
+    }
+
     fn stage(self) -> Stage {
         match self {
             Expect::Banner => Stage::Banner,
             Expect::Ehlo | Expect::Helo => Stage::Ehlo,
             Expect::StartTls => Stage::StartTls,
+            Expect::Login => Stage::Login,
             Expect::Rset | Expect::Mail => Stage::Mail,
             Expect::Rcpt(_) => Stage::Rcpt,
             Expect::Data => Stage::Data,
@@ -227,6 +246,8 @@ pub struct Client {
     lmtp: bool,
     state: State,
     offered: Capabilities,
+    /// The login under way.
+    prover: Option<Prover>,
     parser: ReplyParser,
     expected: VecDeque<Expect>,
     /// Commands that wait for the reply to the one before (no PIPELINING): what they expect, and their bytes.
@@ -254,6 +275,7 @@ impl Client {
             lmtp: false,
             state: State::Opening,
             offered: Capabilities::default(),
+            prover: None,
             parser: ReplyParser::default(),
             expected: VecDeque::from([Expect::Banner]),
             held: VecDeque::new(),
@@ -311,12 +333,12 @@ impl Client {
         match self.flights.back() {
             // RFC 2920 §3.1 wants DATA to end a group; behind the final dot a new group begins.
             Some(last) => self.offered.pipelining && matches!(last.body, Body::Ended | Body::Void),
-            None => self.expected.is_empty() || (self.offered.pipelining && !self.awaits_tls()),
+            None => self.expected.is_empty() || (self.offered.pipelining && !self.is_opening()),
         }
     }
 
-    fn awaits_tls(&self) -> bool {
-        self.expected.contains(&Expect::StartTls)
+    fn is_opening(&self) -> bool {
+        self.expected.iter().any(|expect| expect.is_opening())
     }
 
     /// Begins a transaction; [`Self::can_begin`] must hold. `recipients` are those to be tried, each with its place
@@ -342,11 +364,18 @@ impl Client {
         self.issue_mail(&transaction, &mut flight);
         for (place, recipient) in recipients {
             let place = bit(place);
-            let taken = flight.open | flight.results.iter().fold(0, |all, result| all | result.recipients);
+            let taken = flight.open
+                | flight.untried
+                | flight.results.iter().fold(0, |all, result| all | result.recipients);
             // Also the order in which an LMTP server answers at the end.
             assert!(taken < place, "recipients come in the order of their places");
             if let Some(reply) = self.objection_to(&recipient, &transaction) {
                 flight.settle_unbegun(place, Verdict::Failed, reply);
+                continue;
+            }
+            // Those whom the remote would not take any more are handed back, for the next transaction.
+            if self.offered.is_full(flight.open.count_ones()) {
+                flight.untried |= place;
                 continue;
             }
             flight.open |= place;
@@ -385,9 +414,11 @@ impl Client {
         if self.flights.back().is_some_and(|last| last.form == Form::Chunks) {
             self.issue(Expect::Rset, |_, out| out.extend_from_slice(b"RSET\r\n"));
         }
+        // A report goes on without the promise where it cannot be had (RFC 8689 §5); all else has failed by now.
+        let require_tls = transaction.parameters.require_tls && transaction.secured.is_ok();
         let mail = command::Mail {
             sender: transaction.sender,
-            parameters: transaction.parameters,
+            parameters: Parameters { require_tls, ..transaction.parameters },
             envid: transaction.envid,
             size: transaction.size,
         };
@@ -398,61 +429,6 @@ impl Client {
     /// Whether a body may go behind its envelope at once.
     fn chunks(&self) -> bool {
         self.offered.chunking && self.offered.pipelining && !self.lmtp
-    }
-
-    /// Why a transaction cannot be sent to this remote at all.
-    fn objection(&self, transaction: &Transaction<'_>) -> Option<Reply> {
-        let sender = transaction.sender;
-        if !command::is_safe_mailbox(sender) {
-            return Some(Reply::new(
-                0,
-                Enhanced(5, 1, 7),
-                "sender address cannot be sent: it has control characters or angle brackets",
-            ));
-        }
-        if self.offered.is_too_large(transaction.size) {
-            let limit = self.offered.size.unwrap_or(0);
-            let text =
-                format!("message of {} bytes is larger than the remote's limit of {limit}", transaction.size);
-            return Some(Reply::new(0, Enhanced(5, 3, 4), &text));
-        }
-        let refused = |detail, text| Some(Reply::new(0, Enhanced(5, 6, detail), text));
-        let Parameters { eight_bit, binary, smtputf8, content, .. } = transaction.parameters;
-        if !sender.is_ascii() && !self.offered.smtputf8 {
-            return refused(7, "sender address needs SMTPUTF8, which the remote does not offer");
-        }
-        if smtputf8 && content.eight_bit_header && !self.offered.smtputf8 {
-            return refused(7, "message header needs SMTPUTF8, which the remote does not offer");
-        }
-        // Chunks are sent behind a whole envelope, so PIPELINING is needed too; remotes that chunk have it.
-        if binary && !(self.offered.binary && self.chunks()) {
-            return refused(3, "message is BINARYMIME, which the remote does not offer");
-        }
-        if eight_bit && content.eight_bit && !self.offered.eight_bit {
-            return refused(3, "message is 8BITMIME, which the remote does not offer");
-        }
-        None
-    }
-
-    /// Why a recipient cannot be sent to this remote.
-    fn objection_to(&self, recipient: &Recipient<'_>, transaction: &Transaction<'_>) -> Option<Reply> {
-        if recipient.mailbox.is_empty() || !command::is_safe_mailbox(recipient.mailbox) {
-            return Some(Reply::new(
-                0,
-                Enhanced(5, 1, 3),
-                "recipient address cannot be sent: it is empty, has control characters or angle brackets",
-            ));
-        }
-        let asked = transaction.parameters.smtputf8 || !transaction.sender.is_ascii();
-        let speaks_utf8 = self.offered.smtputf8 && asked;
-        if !speaks_utf8 && !recipient.mailbox.is_ascii() {
-            return Some(Reply::new(
-                0,
-                Enhanced(5, 6, 7),
-                "recipient address needs SMTPUTF8, which the remote does not offer or the sender did not ask for",
-            ));
-        }
-        None
     }
 
     /// Gives the next piece of a body after [`Event::BodyWanted`]; `last` with the final one, which may be empty. Says

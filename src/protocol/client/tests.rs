@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::envelope::{Content, Notify};
+use crate::protocol::sasl::prove::Credentials;
 
 const ALL: &str = "220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE 1000\r\n";
 const PLAIN: &str = "220 hi\r\n|250 mx\r\n";
@@ -49,6 +50,7 @@ impl Play<'_> {
                     sender: "s@b.test",
                     parameters: Parameters::default(),
                     envid: None,
+                    secured: Ok(()),
                     size: 2,
                     body_ready: self.body_ready,
                 };
@@ -269,7 +271,8 @@ fn begin(client: &mut Client, sender: &str, size: u64, mailboxes: &[&str]) {
 }
 
 fn begin_with(client: &mut Client, parameters: Parameters, sender: &str, size: u64, mailboxes: &[&str]) {
-    let transaction = Transaction { sender, parameters, envid: None, size, body_ready: false };
+    let transaction =
+        Transaction { sender, parameters, envid: None, secured: Ok(()), size, body_ready: false };
     let recipient = |mailbox| Recipient { index: 0, mailbox, notify: Notify::DEFAULT, original: "" };
     client.begin(9, transaction, (0..).zip(mailboxes.iter().copied().map(recipient)));
 }
@@ -406,6 +409,7 @@ fn a_used_connection_that_closes_without_a_word_hands_back_even_what_was_sent_wh
             sender: "s@b",
             parameters: Parameters::default(),
             envid: None,
+            secured: Ok(()),
             size: 1,
             body_ready: true,
         };
@@ -435,6 +439,7 @@ fn failed_chunk_stops_the_body() {
         sender: "s@b",
         parameters: Parameters::default(),
         envid: None,
+        secured: Ok(()),
         size: 9,
         body_ready: true,
     };
@@ -463,6 +468,96 @@ fn tls_forgets_what_was_said_in_the_clear() {
     assert_eq!(client.output().as_slice(), b"STARTTLS\r\nEHLO me.test\r\n");
     client.handle(b"250-mx\r\n250 SIZE\r\n").unwrap();
     assert_eq!(*client.capabilities(), Capabilities { size: Some(0), ..Capabilities::default() });
+}
+
+#[test]
+fn a_message_that_requires_tls_goes_to_none_but_a_secured_remote_that_promises_the_same() {
+    let begun = |sender, offer: &str, secured| {
+        let mut client = opened(&format!("220 hi\r\n|250-mx\r\n250 {offer}\r\n"));
+        let parameters = Parameters { require_tls: true, ..Parameters::default() };
+        let transaction =
+            Transaction { sender, parameters, envid: None, secured, size: 1, body_ready: false };
+        let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+        client.begin(9, transaction, [(0, recipient)]);
+        let said = String::from_utf8_lossy(client.output()).into_owned();
+        let failed = client.poll_event().map(|event| match event {
+            Event::Finished { results, .. } => (results[0].verdict, results[0].reply.enhanced),
+            other => panic!("{other:?}"),
+        });
+        (said, failed)
+    };
+    let failed = |detail| Some((Verdict::Failed, Enhanced(5, 7, detail)));
+    let unsafe_way = Err("the remote's certificate is not to be trusted");
+    assert_eq!(begun("s@b", "REQUIRETLS", Ok(())), ("MAIL FROM:<s@b> REQUIRETLS\r\n".to_owned(), None));
+    assert_eq!(begun("s@b", "SIZE", Ok(())), (String::new(), failed(30)));
+    assert_eq!(begun("s@b", "REQUIRETLS", unsafe_way), (String::new(), failed(10)));
+    // Who sent the message will hear what became of it.
+    assert_eq!(begun("", "REQUIRETLS", unsafe_way), ("MAIL FROM:<>\r\n".to_owned(), None));
+    assert_eq!(begun("", "X", Ok(())), ("MAIL FROM:<>\r\n".to_owned(), None));
+}
+
+#[test]
+fn recipients_beyond_the_remotes_limit_are_handed_back_for_the_next_transaction() {
+    let mut client = opened("220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2\r\n");
+    begin(&mut client, "s@b", 10, &["a@b", "b@b>", "c@b", "d@b", "e@b"]);
+    let said = String::from_utf8_lossy(client.output()).into_owned();
+    assert_eq!(said, "MAIL FROM:<s@b>\r\nRCPT TO:<a@b>\r\nRCPT TO:<c@b>\r\nDATA\r\n");
+    client.handle(b"250 m\r\n250 r\r\n250 r\r\n354 d\r\n").unwrap();
+    assert_eq!(client.poll_event(), Some(Event::BodyWanted { tag: 9 }));
+    client.body_piece(9, b"x", true);
+    client.handle(b"250 yes\r\n").unwrap();
+    assert_eq!(told(&client.poll_event().unwrap()), "9 Failed:10:0 Delivered:101:250 untried:11000");
+}
+
+/// Logs in at a remote that says `replies`, one to each line; gives our lines and what came of it.
+fn logged_in(offer: &str, replies: &[&str]) -> (Vec<String>, String) {
+    let mut client = opened(&format!("220 hi\r\n|250-mx\r\n250 AUTH {offer}\r\n"));
+    client.log_in(&Credentials { user: "tim".into(), password: b"tanstaaf"[..].into() }, &[0; 18]);
+    let mut said = Vec::new();
+    for reply in replies {
+        said.push(String::from_utf8(std::mem::take(client.output())).unwrap().trim_end().to_owned());
+        client.handle(format!("{reply}\r\n").as_bytes()).unwrap();
+    }
+    assert!(client.output().is_empty(), "more was said than is told here");
+    let event = client.poll_event().map(|event| match event {
+        Event::LoginRefused(reply) => format!("refused {} {}", reply.code, reply.text),
+        other => told(&other),
+    });
+    (said, event.unwrap_or_default())
+}
+
+#[test]
+fn a_login_takes_the_strongest_mechanism_that_both_know() {
+    let check = |offer: &str, replies: &[&str], said: &[&str], want: &str| {
+        let (got, event) = logged_in(offer, replies);
+        assert_eq!(got, said, "{offer}");
+        assert!(event.starts_with(want), "{offer}: {event}");
+    };
+    let plain = "AUTH PLAIN AHRpbQB0YW5zdGFhZg==";
+    check("LOGIN PLAIN CRAM-MD5", &["235 2.7.0 yes"], &[plain], "LoggedIn");
+    check("plain", &["535 5.7.8 no"], &[plain], "refused 535 no");
+    check("GSSAPI", &[], &[], "refused 0 the remote does not let us log in: it offers none");
+    let login = ["AUTH LOGIN", "dGlt", "dGFuc3RhYWY="];
+    check("LOGIN", &["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 yes"], &login, "LoggedIn");
+    // A yes before the password was asked for is none.
+    check("LOGIN", &["334 VXNlcm5hbWU6", "235 yes"], &login[..2], "refused 0");
+    check("LOGIN", &["334 ***"], &login[..1], "refused 0");
+}
+
+#[test]
+fn scram_that_cannot_be_had_gives_way_to_the_next_and_a_remote_without_proof_is_not_believed() {
+    let scram = "AUTH SCRAM-SHA-256 biwsbj10aW0scj1BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+    let plain = "AUTH PLAIN AHRpbQB0YW5zdGFhZg==";
+    let (said, event) = logged_in("PLAIN SCRAM-SHA-256", &["535 5.7.8 no", "235 yes"]);
+    assert_eq!((said, event.as_str()), (vec![scram.to_owned(), plain.to_owned()], "LoggedIn"));
+    let (said, event) = logged_in("PLAIN SCRAM-SHA-256", &["235 yes"]);
+    assert_eq!(said, [scram]);
+    assert!(event.contains("did not prove"), "{event}");
+    // Wrong is wrong: no second try with the same password.
+    let (said, event) = logged_in("PLAIN LOGIN", &["535 5.7.8 no"]);
+    assert_eq!((said, event.as_str()), (vec![plain.to_owned()], "refused 535 no"));
+    let (said, _) = logged_in("PLAIN LOGIN", &["504 5.5.4 unknown", "535 no"]);
+    assert_eq!(said, [plain, "AUTH LOGIN"]);
 }
 
 #[test]
