@@ -5,7 +5,7 @@
 //! on one. The table is atomics alone, without a lock, and is touched when a connection comes or goes, at MAIL and at an
 //! error; only for clients that are not trusted, so never for a bulk injector.
 //!
-//! Its memory is fixed: sets of [`WAYS`] slots, found by a seeded hash, so that nobody can aim at a set. A new address takes
+//! Its memory is fixed: sets of `WAYS` slots, found by a seeded hash, so that nobody can aim at a set. A new address takes
 //! the slot of its set that has the least to forget. Slots with open connections are never given away, and what an address
 //! has run up is forgotten only in favour of one more recent: to shed it, an attacker needs as many other addresses as
 //! there are slots, each with a connection of its own. A set full of open connections counts no further address; the
