@@ -37,6 +37,7 @@ fn report_of(
         .collect();
     let reporter = Reporter {
         host: "relay.test",
+        to: envelope.sender(),
         id: MessageId::new(PartId(1), 8),
         now: WallTime(784_887_152_000),
         expires_at: WallTime(784_887_153_000),
@@ -249,6 +250,7 @@ fn many_recipients_are_covered_by_several_notifications() {
         .collect();
     let reporter = Reporter {
         host: "relay.test",
+        to: envelope.sender(),
         id: MessageId::from_u64(2),
         now: WallTime(0),
         expires_at: WallTime(0),

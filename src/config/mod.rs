@@ -4,7 +4,9 @@
 //! | --- | --- |
 //! | `options` | the structs that modules are given, with their defaults. PURE |
 //! | `listener` | likewise for the places where mail is taken. PURE |
+//! | `schedule` | likewise for retries and bounces. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
+//! | `words` | likewise for values made of words. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
 //! | `read` | text → `Config`, with every error of the file at once, each with its place. PURE |
 //! | `startup` | what `serve` says when it has started. PURE |
@@ -15,9 +17,11 @@
 mod listener;
 mod options;
 mod read;
+mod schedule;
 mod schema;
 mod startup;
 mod value;
+mod words;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +32,7 @@ pub use options::{
     Smtp, Spool, Threads, Timeouts, Wiring,
 };
 pub use read::{ConfigError, Problem};
+pub use schedule::{Bounce, Schedule};
 pub use schema::default_file;
 pub use startup::{Started, startup_text};
 

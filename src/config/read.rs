@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::listener::Listener;
 use super::options::{Config, MIB};
 use super::schema::{
-    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, SITE,
-    SITE_SETTINGS, Setting,
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SCHEDULE, SCHEDULE_SETTINGS,
+    SECTIONS, SETTINGS, SITE, SITE_SETTINGS, Setting,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
@@ -155,6 +155,10 @@ impl Reader<'_> {
             config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, &["chain", "key"]);
             return;
         }
+        if section == SCHEDULE {
+            config.schedules = self.tables(SCHEDULE_SETTINGS, SCHEDULE, table, &[]);
+            return;
+        }
         if section == SITE {
             config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
             return;
@@ -198,6 +202,7 @@ impl Reader<'_> {
         let mut read = Vec::new();
         for (place, entries) in items {
             let mut target = T::default();
+            self.places.push((section.to_owned(), place.clone()));
             for (key, value) in entries {
                 self.setting(settings, &mut target, section, key, value);
             }
@@ -306,6 +311,27 @@ impl Reader<'_> {
         );
         self.listener_rules(config);
         self.site_rules(config);
+        self.schedule_rules(config);
+    }
+
+    fn schedule_rules(&mut self, config: &Config) {
+        for (index, schedule) in config.schedules.iter().enumerate() {
+            self.rule_at(
+                index,
+                !schedule.domains.is_empty() || !schedule.tenants.is_empty(),
+                SCHEDULE,
+                "it is for all mail; a schedule needs domains or tenants, the rest is under [delivery]"
+                    .to_owned(),
+            );
+            let first = schedule.retry_first.unwrap_or(config.delivery.retry_first);
+            let max = schedule.retry_max.unwrap_or(config.delivery.retry_max);
+            let what = format!(
+                "its retry_first is {} and its retry_max {}; allowed is retry_first ≤ retry_max",
+                show_duration(first),
+                show_duration(max)
+            );
+            self.rule_at(index, first <= max, SCHEDULE, what);
+        }
     }
 
     fn site_rules(&mut self, config: &Config) {
@@ -519,6 +545,37 @@ mod tests {
             Config::parse("[[site]]\nname = 'a'\nhosts = ['[::1]:26', 'smtp://b.test']\n").expect("valid");
         assert_eq!(config.sites[0].hosts[0].to_string(), "smtp://[::1]:26");
         assert_eq!(config.sites[0].hosts[1].to_string(), "smtp://b.test:25");
+    }
+
+    #[test]
+    fn a_schedule_that_is_wrong_is_told_where_and_why() {
+        check(
+            "[[schedule]]\nexpire_after = '1d'\n",
+            &[(1, 1, "schedule", "for all mail|domains or tenants")],
+        );
+        check(
+            "[[schedule]]\ntenants = ['a b']\ndomain = ['x.test']\nretry_factor = 0.5\n",
+            &[
+                (2, 11, "schedule.tenants", "\"a b\"|names of tenants"),
+                (3, 1, "schedule.domain", "did you mean `domains`?"),
+                (4, 16, "schedule.retry_factor", "found 0.5|from 1.0 to 10.0"),
+            ],
+        );
+        check(
+            "[[schedule]]\ntenants = ['a']\n[[schedule]]\ntenants = ['b']\nretry_first = '5h'\n",
+            &[(3, 1, "schedule", "retry_first is 5h and its retry_max 4h")],
+        );
+    }
+
+    #[test]
+    fn verp_that_is_wrong_is_told_where_and_what_would_be_right() {
+        check(
+            "[bounce]\nverp_senders = ['lists.test']\nverp_delimiters = '++'\n",
+            &[
+                (2, 16, "bounce.verp_senders", "\"lists.test\"|*@example.com"),
+                (3, 19, "bounce.verp_delimiters", "\"++\"|two different letters of \"-+=_#%\""),
+            ],
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::job::ActiveJob;
 use super::path::PathState;
 use super::pool::Pool;
 use crate::clock::Moment;
+use crate::envelope::verp::Verp;
 use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
 use crate::net;
 use crate::net::buffer::ReceiveBuffer;
@@ -39,6 +40,8 @@ const LAST_READS: usize = 4;
 pub struct ConnectionOptions {
     /// Our name in EHLO.
     pub ehlo_name: String,
+    /// Mail that goes out with a sender for each recipient.
+    pub verp: Verp,
     /// Waits for the remote.
     pub timeouts: Timeouts,
     /// To shake hands with remotes that offer STARTTLS; `None` leaves all mail in the clear.
@@ -250,7 +253,7 @@ impl<S: Storage> Connection<'_, S> {
                 self.stage_began = now;
             }
             job.begin(now);
-            content.begin(&mut self.client, tag, &job);
+            content.begin(&mut self.client, tag, &job, &self.pool.options().verp);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();

@@ -6,6 +6,7 @@
 
 pub mod door;
 pub mod roles;
+mod rules;
 pub mod seats;
 
 use std::net::SocketAddr;

@@ -33,6 +33,7 @@ mod kills;
 mod load;
 mod path;
 mod policy;
+mod reports;
 mod retries;
 mod seeing;
 mod stopped;

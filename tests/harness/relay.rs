@@ -20,6 +20,7 @@ use super::{SOON, client::Client, eventually, within};
 pub struct Config {
     settings: BTreeMap<String, String>,
     routes: BTreeMap<String, String>,
+    /// `[[listener]]` and other tables that may stand several times.
     listeners: Vec<String>,
 }
 
@@ -50,6 +51,12 @@ impl Config {
     /// Another listener, on a free port, with more `lines` of TOML; [`Relay::listener`] finds it.
     pub fn listener(mut self, kind: &str, lines: &str) -> Self {
         self.listeners.push(format!("[[listener]]\naddress = '127.0.0.1:0'\nkind = '{kind}'\n{lines}\n"));
+        self
+    }
+
+    /// A table of a section that may stand several times.
+    pub fn table(mut self, section: &str, lines: &str) -> Self {
+        self.listeners.push(format!("[[{section}]]\n{lines}\n"));
         self
     }
 
