@@ -14,6 +14,10 @@ pub const LEG_RECIPIENTS_MAX: usize = 64;
 pub const RECIPIENTS_MAX: usize = 1000;
 /// `Received` headers at which a message is taken to be looping. RFC 5321 §6.3.
 pub const RECEIVED_HEADERS_MAX: usize = 100;
+/// Longest header section of a message, bytes with line ends: a thousand recipients in `To` take a tenth of it.
+pub const HEADER_BYTES_MAX: usize = 512 * 1024;
+/// Most lines of a header section.
+pub const HEADER_LINES_MAX: usize = 10_000;
 
 /// Longest body that is kept in one record, bytes; a longer one is appended in chunks of this size as it arrives.
 pub const BODY_INLINE_BYTES_MAX: usize = 64 * 1024;

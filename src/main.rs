@@ -9,10 +9,11 @@ use ringpost::account;
 use ringpost::cli::{self, Command, Serve, Spool, User};
 use ringpost::config::{Started, startup_text};
 use ringpost::control::admin::{AdminListener, Readiness, Unready};
+use ringpost::control::disk_profile::DiskProfile;
 use ringpost::control::exposition::Exposition;
 use ringpost::control::log;
 use ringpost::inspect::{self, Inspection};
-use ringpost::relay::Relay;
+use ringpost::relay::{self, Relay};
 
 // Frees across threads are the rule here: a body is made on a shard and dropped on a worker.
 #[global_allocator]
@@ -52,10 +53,16 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let reload = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, reload.clone())?;
     let readiness = Arc::new(Readiness::default());
+    let disk = match config.spool.disk_profile.as_os_str().is_empty() {
+        true => None,
+        false => Some(DiskProfile::read(&config.spool.disk_profile)?),
+    };
+    // Before anything is bound: where io_uring is missing, that is what must be said.
+    relay::check_host(&config)?;
     let admin = AdminListener::bind(config.admin.listen)?;
     let admin_address = admin.address();
     let relay = Relay::start(config.clone())?;
-    let exposition = Exposition::new(&config, relay.resolver());
+    let exposition = Exposition::new(&config, relay.resolver(), disk.clone());
     let admin = admin.serve(exposition, Arc::new(relay.orders()), readiness.clone())?;
     readiness.clear(Unready::Recovering);
     readiness.clear(Unready::NotListening);
@@ -63,6 +70,7 @@ fn serve(flags: &Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
         listening: relay.listening().to_vec(),
         admin: admin_address,
         queued: relay.queued(),
+        disk: disk.map(|profile| profile.text()),
         certificate: relay.made_certificate().map(str::to_owned),
         directory: std::env::current_dir()?,
         program: std::env::args().next().unwrap_or_else(|| "ringpost".into()),

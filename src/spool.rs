@@ -4,6 +4,7 @@
 //! [`Log`] groups what arrives into commits and hands out [`Committed`] when, and only when, they are durable. It does
 //! not know what a queue is: it asks one which records are live ([`Liveness`]) when it needs the oldest segment's place.
 
+mod aside;
 pub mod batch;
 pub mod commit;
 mod committer;
@@ -22,6 +23,7 @@ pub mod replay;
 pub mod report;
 pub mod restart;
 mod ring;
+mod salvage;
 pub mod segment;
 mod state;
 pub mod stopped;

@@ -46,9 +46,8 @@ def number(data):
     return data[0] & 127 | more << 7, rest
 
 def apply(messages, kind, id, place, meta, body):
-    known = message = messages.get(id)
-    if kind == 0x81:
-        message = messages[id] = {"id": id, "place": place, "legs": {}, "chunks": [], "rest": body}
+    known = messages.get(id)
+    message = {"id": id, "place": place, "legs": {}, "chunks": [], "rest": body} if kind == 0x81 else known
     legs, states = message["legs"] if message else {}, {}
     while message and meta:
         (tag, size), value = struct.unpack_from("<BH", meta), meta[3:]
@@ -89,16 +88,14 @@ def apply(messages, kind, id, place, meta, body):
             legs[first].update((name, legs[first][name] & ~bits) for name in NOTHING)
     for first, leg in legs.items() if states else ():
         leg.update(states.get(first, {"open": 0, **NOTHING}))
-    if kind == 0x81 and known and not states:
-        message["legs"] = known["legs"]
-    if message and (kind == 0x85 or not any(leg["open"] or any(map(leg.get, NOTHING)) for leg in message["legs"].values())):
-        del messages[id]
+    message and known and kind == 0x81 and not states and message.update(legs=known["legs"])
+    is_open = message and kind != 0x85 and any(leg["open"] or any(map(leg.get, NOTHING)) for leg in message["legs"].values())
+    messages.update({id: message}) if is_open else messages.pop(id, None)
 
-root = pathlib.Path(sys.argv[1])
-assert (root / "format").read_text().startswith("ringpost spool\nformat 1\n"), "no spool of version 1"
-for part in sorted(root.glob("part-*")):
-    messages, chunks = {}, {}
-    log = [segment for segment in map(read_segment, sorted(part.glob("segment-*"))) if not segment["prepared"]]
+assert pathlib.Path(sys.argv[1], "format").read_text().startswith("ringpost spool\nformat 1\n"), "no spool of version 1"
+for part in sorted(pathlib.Path(sys.argv[1]).glob("part-*")):
+    messages, chunks, segments = {}, {}, map(read_segment, sorted(part.glob("segment-*")))
+    log = [segment for segment in segments if not segment["prepared"]]
     for segment, after in zip(log, log[1:]):
         segment["end"] = after["tail_offset"] if after["tail_segment"] == segment["number"] else segment["end"]
     oldest = max((oldest for segment in log[-1:] for oldest in (segment["oldest"], *(b[0] for b in batches(segment)))), default=0)

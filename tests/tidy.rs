@@ -530,6 +530,17 @@ fn each_promise_of_the_readme_names_a_test() {
 }
 
 #[test]
+fn scripts_in_python_are_python() {
+    let scripts = "import ast, pathlib\nfor path in [*pathlib.Path('tests').rglob('*.py'), 'tests/tier-b']:\n    \
+                   ast.parse(pathlib.Path(path).read_text(), str(path))";
+    let mut python = std::process::Command::new("python3");
+    match python.args(["-c", scripts]).current_dir(root()).output() {
+        Ok(ended) => assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr)),
+        Err(error) => eprintln!("SKIP scripts in Python: no python3 ({error})"),
+    }
+}
+
+#[test]
 fn these_checks_can_fail() {
     let code = blank(
         "fn a<'x>(c: B<'_>, d: &'x str) { let b = '{'; let s = \"}\\\"\"; /* { */ r#\"}\"#; b'\\''; } // {\nfn c();",

@@ -2,8 +2,9 @@
 
 use ringpost::envelope::{Notify, Parameters, Recipient};
 use ringpost::outcome::Verdict;
-use ringpost::protocol::client::{Client, Event, Options, Transaction};
+use ringpost::protocol::client::{Client, Event, Loss, Options, Transaction};
 use ringpost::protocol::remote::ReplyParser;
+use ringpost::protocol::sasl::prove::Credentials;
 
 const MAILBOXES: [&str; 3] = ["a@b.test", "b@b.test", "c@b.test"];
 const TRANSACTIONS_MAX: u64 = 4;
@@ -17,6 +18,8 @@ struct Driver {
     binary: bool,
     /// STARTTLS is wanted and has not been tried.
     tls: bool,
+    /// A login is wanted and has not been tried.
+    login: bool,
     quit: bool,
     open: bool,
 }
@@ -32,6 +35,7 @@ impl Driver {
             body_ready: choice & 4 != 0,
             binary: choice & 32 != 0,
             tls: choice & 8 != 0,
+            login: choice & 64 != 0,
             quit: choice & 16 != 0,
             open: false,
         }
@@ -72,7 +76,14 @@ impl Driver {
                 self.tls = false;
                 self.client.start_tls();
             }
-            Event::Ready | Event::TlsRefused(_) => self.open = true,
+            Event::Ready | Event::TlsRefused(_) if self.login => {
+                self.login = false;
+                let credentials = Credentials { user: "user".into(), password: b"password"[..].into() };
+                self.client.log_in(&credentials, &[7; 18]);
+            }
+            Event::Ready | Event::TlsRefused(_) | Event::LoggedIn | Event::LoginRefused(_) => {
+                self.open = true
+            }
             Event::TlsWanted => self.client.tls_established(),
             Event::BodyWanted { tag } => {
                 if self.client.body_piece(tag, b"x\r\n", false) {
@@ -97,7 +108,7 @@ impl Driver {
                     }
                 }
                 assert_eq!(seen, (1 << self.recipients) - 1, "a recipient has no result");
-                assert_eq!(in_doubt & !deferred, 0, "in doubt and not tried again");
+                assert_eq!(in_doubt & !(deferred | untried), 0, "in doubt and not tried again");
             }
             Event::Refused { .. } | Event::Closing(_) | Event::Closed | Event::BodyUnwanted { .. } => {}
         }
@@ -133,7 +144,8 @@ pub fn check(bytes: &[u8]) {
         driver.drive();
         driver.client.output().clear();
     }
-    driver.client.lost("end of input");
+    let loss = if choice.is_multiple_of(2) { Loss::Closed } else { Loss::GivenUp };
+    driver.client.lost(loss, "end of input");
     driver.quit = false;
     driver.drive();
     assert_eq!(driver.finished, driver.begun, "a transaction was forgotten");

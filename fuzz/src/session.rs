@@ -82,6 +82,10 @@ impl Driver<'_> {
                 }
                 Want::StartTls if !self.received.is_empty() => self.seen.closed = true,
                 Want::StartTls => self.session.tls_established(),
+                Want::NewClient => {
+                    self.session.introduce();
+                    self.session.banner(self.options, &mut self.seen.out);
+                }
                 Want::Close => self.seen.closed = true,
             }
         }

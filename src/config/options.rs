@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::listener::Listener;
 use super::schedule::{Bounce, Schedule};
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
-use crate::routing::RouteTable;
 use crate::routing::site::Site;
+use crate::routing::{RouteTable, TlsPolicy};
 
 /// Bytes in a KiB.
 pub(super) const KIB: u64 = 1 << 10;
@@ -80,14 +80,22 @@ pub struct Smtp {
     pub relay_networks: Vec<Network>,
     /// Anybody may send to these domains, lower case; `*.domain` is all below it.
     pub relay_domains: Vec<String>,
+    /// Proxies that begin each connection with a PROXY header.
+    pub proxy_networks: Vec<Network>,
+    /// Proxies that may use XCLIENT.
+    pub xclient_networks: Vec<Network>,
     /// Longest message, bytes; announced by SIZE.
     pub message_bytes_max: u64,
     /// Most recipients of a transaction, 1 to [`RECIPIENTS_MAX`].
     pub recipients_max: u16,
-    /// Wait for a command. RFC 5321 §4.5.3.2.7 asks for 5 minutes at least.
+    /// How long clients outside `relay_networks` must be silent before the banner.
+    pub banner_wait: Duration,
+    /// From a reply to the end of the next command. RFC 5321 §4.5.3.2.7 asks for 5 minutes at least.
     pub command_timeout: Duration,
     /// Wait for more of a message. RFC 5321 §4.5.3.2.5 gives senders 3 minutes a block.
     pub data_timeout: Duration,
+    /// Least rate of a message behind its first `data_timeout`, bytes a second; 0 is none.
+    pub data_rate_min: u64,
     /// PEM file with the certificate chain; empty, and one is made.
     pub tls_certificate: PathBuf,
     /// PEM file with its key; empty if and only if the certificate is.
@@ -104,10 +112,14 @@ impl Default for Smtp {
                 Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
             ],
             relay_domains: Vec::new(),
+            proxy_networks: Vec::new(),
+            xclient_networks: Vec::new(),
             message_bytes_max: 50 * MIB,
             recipients_max: RECIPIENTS_MAX as u16,
+            banner_wait: Duration::from_millis(1),
             command_timeout: minutes(5),
             data_timeout: minutes(5),
+            data_rate_min: 500,
             tls_certificate: PathBuf::new(),
             tls_key: PathBuf::new(),
         }
@@ -130,7 +142,7 @@ pub struct Auth {
     pub users_file: PathBuf,
     /// Clients in these networks may send passwords in the clear.
     pub cleartext_networks: Vec<Network>,
-    /// Failures within the window after which an address must wait.
+    /// Failures within the window after which an address must wait; its network after `limits.network_factor` times as many.
     pub failures_by_address: u32,
     /// Likewise for a user.
     pub failures_by_user: u32,
@@ -159,11 +171,30 @@ pub struct Limits {
     pub in_flight_bytes_max: u64,
     /// Bytes of accepted messages kept in memory for delivery; others are read back from the spool.
     pub resident_bytes_max: u64,
+    /// Connections open at once from one address; 0 is no limit, here and below.
+    pub address_connections_max: u32,
+    /// Connections opened a minute from one address.
+    pub address_connections_per_minute: u32,
+    /// MAIL commands a minute from one address.
+    pub address_messages_per_minute: u32,
+    /// Commands answered 5xx a minute to one address.
+    pub address_errors_per_minute: u32,
+    /// How many times as much a network (/24, or /64 for IPv6) may do.
+    pub network_factor: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 10_000, in_flight_bytes_max: 256 * MIB, resident_bytes_max: 256 * MIB }
+        Self {
+            connections_max: 10_000,
+            in_flight_bytes_max: 256 * MIB,
+            resident_bytes_max: 256 * MIB,
+            address_connections_max: 50,
+            address_connections_per_minute: 600,
+            address_messages_per_minute: 6000,
+            address_errors_per_minute: 120,
+            network_factor: 4,
+        }
     }
 }
 
@@ -176,6 +207,8 @@ pub struct Spool {
     pub segment_bytes: u64,
     /// Disk space that new mail may not use, bytes: outcomes, bounces and moving need it.
     pub reserve_bytes: u64,
+    /// What `ringpost-tune disk` measured there; empty for none.
+    pub disk_profile: PathBuf,
 }
 
 impl Default for Spool {
@@ -184,6 +217,7 @@ impl Default for Spool {
             directory: PathBuf::from("./ringpost-spool"),
             segment_bytes: 64 * MIB,
             reserve_bytes: 256 * MIB,
+            disk_profile: PathBuf::new(),
         }
     }
 }
@@ -204,8 +238,8 @@ pub struct Delivery {
     pub mx_port: u16,
     /// Whether loopback and private addresses may be MX targets: for tests and labs.
     pub allow_loopback_mx: bool,
-    /// Whether to use TLS where the remote offers it.
-    pub starttls: bool,
+    /// What encryption is asked for where no site says otherwise.
+    pub tls: TlsPolicy,
     /// Connections open at once to one path.
     pub connections_max: u16,
     /// Messages after which a connection is closed.
@@ -276,7 +310,7 @@ impl Default for Delivery {
             ehlo_name: String::new(),
             mx_port: 25,
             allow_loopback_mx: false,
-            starttls: true,
+            tls: TlsPolicy::Opportunistic,
             connections_max: 10,
             messages_per_connection_max: 100,
             recipients_per_transaction_max: LEG_RECIPIENTS_MAX as u16,

@@ -1,6 +1,8 @@
 //! PURE. Reads a configuration file: all its errors at once, each with line, column, key, what was found and what is
 //! allowed.
 
+mod schedules;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -314,26 +316,6 @@ impl Reader<'_> {
         self.schedule_rules(config);
     }
 
-    fn schedule_rules(&mut self, config: &Config) {
-        for (index, schedule) in config.schedules.iter().enumerate() {
-            self.rule_at(
-                index,
-                !schedule.domains.is_empty() || !schedule.tenants.is_empty(),
-                SCHEDULE,
-                "it is for all mail; a schedule needs domains or tenants, the rest is under [delivery]"
-                    .to_owned(),
-            );
-            let first = schedule.retry_first.unwrap_or(config.delivery.retry_first);
-            let max = schedule.retry_max.unwrap_or(config.delivery.retry_max);
-            let what = format!(
-                "its retry_first is {} and its retry_max {}; allowed is retry_first ≤ retry_max",
-                show_duration(first),
-                show_duration(max)
-            );
-            self.rule_at(index, first <= max, SCHEDULE, what);
-        }
-    }
-
     fn site_rules(&mut self, config: &Config) {
         for (index, site) in config.sites.iter().enumerate() {
             let name = &site.name;
@@ -349,6 +331,24 @@ impl Reader<'_> {
                 "site.name",
                 format!("`{name}` matches nothing; a site needs mx, hosts, domains or sources"),
             );
+            let rules = &site.rules;
+            let is_set = |path: &std::path::Path| !path.as_os_str().is_empty();
+            for (one, other, names) in [
+                (
+                    is_set(&rules.client_certificate),
+                    is_set(&rules.client_key),
+                    ["client_certificate", "client_key"],
+                ),
+                (
+                    !rules.auth_user.is_empty(),
+                    is_set(&rules.auth_password_file),
+                    ["auth_user", "auth_password_file"],
+                ),
+            ] {
+                let what =
+                    format!("`{name}` sets only one of {}; allowed is both or none", names.join(" and "));
+                self.rule_at(index, one == other, "site.name", what);
+            }
         }
     }
 
@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     /// `want`: line, column, key, and words that must stand in the text.
-    fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
+    pub(super) fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
         let problems = Config::parse(file).expect_err(file);
         assert_eq!(problems.len(), want.len(), "{file}\n{problems:#?}");
         for (problem, (line, column, key, words)) in problems.iter().zip(want) {
@@ -545,37 +545,6 @@ mod tests {
             Config::parse("[[site]]\nname = 'a'\nhosts = ['[::1]:26', 'smtp://b.test']\n").expect("valid");
         assert_eq!(config.sites[0].hosts[0].to_string(), "smtp://[::1]:26");
         assert_eq!(config.sites[0].hosts[1].to_string(), "smtp://b.test:25");
-    }
-
-    #[test]
-    fn a_schedule_that_is_wrong_is_told_where_and_why() {
-        check(
-            "[[schedule]]\nexpire_after = '1d'\n",
-            &[(1, 1, "schedule", "for all mail|domains or tenants")],
-        );
-        check(
-            "[[schedule]]\ntenants = ['a b']\ndomain = ['x.test']\nretry_factor = 0.5\n",
-            &[
-                (2, 11, "schedule.tenants", "\"a b\"|names of tenants"),
-                (3, 1, "schedule.domain", "did you mean `domains`?"),
-                (4, 16, "schedule.retry_factor", "found 0.5|from 1.0 to 10.0"),
-            ],
-        );
-        check(
-            "[[schedule]]\ntenants = ['a']\n[[schedule]]\ntenants = ['b']\nretry_first = '5h'\n",
-            &[(3, 1, "schedule", "retry_first is 5h and its retry_max 4h")],
-        );
-    }
-
-    #[test]
-    fn verp_that_is_wrong_is_told_where_and_what_would_be_right() {
-        check(
-            "[bounce]\nverp_senders = ['lists.test']\nverp_delimiters = '++'\n",
-            &[
-                (2, 16, "bounce.verp_senders", "\"lists.test\"|*@example.com"),
-                (3, 19, "bounce.verp_delimiters", "\"++\"|two different letters of \"-+=_#%\""),
-            ],
-        );
     }
 
     #[test]

@@ -10,8 +10,8 @@ use super::listener::Listener;
 use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::schedule::Schedule;
 use super::value::{
-    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, NameOrEmpty, Own,
+    PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use super::words::{Delimiters, SENDERS, TENANTS};
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
@@ -73,7 +73,7 @@ pub(super) const SECTIONS: &[Section] = &[
         about: "Where mail goes, by recipient domain: the exact domain first, then the longest \"*.suffix\"\n\
                 # (which does not match the suffix itself), then \"*\". The order of the lines means nothing.\n\
                 #   \"mx\"                to the hosts of the domain's MX records\n\
-                #   \"smtp://HOST:PORT\"  to this host\n\
+                #   \"smtp://HOST:PORT\"  to this host; \"smtps://HOST:PORT\" with TLS from the first byte on\n\
                 #   \"discard\"           nowhere, taken as delivered: for measuring\n\
                 #   \"hold\"              kept in the spool until the route changes",
     },
@@ -146,14 +146,26 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "Clients in these networks may send to any domain; all others get 550 5.7.1.";
     "smtp" "relay_domains": smtp.relay_domains = list::<String>(0, DOMAINS),
         "Anybody may send to these recipient domains.";
+    "smtp" "proxy_networks": smtp.proxy_networks = list::<Network>(0, NETWORK),
+        "Proxies (HAProxy, a load balancer) whose connections must begin with a PROXY header, version 1 or 2: the client that\n\
+         # it names is the one that policy, limits, Received and log lines go by.";
+    "smtp" "xclient_networks": smtp.xclient_networks = list::<Network>(0, NETWORK),
+        "Mail proxies (nginx, Postfix) that may say by XCLIENT for whom they speak. Whoever is in one of these lists can pose\n\
+         # as any client; a client that was introduced can introduce no other, unless its address is in the list.";
     "smtp" "message_bytes_max": smtp.message_bytes_max = Size(64 * KIB..=2 * GIB),
         "Longest message.";
     "smtp" "recipients_max": smtp.recipients_max = Count(1..=RECIPIENTS_MAX as u16),
         "Most recipients of one transaction; the next gets 452.";
+    "smtp" "banner_wait": smtp.banner_wait = Time(1..=60_000),
+        "How long a client outside relay_networks must be silent before the banner; one that talks gets 554. Some seconds turn\n\
+         # away simple bots, and delay everybody.";
     "smtp" "command_timeout": smtp.command_timeout = TIMEOUT,
-        "How long to wait for a command.";
+        "How long a client may take for a whole command. When more than 4 of 5 connections are in use, clients outside\n\
+         # relay_networks have 10s, here and below.";
     "smtp" "data_timeout": smtp.data_timeout = TIMEOUT,
         "How long to wait for more of a message.";
+    "smtp" "data_rate_min": smtp.data_rate_min = Size(0..=GIB),
+        "Bytes a second at which a message must come in, behind the first data_timeout. 0 means none.";
 
     "smtp" "tls_certificate": smtp.tls_certificate = PathOrEmpty,
         "PEM file with the certificate chain, own certificate first. \"\" and no [[certificate]]: a self-signed one is\n\
@@ -166,9 +178,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "auth" "cleartext_networks": auth.cleartext_networks = list::<Network>(0, NETWORK),
         "Clients in these networks may log in without TLS.";
     "auth" "failures_by_address": auth.failures_by_address = Count(1..=1_000_000u32),
-        "Failed logins within the window after which an address (of IPv6 a /64) must wait: 454 4.7.0.";
+        "Failed logins within the window after which an address must wait: 421. Of a network limits.network_factor times as many.\n\
+         # Clients in relay networks are exempt.";
     "auth" "failures_by_user": auth.failures_by_user = Count(1..=1_000_000u32),
-        "Likewise for a user, from wherever they come.";
+        "Likewise for a user, from wherever they come: 454.";
     "auth" "failure_window": auth.failure_window = LIFETIME, "";
 
     "limits" "connections_max": limits.connections_max = Count(1..=1_000_000u32),
@@ -178,12 +191,27 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "limits" "resident_bytes_max": limits.resident_bytes_max = Size(MIB..=1024 * GIB),
         "Memory for accepted messages that wait for a worker; others are read back from the spool.";
 
+    "limits" "address_connections_max": limits.address_connections_max = Count(0..=1_000_000u32),
+        "Connections open at once from one address; the next is told 421. 0 means no limit, here and below. Clients in\n\
+         # smtp.relay_networks are exempt from these.";
+    "limits" "address_connections_per_minute": limits.address_connections_per_minute = Count(0..=1_000_000u32),
+        "Connections opened from one address; the next is told 421.";
+    "limits" "address_messages_per_minute": limits.address_messages_per_minute = Count(0..=1_000_000u32),
+        "Messages begun from one address; the next MAIL is told 450.";
+    "limits" "address_errors_per_minute": limits.address_errors_per_minute = Count(0..=1_000_000u32),
+        "Commands of one address that may fail (5xx); at the next its session ends with 421, and so does each new one.";
+    "limits" "network_factor": limits.network_factor = Count(1..=1000u32),
+        "How many times as much as one address all of a network together may: a /24, or a /64 for IPv6.";
+
     "spool" "directory": spool.directory = text::<PathBuf>("a path, relative to the working directory"),
         "Where messages are kept. Put it on a disk of its own, never on tmpfs.";
     "spool" "segment_bytes": spool.segment_bytes = Size(4 * BATCH_BYTES_MAX as u64..=GIB),
         "Size of a log segment, a multiple of 1MiB. Each shard prepares a few of them.";
     "spool" "reserve_bytes": spool.reserve_bytes = Size(16 * MIB..=1024 * GIB),
         "Disk space that new mail may not use (452 4.3.1): outcomes and bounces need it.";
+    "spool" "disk_profile": spool.disk_profile = PathOrEmpty,
+        "What `ringpost-tune disk` measured on this disk: shown at the start and as ringpost_spool_commit_profile_seconds,\n\
+         # for an alert on a disk that has become slow. \"\" means none.";
 
     "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
         "Our name in EHLO. \"\" means smtp.hostname.";
@@ -192,8 +220,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
         "Whether MX records may name loopback and private addresses. For tests and labs: with it, anybody\n\
          # who controls a domain can make the relay connect to hosts behind your firewall.";
-    "delivery" "starttls": delivery.starttls = Switch,
-        "Whether to encrypt where the remote offers it, whatever its certificate says.";
+    "delivery" "tls": delivery.tls = TLS_POLICY,
+        "Encryption towards remotes: \"off\"; \"opportunistic\": where it is offered, with any certificate, else in the\n\
+         # clear; \"required\": with any certificate, never in the clear; \"verified\": with a certificate that the system's\n\
+         # trust store believes for the host's name. What the last two cannot get waits, and bounces when it expires.";
     "delivery" "connections_max": delivery.connections_max = CONNECTIONS,
         "Connections open at once to one path (all domains with the same MX hosts share a path).";
     "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = MESSAGES_PER_CONNECTION,
@@ -257,7 +287,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "threads" "wiring": threads.wiring = WIRING,
         "\"shared\": a shard and a worker share a thread; \"split\": each has its own; \"auto\": what measured best.";
     "threads" "pin": threads.pin = Switch,
-        "Whether each thread stays on one CPU.";
+        "Whether each thread stays on one CPU: one of each core before the second ones, and of one memory node before the next.";
     "threads" "steer": threads.steer = Switch,
         "Whether a connection goes to the shard on whose CPU its packets come in: for a network card with a queue for each CPU. Needs pin.";
 
@@ -276,6 +306,11 @@ pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
          # smtp.relay_domains only.";
     "listener" "relay_networks": relay_networks = Own(list::<Network>(0, NETWORK)),
         "Clients in these networks may send to any domain here. Left out, a relay has smtp.relay_networks.";
+    "listener" "proxy_networks": proxy_networks = Own(list::<Network>(0, NETWORK)),
+        "As in smtp, for connections here. Left out, those of smtp.";
+    "listener" "xclient_networks": xclient_networks = Own(list::<Network>(0, NETWORK)), "";
+    "listener" "limits": limits = Switch,
+        "Whether the limits of addresses hold here, and clients must wait for the banner.";
     "listener" "relay_certificates": relay_certificates = list::<Fingerprint>(0, FINGERPRINTS),
         "Clients with these certificates may as well; see `openssl x509 -noout -fingerprint -sha256`.";
     "listener" "tenant": tenant = WordOrEmpty,
@@ -321,6 +356,15 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
     "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
     "site" "window": rules.window = Own(WINDOW), "";
     "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+    "site" "tls": rules.tls = Own(TLS_POLICY), "";
+    "site" "client_certificate": rules.client_certificate = PathOrEmpty,
+        "PEM file with the chain that is shown to remotes that ask for one. Read at the start.";
+    "site" "client_key": rules.client_key = PathOrEmpty, "PEM file with its key.";
+    "site" "auth_user": rules.auth_user = LineOrEmpty,
+        "Who logs in, by SCRAM-SHA-256 where it is offered, else PLAIN or LOGIN; only over TLS, or to loopback. Whoever can\n\
+         # pretend to be the host gets a password of the last two: tls = \"verified\" prevents it.";
+    "site" "auth_password_file": rules.auth_password_file = PathOrEmpty,
+        "File with nothing but the password. Read at the start.";
 };
 
 /// The defaults as a commented TOML file that reads back to them.
@@ -401,6 +445,7 @@ fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> S
 mod tests {
     use super::super::listener::ListenerKind;
     use super::*;
+    use crate::routing::TlsPolicy;
     use crate::routing::site::SiteRules;
 
     #[test]
@@ -418,6 +463,9 @@ mod tests {
                 address: "[::1]:25".parse().expect("address"),
                 kind: ListenerKind::Mx,
                 relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
+                proxy_networks: Some(Vec::new()),
+                xclient_networks: Some(vec!["::1".parse().expect("network")]),
+                limits: false,
                 relay_certificates: vec![[7; 32]],
                 tenant: "acme".into(),
                 tenant_header: "X-Tenant".into(),
@@ -429,7 +477,15 @@ mod tests {
             hosts: vec!["smtp://[::1]:26".parse().expect("target")],
             domains: vec!["a.example".into()],
             sources: vec!["out-1".into()],
-            rules: SiteRules { window: Some(3), ..SiteRules::default() },
+            rules: SiteRules {
+                window: Some(3),
+                tls: Some(TlsPolicy::Verified),
+                client_certificate: "a.pem".into(),
+                client_key: "a.key".into(),
+                auth_user: "me \"é\" @a.example".into(),
+                auth_password_file: "password".into(),
+                ..SiteRules::default()
+            },
         }];
         config.schedules = vec![Schedule {
             domains: vec!["*.slow.example".into()],

@@ -19,6 +19,8 @@ pub struct Started {
     pub certificate: Option<String>,
     /// Messages that recovery found waiting.
     pub queued: u64,
+    /// What the spool's disk did when it was measured.
+    pub disk: Option<String>,
     /// The working directory, to show the spool's place in full.
     pub directory: std::path::PathBuf,
     /// How this program was called, for the commands that are shown.
@@ -49,6 +51,9 @@ pub fn startup_text(config: &Config, started: &Started) -> String {
     line("relaying", relaying(config));
     let spool = started.directory.join(&config.spool.directory).components().collect::<std::path::PathBuf>();
     line("spool", format!("{}, {} messages waiting", spool.display(), started.queued));
+    if let Some(disk) = &started.disk {
+        line("disk", disk.clone());
+    }
     for (pattern, target) in config.routing.table.entries() {
         line("route", format!("{pattern} → {}", destination(target)));
     }
@@ -135,6 +140,7 @@ mod tests {
             listening: vec![listening.parse().expect("address")],
             admin: "127.0.0.1:9925".parse().expect("address"),
             queued: 17,
+            disk: Some("a commit took 0.39 ms".into()),
             certificate: Some("self-signed, made now: /srv/c.pem".into()),
             directory: "/srv/mail".into(),
             program: "target/release/ringpost".into(),

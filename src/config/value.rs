@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
-use crate::routing::{Target, is_domain, is_host_name};
+use crate::routing::{Target, TlsPolicy, is_domain, is_host_name};
 use crate::users::{Fingerprint, fingerprint};
 
 /// A kind of value. Reading never panics; what it says on failure completes "found …".
@@ -384,6 +384,27 @@ impl Kind for WordOrEmpty {
     }
 }
 
+/// A line of text; empty where there is none.
+pub(super) struct LineOrEmpty;
+
+impl Kind for LineOrEmpty {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Wrong> {
+        let line = value.as_str().ok_or(Wrong::Form)?;
+        let fits = line.len() <= 255 && !line.contains(char::is_control);
+        if fits { Ok(line.to_owned()) } else { Err(Wrong::Form) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn allowed(&self) -> String {
+        "up to 255 bytes without control characters, or \"\"".into()
+    }
+}
+
 /// A path; empty where there is none.
 pub(super) struct PathOrEmpty;
 
@@ -415,6 +436,13 @@ pub(super) const LISTENER_KIND: Choice<ListenerKind> = Choice(&[
     ("submission", ListenerKind::Submission),
     ("submissions", ListenerKind::Submissions),
     ("mx", ListenerKind::Mx),
+]);
+/// Words of `delivery.tls`.
+pub(super) const TLS_POLICY: Choice<TlsPolicy> = Choice(&[
+    ("off", TlsPolicy::Off),
+    ("opportunistic", TlsPolicy::Opportunistic),
+    ("required", TlsPolicy::Required),
+    ("verified", TlsPolicy::Verified),
 ]);
 /// Words of `log.format`.
 pub(super) const LOG_FORMAT: Choice<LogFormat> =

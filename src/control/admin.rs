@@ -262,7 +262,7 @@ mod tests {
         let listener = AdminListener::bind("127.0.0.1:0".parse().expect("address")).expect("bound");
         let address = listener.address();
         let readiness = Arc::new(Readiness::default());
-        let exposition = Exposition::new(&config, Arc::default());
+        let exposition = Exposition::new(&config, Arc::default(), None);
         let thread = listener.serve(exposition, Arc::new(OneAnswers), readiness.clone()).expect("served");
 
         assert!(fetch(address, "/").starts_with("HTTP/1.1 200"));

@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
 
+use super::disk_profile::DiskProfile;
 use super::page::{Labels, MICROSECOND, Page, merged, sum, sums};
 use super::process::Process;
 use super::resolver::ResolverCounters;
 use crate::config::{Config, Wiring};
 use crate::metrics::{
     AttemptStage, BounceClass, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
-    LegStateLabel, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics, ShardSnapshot,
-    WorkerMetrics, WorkerSnapshot,
+    LegStateLabel, LimitKind, LoginResult, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics,
+    ShardSnapshot, WorkerMetrics, WorkerSnapshot,
 };
 
 /// The last snapshot of each role, and what else is shown.
@@ -25,12 +26,13 @@ pub struct Exposition {
     shards: BTreeMap<u16, ShardSnapshot>,
     workers: BTreeMap<u16, WorkerSnapshot>,
     resolver: Arc<ResolverCounters>,
+    disk: Option<DiskProfile>,
     info: Vec<(&'static str, String)>,
 }
 
 impl Exposition {
-    /// Shows zeroes for all roles of a completed `config` until they have answered.
-    pub fn new(config: &Config, resolver: Arc<ResolverCounters>) -> Self {
+    /// Shows zeroes for all roles of a completed `config` until they have answered; `disk` is what commits are compared with.
+    pub fn new(config: &Config, resolver: Arc<ResolverCounters>, disk: Option<DiskProfile>) -> Self {
         let threads = &config.threads;
         let wiring = match threads.wiring {
             Wiring::Auto => "auto",
@@ -48,6 +50,7 @@ impl Exposition {
             shards: (0..threads.shards).map(|index| (index, shard.clone())).collect(),
             workers: (0..threads.workers).map(|index| (index, worker.clone())).collect(),
             resolver,
+            disk,
             info,
         }
     }
@@ -116,6 +119,20 @@ impl Exposition {
             &[],
             sums(all, |shard| &shard.rejects),
         );
+        page.by_label::<LoginResult>(
+            "ringpost_logins_total",
+            "Logins, by what became of them.",
+            "result",
+            &[],
+            sums(all, |shard| &shard.logins),
+        );
+        page.by_label::<LimitKind>(
+            "ringpost_limits_total",
+            "Limits that clients met, by limit.",
+            "limit",
+            &[],
+            sums(all, |shard| &shard.limits),
+        );
         page.total("ringpost_messages_accepted_total", "Messages answered 250.", all, |s| {
             s.messages_accepted
         });
@@ -147,9 +164,23 @@ impl Exposition {
         );
     }
 
+    fn disk(&self, page: &mut Page) {
+        if let Some(DiskProfile { relay_commit, .. }) = &self.disk {
+            let quantile =
+                |label: &str, micros: f64| (vec![("quantile", label.to_owned())], micros * MICROSECOND);
+            page.family(
+                "ringpost_spool_commit_profile_seconds",
+                "A commit of 4 KiB when the disk was measured, one at a time.",
+                MetricType::GAUGE,
+                vec![quantile("0.5", relay_commit.p50_micros), quantile("0.99", relay_commit.p99_micros)],
+            );
+        }
+    }
+
     fn spool(&self, page: &mut Page) {
         let all = &self.shards;
         page.latency("ringpost_spool_commit_seconds", "Write and sync of a batch.", all, |s| &s.commit);
+        self.disk(page);
         page.histogram(
             "ringpost_spool_commit_records",
             "Records that share a commit.",
@@ -410,7 +441,7 @@ mod tests {
     fn exposition() -> Exposition {
         let mut config = Config::default();
         (config.threads.shards, config.threads.workers) = (2, 1);
-        Exposition::new(&config, Arc::default())
+        Exposition::new(&config, Arc::default(), None)
     }
 
     fn has(text: &str, line: &str) {

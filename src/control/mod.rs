@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `path_map` | DNS answers → paths. PURE | |
 //! | `dns` | MX and address lookups | `dns` |
+//! | `ourselves` | which mail hosts are this relay | `dns` |
 //! | `resolver` | questions of shards → DNS → answers | `dns` |
 //! | `auth` | checks passwords, counts failures | `auth` |
 //! | `exposition`, `page` | snapshots → Prometheus text | `admin` |
@@ -20,11 +21,15 @@ pub mod path_map;
 #[cfg(feature = "runtime")]
 pub mod admin;
 #[cfg(feature = "runtime")]
+pub mod disk_profile;
+#[cfg(feature = "runtime")]
 mod dns;
 #[cfg(feature = "runtime")]
 pub mod exposition;
 #[cfg(feature = "runtime")]
 pub mod log;
+#[cfg(feature = "runtime")]
+mod ourselves;
 #[cfg(feature = "runtime")]
 mod page;
 #[cfg(feature = "runtime")]

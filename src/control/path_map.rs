@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
 use crate::routing::site::{Destination, Ruling, Sites};
-use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
+use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, Way, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
 pub const HOSTS_MAX: usize = 16;
@@ -76,6 +76,16 @@ pub struct Resolved {
     pub addresses: Result<Vec<IpAddr>, Missing>,
 }
 
+/// Cuts a list of MX hosts, in order of preference, before the first that `is_ours`: we are in the list to pass mail on to
+/// those before us, and sent to one behind us or as good as us it would come back (RFC 5321 §5.1). Whether it was cut.
+pub fn cut_at_ourselves(hosts: &mut Vec<Resolved>, is_ours: impl Fn(&Resolved) -> bool) -> bool {
+    let own = hosts.iter().filter(|host| is_ours(host)).map(|host| host.preference).min();
+    if let Some(own) = own {
+        hosts.retain(|host| host.preference < own);
+    }
+    own.is_some()
+}
+
 /// What follows for a domain.
 #[derive(Clone, Debug)]
 pub enum Decision {
@@ -134,10 +144,11 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
     segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[0] == 0x2002 || segments[..6] == [0; 6]
 }
 
-/// The identity of a path: its sites, and names and ports in order of preference, the preferences reduced to their order.
+/// The identity of a path: its sites, how its hosts are known, and names and ports in order of preference, the preferences
+/// reduced to their order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
-    Hosts(String, Vec<(u16, String, u16)>),
+    Hosts(String, Way, Vec<(u16, String, u16)>),
     Discard,
     Hold,
 }
@@ -147,13 +158,12 @@ enum PathKey {
 pub struct PathMap {
     paths: HashMap<PathKey, Arc<PathSpec>, crate::hash::HashState>,
     sites: Sites,
-    random: Random,
 }
 
 impl PathMap {
-    /// No paths yet; `seed` decides the order of equals.
-    pub fn new(sites: Sites, seed: u64) -> Self {
-        Self { paths: HashMap::default(), sites, random: Random(seed) }
+    /// No paths yet.
+    pub fn new(sites: Sites) -> Self {
+        Self { paths: HashMap::default(), sites }
     }
 
     /// How many paths there are.
@@ -200,7 +210,7 @@ impl PathMap {
         let mx: Vec<&str> = if *target == Target::Mx { names.collect() } else { Vec::new() };
         let Ruling { sites, limits } =
             self.sites.ruling(Destination { domain, target, mx: &mx, sources: &[] });
-        let key = key_of(sites, &hosts);
+        let key = key_of(sites, limits.security.way, &hosts);
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
         for host in hosts {
@@ -265,12 +275,11 @@ impl PathMap {
         let (id, version) =
             known.map_or((self.next_id(), 1), |spec| (spec.id, spec.version.saturating_add(1)));
         let name = match &key {
-            PathKey::Hosts(sites, _) if !sites.is_empty() => sites.clone(),
-            PathKey::Hosts(_, all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
-            PathKey::Hosts(_, all) => label(&all[0]),
+            PathKey::Hosts(sites, ..) if !sites.is_empty() => sites.clone(),
+            PathKey::Hosts(.., all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
+            PathKey::Hosts(.., all) => label(&all[0]),
             PathKey::Discard | PathKey::Hold => unreachable!("only hosts come here"),
         };
-        let hosts = self.random.ordered(hosts);
         let spec = Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits });
         self.paths.insert(key, spec.clone());
         spec
@@ -288,14 +297,14 @@ fn label((_, name, port): &(u16, String, u16)) -> String {
     }
 }
 
-fn key_of(sites: String, hosts: &[Resolved]) -> PathKey {
+fn key_of(sites: String, way: Way, hosts: &[Resolved]) -> PathKey {
     let (mut order, mut last) = (0, None);
     let ranked = hosts.iter().map(|host| {
         order += u16::from(last.is_some_and(|last| last != host.preference));
         last = Some(host.preference);
         (order, host.name.clone(), host.port)
     });
-    PathKey::Hosts(sites, ranked.collect())
+    PathKey::Hosts(sites, way, ranked.collect())
 }
 
 /// Whether a name that strangers give can be on the public internet.
@@ -328,6 +337,16 @@ pub fn null_mx() -> Reply {
     ours(Enhanced(5, 1, 10), "the domain does not accept mail (null MX)")
 }
 
+/// We are the domain's most preferred mail host, and not configured to keep its mail.
+pub fn loops_back(domain: &str) -> Reply {
+    ours(
+        Enhanced(5, 4, 6),
+        &format!(
+            "mail for {domain} loops back to this relay: it is the best of the domain's mail hosts and has no route for it"
+        ),
+    )
+}
+
 /// There is no such domain, or nothing in it that mail could be sent to.
 pub fn no_such_domain() -> Reply {
     ours(Enhanced(5, 1, 2), "no such domain, or it has neither MX nor address records")
@@ -336,29 +355,6 @@ pub fn no_such_domain() -> Reply {
 /// The DNS gave no answer.
 pub fn dns_trouble(name: &str, why: &str) -> Reply {
     ours(Enhanced(4, 4, 3), &format!("DNS lookup of {name} failed: {why}"))
-}
-
-/// Small generator (splitmix64) for orders that nobody must be able to rely on, and nothing secret hangs on.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// `hosts` by preference, equals in random order (RFC 5321 §5.1), and addresses too: IPv4 before IPv6, which
-    /// fewer senders have a reputation on.
-    fn ordered(&mut self, mut hosts: Vec<PathHost>) -> Vec<PathHost> {
-        hosts.sort_by_cached_key(|host| (host.preference, self.next()));
-        for host in &mut hosts {
-            host.addresses.sort_by_cached_key(|address| (address.is_ipv6(), self.next()));
-        }
-        hosts
-    }
 }
 
 #[cfg(test)]

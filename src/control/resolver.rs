@@ -18,14 +18,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::dns::Dns;
+use super::ourselves::Ourselves;
 use super::path_map::{
-    AddressRule, Decision, Exchanges, Missing, PathMap, Resolved, dns_trouble, exchanges, no_such_domain,
-    null_mx,
+    AddressRule, Decision, Exchanges, Missing, PathMap, Resolved, cut_at_ourselves, dns_trouble, exchanges,
+    loops_back, no_such_domain, null_mx,
 };
 use crate::config::{Config, Resolver as Options};
 use crate::id::ShardIndex;
 use crate::routing::site::Sites;
-use crate::routing::{PathLimits, RouteAnswer, RouteTable, Target, literal_address};
+use crate::routing::{PathLimits, RouteAnswer, RouteTable, Security, Target, literal_address};
 
 /// Questions that may wait in the channel.
 const QUESTIONS_MAX: usize = 16 * 1024;
@@ -126,8 +127,9 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let (config, shared) = (config.clone(), counters.clone());
     let thread = std::thread::Builder::new().name("dns".into()).spawn(move || {
-        let paths = PathMap::new(sites(&config), getrandom::u64().unwrap_or(1));
+        let paths = PathMap::new(sites(&config));
         let control = Rc::new(Control {
+            ourselves: Ourselves::new(&config),
             dns,
             routes: config.routing.table,
             rule: if config.delivery.allow_loopback_mx { AddressRule::Any } else { AddressRule::Public },
@@ -154,6 +156,7 @@ pub fn sites(config: &Config) -> Sites {
         recipients_per_transaction: delivery.recipients_per_transaction_max,
         window: delivery.window,
         idle: delivery.idle_timeout,
+        security: Security { tls: delivery.tls, ..Security::default() },
     };
     Sites::new(limits, &config.sites)
 }
@@ -180,6 +183,7 @@ struct State {
 
 struct Control {
     dns: Dns,
+    ourselves: Ourselves,
     routes: RouteTable,
     rule: AddressRule,
     mx_port: u16,
@@ -308,7 +312,7 @@ impl Control {
         match self.routes.target(&domain) {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
-            target @ Target::Smtp { host, port } => self.smart_host(&domain, target, host, *port).await,
+            target @ Target::Smtp { host, port, .. } => self.smart_host(&domain, target, host, *port).await,
             Target::Mx => self.mail_exchanges(&domain).await,
         }
     }
@@ -326,6 +330,9 @@ impl Control {
         if let Some(address) = literal_address(domain) {
             let (name, addresses) = (address.to_string(), Ok(vec![address]));
             let host = Resolved { preference: 0, name, port: self.mx_port, addresses };
+            if self.ourselves.is(&host) {
+                return (Decision::Refused(loops_back(domain)), self.options.ttl_max);
+            }
             return (self.paths.borrow_mut().literal(domain, host, self.rule), self.options.ttl_max);
         }
         let (records, ttl) = match self.dns.exchanges(domain).await {
@@ -341,9 +348,12 @@ impl Control {
             Exchanges::NullMx => return (Decision::Refused(null_mx()), ttl),
             Exchanges::Hosts(hosts) => hosts,
         };
-        let (hosts, hosts_ttl) = self.resolved(hosts, self.mx_port).await;
+        let (mut hosts, hosts_ttl) = self.resolved(hosts, self.mx_port).await;
         if implicit && matches!(hosts[0].addresses, Err(Missing::Name | Missing::Record)) {
             return (Decision::Refused(no_such_domain()), self.options.ttl_min);
+        }
+        if cut_at_ourselves(&mut hosts, |host| self.ourselves.is(host)) && hosts.is_empty() {
+            return (Decision::Refused(loops_back(domain)), ttl.min(hosts_ttl));
         }
         let decision = self.paths.borrow_mut().decide(domain, &Target::Mx, hosts, self.rule);
         (decision, ttl.min(hosts_ttl))

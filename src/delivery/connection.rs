@@ -4,6 +4,8 @@
 //! read for each message. What ends a connection: the remote (421, or a broken socket), a time-out, its message limit,
 //! home wanting the slot back, idleness, or the stop.
 
+mod opening;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,19 +14,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::Content;
+use super::dial::{Dialled, dial};
 use super::job::ActiveJob;
-use super::path::PathState;
+use super::keys::Keys;
+use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::clock::Moment;
 use crate::envelope::verp::Verp;
+use crate::id::Location;
 use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
 use crate::net;
 use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
-use crate::net::tls::ClientTls;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
-use crate::protocol::client::{Client, Event, Options, Stage};
-use crate::routing::{PathKind, PathSpec};
+use crate::protocol::client::{Client, Event, Loss, Options, Stage};
+use crate::routing::{PathSpec, Security, TlsPolicy};
 use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
 
@@ -34,6 +38,8 @@ const WRITE_SHORT: usize = 16 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Reads of such words.
 const LAST_READS: usize = 4;
+/// Why a connection is lost whose stream has ended.
+const CLOSED: &str = "closed by the remote";
 
 /// Settings of outbound connections.
 #[derive(Clone)]
@@ -44,8 +50,8 @@ pub struct ConnectionOptions {
     pub verp: Verp,
     /// Waits for the remote.
     pub timeouts: Timeouts,
-    /// To shake hands with remotes that offer STARTTLS; `None` leaves all mail in the clear.
-    pub tls: Option<ClientTls>,
+    /// To shake hands with remotes.
+    pub keys: Keys,
 }
 
 /// Waits for the remote; RFC 5321 §4.5.3.2 says at least how long where it has a word on it.
@@ -77,7 +83,7 @@ impl Timeouts {
             Stage::Data => self.data,
             Stage::Body => self.block,
             Stage::FinalDot => self.end_of_data,
-            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Idle => self.command,
+            Stage::Ehlo | Stage::StartTls | Stage::Login | Stage::Mail | Stage::Idle => self.command,
             // Nothing depends on the answer to QUIT.
             Stage::Quit => self.command.min(Duration::from_secs(5)),
         }
@@ -86,9 +92,11 @@ impl Timeouts {
 
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
-    // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
-    if open(pool, path, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
-        open(pool, path, None).await;
+    let security = path.lane.borrow().spec().limits.security;
+    let seed = pool.dialler().seed();
+    if open(pool, path, seed, security).await == Ended::FallsBack {
+        // To the same host.
+        open(pool, path, seed, Security { tls: TlsPolicy::Off, ..security }).await;
     }
 }
 
@@ -97,14 +105,19 @@ pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
 enum Ended {
     /// As connections do.
     Served,
-    /// TLS could not be agreed on; no transaction was begun.
-    HandshakeFailed,
+    /// TLS could not be agreed on, and the policy allows another connection in the clear; no transaction was begun.
+    FallsBack,
 }
 
-async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Option<&ClientTls>) -> Ended {
+async fn open<S: Storage>(
+    pool: &Rc<Pool<S>>,
+    path: &Rc<PathState<S>>,
+    seed: u64,
+    security: Security,
+) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
-    let (stream, remote) = match pool.while_connecting(connect(pool, &spec)).await {
+    let Dialled { stream, host, address } = match pool.while_connecting(dial(pool, &spec, seed)).await {
         // Nothing has begun, and the worker may not be there any more.
         _ if pool.is_stopping() => return Ended::Served,
         Ok(connected) => connected,
@@ -125,8 +138,10 @@ async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Opti
         path,
         spec,
         stream,
-        remote,
-        tls,
+        remote: host,
+        address,
+        security,
+        is_encrypted: false,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
@@ -140,7 +155,9 @@ async fn open<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>, tls: Opti
         waits_since: began,
         ended: None,
     };
-    connection.serve().await;
+    if connection.begin_encrypted().await {
+        connection.serve().await;
+    }
     connection.ended.unwrap_or(Ended::Served)
 }
 
@@ -155,35 +172,13 @@ impl<S: Storage> Drop for Connection<'_, S> {
     }
 }
 
-/// Connects to the first host and address that answers, in the path's order.
-async fn connect<S: Storage>(pool: &Pool<S>, spec: &PathSpec) -> Result<(Stream, Arc<str>), Reply> {
-    let PathKind::Smtp { hosts } = &spec.kind else {
-        return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
-    };
-    let mut last = String::from("path has no addresses");
-    let began = net::now().mono;
-    let timeouts = &pool.options().timeouts;
-    for host in hosts {
-        for address in &host.addresses {
-            let remote = SocketAddr::new(*address, host.port);
-            let left = timeouts.attempt.saturating_sub(net::now().mono.since(began));
-            if pool.is_stopping() || left.is_zero() {
-                break;
-            }
-            match Stream::connect(remote, None, timeouts.connect.min(left)).await {
-                Ok(stream) => return Ok((stream, Arc::from(&*host.name))),
-                Err(error) => last = format!("connect to {} at {remote}: {error}", host.name),
-            }
-        }
-    }
-    Err(Reply::new(0, Enhanced(4, 4, 1), &last))
-}
-
 /// A job whose transaction is in flight.
 struct Flight<S: Storage> {
     tag: u64,
     job: ActiveJob<S>,
     content: Content<S::Pin>,
+    /// The record of its message that turned out to be damaged on the way.
+    damaged: Option<Location>,
 }
 
 struct Connection<'a, S: Storage> {
@@ -192,8 +187,9 @@ struct Connection<'a, S: Storage> {
     spec: Arc<PathSpec>,
     stream: Stream,
     remote: Arc<str>,
-    /// To shake hands with if the remote offers it; taken when that is done.
-    tls: Option<&'a ClientTls>,
+    address: SocketAddr,
+    security: Security,
+    is_encrypted: bool,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -258,7 +254,7 @@ impl<S: Storage> Connection<'_, S> {
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
             }
-            self.flights.push_back(Flight { tag, job, content });
+            self.flights.push_back(Flight { tag, job, content, damaged: None });
             // A body that goes with its envelope must be given before the next transaction can begin.
             if !self.handle_events().await {
                 return false;
@@ -267,8 +263,13 @@ impl<S: Storage> Connection<'_, S> {
         true
     }
 
-    /// The message cannot be read back: nothing was said to the remote. It is tried again by the schedule.
+    /// The message cannot be read back: nothing was said to the remote. Unless it is damaged, it is tried again by the
+    /// schedule.
     fn unreadable(&mut self, mut job: ActiveJob<S>, error: &ReadError) {
+        if let ReadError::Damaged { at, .. } = error {
+            job.damaged(*at);
+            return self.give_back();
+        }
         job.begin(net::now().mono);
         let reply = Reply::new(0, Enhanced(4, 3, 0), &error.to_string());
         let recipients = job.job().recipients;
@@ -302,35 +303,9 @@ impl<S: Storage> Connection<'_, S> {
         true
     }
 
-    /// The remote said yes to STARTTLS; `false` when the connection is lost.
-    async fn shake_hands(&mut self) -> bool {
-        let Some(tls) = self.tls.take() else { return true };
-        self.stream.set_read_timeout(self.pool.options().timeouts.command);
-        self.stream.set_write_timeout(self.pool.options().timeouts.command);
-        match self.stream.connect_tls(tls, &self.remote).await {
-            Ok(()) => {
-                self.client.tls_established();
-                true
-            }
-            Err(_) => {
-                self.client.lost("the TLS handshake failed");
-                self.ended = Some(Ended::HandshakeFailed);
-                false
-            }
-        }
-    }
-
     fn note(&mut self, event: Event) {
         match event {
-            Event::Ready if self.tls.is_some() && self.client.capabilities().starttls => {
-                self.client.start_tls();
-            }
-            Event::Ready => {
-                self.ready = true;
-                self.open.set(true);
-                self.path.lane.borrow_mut().set_ready(true);
-                self.pool.path_succeeded(self.spec.id);
-            }
+            Event::Ready => self.greeted(),
             Event::Refused { reply, .. } => self.refused(&reply),
             Event::Finished { tag, results, in_doubt, .. } => self.finish(tag, results, in_doubt),
             Event::Closing(reply) => {
@@ -340,11 +315,9 @@ impl<S: Storage> Connection<'_, S> {
                 self.ended = Some(Ended::Served);
             }
             Event::Closed => self.ended = Some(Ended::Served),
-            // The session goes on in the clear.
-            Event::TlsRefused(_) => {
-                self.tls = None;
-                self.note(Event::Ready);
-            }
+            Event::TlsRefused(reply) => self.tls_refused(&reply),
+            Event::LoggedIn => self.opened(),
+            Event::LoginRefused(reply) => self.refused(&reply),
             Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }
@@ -352,17 +325,18 @@ impl<S: Storage> Connection<'_, S> {
     /// The remote sent us away before MAIL: the path's matter, not a message's.
     fn refused(&mut self, reply: &Reply) {
         self.pool.metrics().connections_failed.inc();
+        self.pool.dialler().failed(self.address);
         self.pool.path_failed(self.path, reply);
         self.ended = Some(Ended::Served);
     }
 
     /// Gives the session the body of a transaction, chunk by chunk if it is long.
     async fn send_body(&mut self, tag: u64) -> bool {
-        let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return true };
-        self.pool.metrics().sent_bytes.add(u64::from(self.flights[at].job.job().bytes));
+        let Some(flight) = self.flights.iter().position(|flight| flight.tag == tag) else { return true };
+        self.pool.metrics().sent_bytes.add(u64::from(self.flights[flight].job.job().bytes));
         let mut nth = 0;
         loop {
-            let piece = self.flights[at].content.piece(self.pool, nth).await;
+            let piece = self.flights[flight].content.piece(self.pool, nth).await;
             match piece {
                 Ok((piece, last)) => {
                     if !self.client.body_piece(tag, &piece, last) || last {
@@ -371,7 +345,10 @@ impl<S: Storage> Connection<'_, S> {
                 }
                 Err(error) => {
                     // The remote must not take what there is for the whole: the connection is the only way to say so.
-                    self.lose(&error.to_string());
+                    if let ReadError::Damaged { at, .. } = &error {
+                        self.flights[flight].damaged = Some(*at);
+                    }
+                    self.lose(Loss::GivenUp, &error.to_string());
                     return false;
                 }
             }
@@ -384,8 +361,12 @@ impl<S: Storage> Connection<'_, S> {
 
     fn finish(&mut self, tag: u64, results: Vec<LegResult>, in_doubt: u64) {
         let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return };
-        let Some(Flight { job, .. }) = self.flights.remove(at) else { return };
+        let Some(Flight { job, damaged, .. }) = self.flights.remove(at) else { return };
         let now = net::now().mono;
+        if let Some(at) = damaged {
+            job.damaged(at);
+            return self.give_back();
+        }
         let metrics = self.pool.metrics();
         if let Some(began) = job.began() {
             metrics.attempt[AttemptStage::Total].observe(now.since(began));
@@ -402,7 +383,8 @@ impl<S: Storage> Connection<'_, S> {
             metrics.replies[EnhancedClass::of(result.reply.enhanced)].add(count);
         }
         if results.is_empty() {
-            metrics.deliveries[DeliveryResult::NotTried].inc();
+            let label = if in_doubt == 0 { DeliveryResult::NotTried } else { DeliveryResult::Unknown };
+            metrics.deliveries[label].inc();
         }
         job.finish(results, self.remote.clone());
         self.waits_since = now;
@@ -435,10 +417,9 @@ impl<S: Storage> Connection<'_, S> {
         match written {
             Ok(()) => true,
             Err(error) => {
-                let why = error.to_string();
                 self.hear_last_words().await;
                 if self.ended.is_none() {
-                    self.lose(&why);
+                    self.lose(loss_of(&error), &error.to_string());
                 }
                 false
             }
@@ -461,16 +442,16 @@ impl<S: Storage> Connection<'_, S> {
         let limit = self.pool.options().timeouts.of(stage).min(self.attempt_left());
         self.stream.set_read_timeout(limit);
         match self.stream.read(&mut self.input).await {
-            Ok(0) => self.lose("closed by the remote"),
+            Ok(0) => self.lose(Loss::Closed, CLOSED),
             Ok(_) => {
                 self.answered |= self.ready && !matches!(stage, Stage::Idle | Stage::Quit);
                 self.note_stage(stage);
                 return self.take_input();
             }
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                self.lose(&format!("no answer for {} s ({stage:?})", limit.as_secs_f32()));
+                self.lose(Loss::GivenUp, &format!("no answer for {} s ({stage:?})", limit.as_secs_f32()));
             }
-            Err(error) => self.lose(&error.to_string()),
+            Err(error) => self.lose(loss_of(&error), &error.to_string()),
         }
         false
     }
@@ -485,7 +466,7 @@ impl<S: Storage> Connection<'_, S> {
     fn note_stage(&mut self, stage: Stage) {
         let label = match stage {
             Stage::Banner => AttemptStage::Banner,
-            Stage::Ehlo | Stage::StartTls => AttemptStage::Ehlo,
+            Stage::Ehlo | Stage::StartTls | Stage::Login => AttemptStage::Ehlo,
             Stage::Mail => AttemptStage::Mail,
             Stage::Rcpt => AttemptStage::Rcpt,
             Stage::Data => AttemptStage::Data,
@@ -505,28 +486,39 @@ impl<S: Storage> Connection<'_, S> {
                 true
             }
             Err(misbehaved) => {
-                self.lose(&misbehaved.to_string());
+                self.lose(Loss::GivenUp, &misbehaved.to_string());
                 false
             }
         }
     }
 
-    /// Waits until there is a job, or ends the session.
+    /// Waits until there is a job, or ends the session; what the remote says meanwhile is its end.
     async fn wait_for_work(&mut self) {
-        let leaving = self.is_leaving();
-        if leaving || !self.path.wait_for_job(self.spec.limits.idle).await {
-            self.waits_since = net::now().mono;
-            self.client.quit();
+        if !self.is_leaving() {
+            self.stream.set_no_read_timeout();
+            let heard = self.stream.read(&mut self.input);
+            match self.path.wait_for_job(self.spec.limits.idle, heard).await {
+                Waited::Job => return,
+                Waited::InVain => {}
+                Waited::Other(Ok(count)) if count > 0 => {
+                    self.take_input();
+                    return;
+                }
+                Waited::Other(_) => return self.lose(Loss::Closed, CLOSED),
+            }
         }
+        self.waits_since = net::now().mono;
+        self.client.quit();
     }
 
     /// The connection is gone: every transaction in flight gets its result.
-    fn lose(&mut self, why: &str) {
+    fn lose(&mut self, loss: Loss, why: &str) {
         // A remote that takes sessions and drops them at the first MAIL is as useless as one that takes none: the path
         // rests, or it would be asked again at once.
-        let useless = !self.ready || (!self.answered && !self.flights.is_empty());
+        let ours = self.flights.iter().any(|flight| flight.damaged.is_some());
+        let useless = !self.ready || (!self.answered && !self.flights.is_empty() && !ours);
         self.part();
-        self.client.lost(why);
+        self.client.lost(loss, why);
         while let Some(event) = self.client.poll_event() {
             self.note(event);
         }
@@ -542,5 +534,14 @@ impl<S: Storage> Connection<'_, S> {
         if self.open.replace(false) {
             self.path.lane.borrow_mut().set_ready(false);
         }
+    }
+}
+
+/// Whether it was the remote that ended the connection on which a read or a write failed.
+fn loss_of(error: &std::io::Error) -> Loss {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        BrokenPipe | ConnectionReset | UnexpectedEof => Loss::Closed,
+        _ => Loss::GivenUp,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::pool::Pool;
 use crate::clock::Moment;
 use crate::exchange::{End, Job};
+use crate::id::Location;
 use crate::message::Message;
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
@@ -70,6 +71,11 @@ impl<S: Storage> ActiveJob<S> {
             _ => End::NotTried,
         };
         self.report(end);
+    }
+
+    /// Reports that its message is damaged on disk, in the record at `at`.
+    pub(super) fn damaged(mut self, at: Location) {
+        self.report(End::Damaged { at });
     }
 
     /// Reports it delivered without sending it: the target is `discard`.

@@ -3,7 +3,10 @@
 //! * [`home`] decides how many connections a path may have and who has them. PURE.
 //! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers.
+//! * `times` is what a pool does because time has passed, by the alarms of [`wakes`] (PURE).
 //! * [`peer`] is what workers say to each other. PURE.
+//! * `dial` connects to a path's hosts, in the order that `order` gives (PURE).
+//! * [`encryption`] says what a path's policy makes of a remote's TLS. PURE. [`keys`] has what is shown and trusted.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
 
@@ -11,15 +14,24 @@
 pub mod connection;
 #[cfg(feature = "runtime")]
 mod content;
+#[cfg(feature = "runtime")]
+mod dial;
+pub mod encryption;
 pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;
+#[cfg(feature = "runtime")]
+pub mod keys;
 pub mod lane;
 #[cfg(feature = "runtime")]
 pub mod peer;
 #[cfg(test)]
 mod model;
+mod order;
 #[cfg(feature = "runtime")]
 pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
+#[cfg(feature = "runtime")]
+mod times;
+pub mod wakes;

@@ -1,8 +1,10 @@
 //! A path as one worker knows it: its lane, its home if this is the home worker, and the connections that wait for work.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_lite::future;
 
 use super::home::Home;
 use super::job::ActiveJob;
@@ -10,8 +12,20 @@ use super::lane::Lane;
 use crate::clock::Moment;
 use crate::id::WorkerIndex;
 use crate::net::event::Event;
+use crate::net::task::within;
 use crate::routing::PathSpec;
 use crate::spool::storage::Storage;
+
+/// How a wait for a job ended.
+#[derive(Debug)]
+pub enum Waited<T> {
+    /// There may be a job.
+    Job,
+    /// There was none for all of the time.
+    InVain,
+    /// The other came first.
+    Other(T),
+}
 
 /// Shared by the pool and the path's connections. Cells are borrowed for a step at a time, never across an await.
 pub struct PathState<S: Storage> {
@@ -22,6 +36,8 @@ pub struct PathState<S: Storage> {
     idle: RefCell<Vec<Event>>,
     /// Workers that home has brought in of late.
     pub(super) invited: RefCell<Vec<WorkerIndex>>,
+    /// Something has happened in this period.
+    pub(super) is_warm: Cell<bool>,
 }
 
 impl<S: Storage> PathState<S> {
@@ -32,6 +48,7 @@ impl<S: Storage> PathState<S> {
             home: home.map(RefCell::new),
             idle: RefCell::default(),
             invited: RefCell::default(),
+            is_warm: Cell::new(false),
         }
     }
 
@@ -54,20 +71,25 @@ impl<S: Storage> PathState<S> {
         }
     }
 
-    /// When the rest of the path ends, if it rests and this is its home.
-    pub(super) fn rest_end(&self) -> Option<Moment> {
+    /// When the path's home, if it is here, has something to do.
+    pub(super) fn next_wake(&self) -> Option<Moment> {
         self.home.as_ref().and_then(|home| home.borrow().next_wake())
     }
 
-    /// Waits for a job, at most for `limit`; says whether something happened.
-    pub async fn wait_for_job(&self, limit: Duration) -> bool {
+    /// Waits for a job, or a reason to look whether to close, or what `other` gives; at most for `limit`.
+    pub async fn wait_for_job<T>(&self, limit: Duration, other: impl Future<Output = T>) -> Waited<T> {
         let event = Event::default();
         self.idle.borrow_mut().push(event.clone());
         self.lane.borrow_mut().set_idle(true);
-        let woken = event.wait_for(limit).await;
+        // The other first: a connection that has ended is no place for the job.
+        let first = future::or(async { Waited::Other(other.await) }, async {
+            event.wait().await;
+            Waited::Job
+        });
+        let waited = within(limit, first).await;
         self.lane.borrow_mut().set_idle(false);
         self.idle.borrow_mut().retain(|other| !other.is(&event));
-        woken
+        waited.unwrap_or(Waited::InVain)
     }
 
     /// Wakes as many waiting connections as there are jobs for.

@@ -14,10 +14,12 @@ use std::time::Duration;
 use crate::hash::HashState;
 
 use super::connection::{self, ConnectionOptions};
+use super::dial::Dialler;
 use super::home::{Home, Lease, RestOptions};
 use super::job::{ActiveJob, Payload};
 use super::path::PathState;
 use super::peer::Peer;
+use super::times::{COOLING, Times};
 use crate::clock::Moment;
 use crate::exchange::{self, Demand, End, Grant, Job, Report, ToShard, ToWorker};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
@@ -31,8 +33,6 @@ use crate::spool::storage::Storage;
 /// A path's rest after its first failure, and the longest.
 const REST: RestOptions =
     RestOptions { first: Duration::from_secs(1), longest: Duration::from_secs(10 * 60) };
-/// Period after which shards that sent nothing get no credits in advance.
-const COOLING: Duration = Duration::from_secs(2);
 /// Messages taken in per round before connections get their turn.
 const ROUND: usize = 256;
 
@@ -67,15 +67,17 @@ pub struct Wiring<S: Storage> {
 /// A worker's state, shared by its tasks.
 pub struct Pool<S: Storage> {
     wiring: Wiring<S>,
-    paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
+    pub(super) paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
     /// Paths to be looked after: a message did not fit into a channel, or a connection ended.
-    unsaid: RefCell<HashSet<PathId, HashState>>,
+    pub(super) unsaid: RefCell<HashSet<PathId, HashState>>,
     stopping: Cell<bool>,
     connections: Cell<u32>,
     /// Of these, how many wait for a host to answer the connect: nothing is lost with them.
     connecting: Cell<u32>,
     handles: RefCell<HashMap<u64, Held, HashState>>,
     next_handle: Cell<u64>,
+    dialler: Dialler,
+    pub(super) times: Times,
 }
 
 impl<S: Storage> Pool<S> {
@@ -90,6 +92,8 @@ impl<S: Storage> Pool<S> {
             connecting: Cell::new(0),
             handles: RefCell::default(),
             next_handle: Cell::new(0),
+            dialler: Dialler::default(),
+            times: Times::default(),
         })
     }
 
@@ -106,6 +110,11 @@ impl<S: Storage> Pool<S> {
     /// Settings of its connections.
     pub fn options(&self) -> &ConnectionOptions {
         &self.wiring.options
+    }
+
+    /// What it knows of the addresses that it connects to.
+    pub(super) fn dialler(&self) -> &Dialler {
+        &self.dialler
     }
 
     /// Whether no new transaction may begin.
@@ -145,7 +154,7 @@ impl<S: Storage> Pool<S> {
                 cooled = now;
                 self.cool();
             }
-            self.end_rests(now);
+            self.wake_due(now);
             for path in self.unsaid.take() {
                 self.upkeep(path);
             }
@@ -304,7 +313,7 @@ impl<S: Storage> Pool<S> {
 
     fn say_path_error(&self, path: &PathState<S>, reply: &Reply) {
         let id = path.lane.borrow().spec().id;
-        let shards: Vec<_> = path.lane.borrow_mut().grants().demanding().collect();
+        let shards: Vec<_> = path.lane.borrow_mut().grants().known().collect();
         for shard in shards {
             // Words for a later bounce: lost without harm when the channel is full.
             if exchange::has_control_room(self.to_shard(shard).room()) {
@@ -344,6 +353,7 @@ impl<S: Storage> Pool<S> {
             }
         }
         self.open_connections(&path);
+        self.note_changed(id, &path);
     }
 
     /// Lane → home → lanes, as far as there is news.
@@ -473,50 +483,11 @@ impl<S: Storage> Pool<S> {
         path
     }
 
-    fn with_home(&self, id: PathId, act: impl FnOnce(&mut Home)) {
+    pub(super) fn with_home(&self, id: PathId, act: impl FnOnce(&mut Home)) {
         if let Some(path) = self.paths.borrow().get(&id)
             && let Some(home) = &path.home
         {
             act(&mut home.borrow_mut());
-        }
-    }
-
-    fn end_rests(self: &Rc<Self>, now: Moment) {
-        let due: Vec<_> = self
-            .paths
-            .borrow()
-            .iter()
-            .filter(|(_, path)| path.rest_end().is_some_and(|until| until <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            self.with_home(id, |home| home.tick(now));
-            self.upkeep(id);
-        }
-    }
-
-    fn next_wake(&self, now: Moment, cooled: Moment) -> Option<Duration> {
-        let rest = self.paths.borrow().values().filter_map(|path| path.rest_end()).min();
-        let retry = (!self.unsaid.borrow().is_empty()).then(|| now + Duration::from_millis(10));
-        let cooling = (!self.paths.borrow().is_empty()).then(|| cooled + COOLING);
-        let stop = self.stopping.get().then(|| now + Duration::from_millis(5));
-        [rest, retry, cooling, stop].into_iter().flatten().min().map(|at| at.since(now))
-    }
-
-    /// Ends a period of activity.
-    fn cool(self: &Rc<Self>) {
-        let paths: Vec<_> = self.paths.borrow().iter().map(|(id, path)| (*id, path.clone())).collect();
-        for (id, path) in paths {
-            path.invited.borrow_mut().clear();
-            let changed = {
-                let mut lane = path.lane.borrow_mut();
-                let before = lane.grants().is_idle();
-                lane.grants().cool();
-                before != lane.grants().is_idle()
-            };
-            if changed {
-                self.upkeep(id);
-            }
         }
     }
 

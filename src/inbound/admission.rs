@@ -2,6 +2,10 @@
 
 use std::cell::Cell;
 
+/// Of both budgets clients that are not trusted leave a tenth to those that are: whatever the others do, our own injectors
+/// get in.
+const KEPT_BACK: u64 = 10;
+
 /// Most connections and bytes of one shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
@@ -26,8 +30,8 @@ impl Admission {
     }
 
     /// Counts a connection in, if there is room for it.
-    pub fn open_connection(&self) -> bool {
-        let room = self.connections.get() < self.budget.connections;
+    pub fn open_connection(&self, trusted: bool) -> bool {
+        let room = u64::from(self.connections.get()) < share(self.budget.connections.into(), trusted);
         self.connections.set(self.connections.get() + u32::from(room));
         room
     }
@@ -35,6 +39,11 @@ impl Admission {
     /// Counts a connection out.
     pub fn close_connection(&self) {
         self.connections.set(self.connections.get().checked_sub(1).expect("a connection closes once"));
+    }
+
+    /// Whether connections are scarce: more than 4 of 5 are in use. Slow clients are shown less patience then.
+    pub fn is_scarce(&self) -> bool {
+        u64::from(self.connections.get()) * 5 > u64::from(self.budget.connections) * 4
     }
 
     /// Connections counted in.
@@ -46,6 +55,11 @@ impl Admission {
     pub fn in_flight_bytes(&self) -> u64 {
         self.in_flight_bytes.get()
     }
+}
+
+/// What of a budget is there for a client.
+fn share(budget: u64, trusted: bool) -> u64 {
+    if trusted { budget } else { budget - budget / KEPT_BACK }
 }
 
 /// A session's share of the bytes in flight: given back when it is dropped.
@@ -62,11 +76,11 @@ impl<'a> Reservation<'a> {
     }
 
     /// Makes the reservation at least `bytes`; `false`, and unchanged, when the budget has no room.
-    pub fn grow_to(&mut self, bytes: usize) -> bool {
+    pub fn grow_to(&mut self, bytes: usize, trusted: bool) -> bool {
         let bytes = bytes as u64;
         let more = bytes.saturating_sub(self.bytes);
         let total = self.admission.in_flight_bytes.get() + more;
-        if more > 0 && total > self.admission.budget.in_flight_bytes {
+        if more > 0 && total > share(self.admission.budget.in_flight_bytes, trusted) {
             return false;
         }
         self.admission.in_flight_bytes.set(total);
@@ -96,12 +110,13 @@ mod tests {
     fn bytes_over_the_budget_are_refused_and_come_back_when_given_back() {
         let admission = Admission::new(Budget { connections: 1, in_flight_bytes: 100 });
         let mut first = Reservation::none(&admission);
-        assert!(first.grow_to(60) && first.grow_to(50));
+        assert!(first.grow_to(60, true) && first.grow_to(50, true));
         let mut second = Reservation::none(&admission);
-        assert!(second.grow_to(40));
-        assert!(!second.grow_to(41));
+        assert!(!second.grow_to(31, false) && second.grow_to(30, false));
+        assert!(second.grow_to(40, true) && second.grow_to(40, false));
+        assert!(!second.grow_to(41, true));
         drop(first);
-        assert!(second.grow_to(100));
+        assert!(second.grow_to(100, true));
         drop(second);
         assert_eq!(admission.in_flight_bytes(), 0);
     }
@@ -109,9 +124,21 @@ mod tests {
     #[test]
     fn connections_over_the_budget_are_refused_until_one_closes() {
         let admission = Admission::new(Budget { connections: 1, in_flight_bytes: 0 });
-        assert!(admission.open_connection());
-        assert!(!admission.open_connection());
+        assert!(admission.open_connection(false));
+        assert!(!admission.open_connection(true));
         admission.close_connection();
-        assert!(admission.open_connection());
+        assert!(admission.open_connection(true));
+    }
+
+    #[test]
+    fn strangers_leave_room_for_trusted_clients_and_are_hurried_before_that() {
+        let admission = Admission::new(Budget { connections: 100, in_flight_bytes: 0 });
+        let mut open = 0;
+        while admission.open_connection(false) {
+            open += 1;
+            assert_eq!(admission.is_scarce(), open > 80);
+        }
+        assert_eq!(open, 90);
+        assert_eq!((0..100).filter(|_| admission.open_connection(true)).count(), 10);
     }
 }

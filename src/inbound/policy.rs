@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::limits::{Act, Excess, Pass};
+use crate::clock::Moment;
 use crate::envelope::Parameters;
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::sasl::Secrets;
@@ -83,6 +85,12 @@ pub struct SessionPolicy<'a> {
     rules: &'a RelayRules,
     /// The client's network or certificate may relay anywhere.
     trusted: bool,
+    /// What holds the client to the limits of its address; `None`: it is exempt.
+    pub pass: Option<Pass>,
+    /// The time of the commands that are handled next.
+    pub now: Moment,
+    /// The last limit that was met, for the metrics.
+    pub excess: Option<Excess>,
     /// Of the client, in the handshake.
     certificate: Option<Fingerprint>,
     user: Option<User>,
@@ -97,7 +105,18 @@ impl<'a> SessionPolicy<'a> {
     /// For a client whose network may relay or not. `random` makes nonces.
     pub fn new(rules: &'a RelayRules, trusted: bool, random: fn() -> u64) -> Self {
         let (certificate, user) = (None, None);
-        Self { rules, trusted, certificate, user, random, declared_size: None, refused: None }
+        Self {
+            rules,
+            trusted,
+            pass: None,
+            now: Moment(0),
+            excess: None,
+            certificate,
+            user,
+            random,
+            declared_size: None,
+            refused: None,
+        }
     }
 
     /// The client has shown this certificate.
@@ -146,6 +165,12 @@ impl Secrets for SessionPolicy<'_> {
 
 impl Policy for SessionPolicy<'_> {
     fn mail(&mut self, sender: &str, _: &Parameters, declared_size: Option<u64>) -> Result<(), Refusal> {
+        if let Some(pass) = &self.pass
+            && let Err(excess) = pass.count(Act::Message, self.now)
+        {
+            self.excess = Some(excess);
+            return Err(excess.refusal());
+        }
         self.declared_size = declared_size;
         match &self.user {
             Some(user) if !user.may_send_as(sender) => self.refuse(reply::SENDER_DENIED, sender),

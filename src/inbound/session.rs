@@ -3,38 +3,35 @@
 //! Copies of a body: socket → receive buffer → body buffer (dots removed) → batch buffer of the log. The body buffer
 //! becomes the shared message that delivery sends from. Replies of a pipelined group leave in one write.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hash::HashState;
-
 use super::admission::{Admission, Reservation};
+use super::limits::{Act, Clients};
 use super::listener::{ListenerPolicy, Listeners};
 use super::login::Logins;
+use super::pace::{Patience, SCARCE_WAIT};
 use super::policy::SessionPolicy;
+use super::sessions::{Sessions, Waiting};
 use crate::clock::Moment;
 use crate::event::{Event, EventSender};
 use crate::id::{Location, MessageId};
 use crate::limits::BODY_INLINE_BYTES_MAX;
 use crate::message::Message;
-use crate::metrics::{RejectReason, ReplyClass, ShardMetrics};
+use crate::metrics::{LimitKind, RejectReason, ReplyClass, ShardMetrics};
 use crate::net;
 use crate::net::buffer::{BUFFER_BYTES, ReceiveBuffer};
-use crate::net::stream::{Handle, Stream};
-use crate::net::tls::ServerTls;
+use crate::net::stream::Stream;
 use crate::outcome::Reply;
 use crate::protocol::reply::{self, Refusal};
-use crate::protocol::sasl::Claim;
-use crate::protocol::server::{AuthOffer, Session, Want};
+use crate::protocol::server::{Session, Want};
 use crate::protocol::trace::{Protocol, Trace};
 use crate::spool::storage::Storage;
 use crate::spool::{AppendError, Committed, Log};
-use crate::users::question::{Answer, Evidence};
-use crate::users::sha256;
 
 /// Room for a trace header in front of a body, bytes.
 const TRACE_ROOM: usize = 512;
@@ -50,6 +47,10 @@ pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 pub struct Inbound<S: Storage> {
     /// What differs from listener to listener.
     pub listeners: RefCell<Listeners>,
+    /// The clients of all shards, and their limits.
+    pub clients: Arc<Clients>,
+    /// How long a client must be silent before the banner.
+    pub banner_wait: Duration,
     /// Budgets.
     pub admission: Admission,
     /// Where messages are made durable.
@@ -60,70 +61,14 @@ pub struct Inbound<S: Storage> {
     pub metrics: Rc<ShardMetrics>,
     /// Log lines.
     pub events: EventSender,
-    /// Wait for a command.
-    pub command_timeout: Duration,
-    /// Wait for more of a body.
-    pub data_timeout: Duration,
+    /// How long a client may take.
+    pub patience: Patience,
     /// Age at which a message bounces.
     pub expire_after: Duration,
     /// Logins that are being checked.
     pub logins: Logins,
     /// Open sessions.
     pub sessions: Sessions,
-}
-
-/// Open sessions of a shard, so that the stop can reach them.
-#[derive(Default)]
-pub struct Sessions {
-    open: RefCell<HashMap<u64, Entry, HashState>>,
-    next: Cell<u64>,
-    stopping: Cell<bool>,
-}
-
-struct Entry {
-    handle: Handle,
-    busy: Rc<Cell<bool>>,
-}
-
-impl Sessions {
-    /// Ends idle sessions with 421 now, and the others after their transaction.
-    pub fn stop(&self) {
-        self.stopping.set(true);
-        for entry in self.open.borrow().values().filter(|entry| !entry.busy.get()) {
-            entry.handle.shut_read();
-        }
-    }
-
-    /// Ends all sessions with 421 as soon as they read.
-    pub fn hurry(&self) {
-        for entry in self.open.borrow().values() {
-            entry.handle.shut_read();
-        }
-    }
-
-    /// Ends all sessions as they are.
-    pub fn shut(&self) {
-        for entry in self.open.borrow().values() {
-            entry.handle.shut_both();
-        }
-    }
-
-    /// How many are open.
-    pub fn len(&self) -> usize {
-        self.open.borrow().len()
-    }
-
-    /// Whether none is open.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn enter(&self, handle: Handle) -> (u64, Rc<Cell<bool>>) {
-        let (key, busy) = (self.next.get(), Rc::new(Cell::new(false)));
-        self.next.set(key + 1);
-        self.open.borrow_mut().insert(key, Entry { handle, busy: busy.clone() });
-        (key, busy)
-    }
 }
 
 /// Counts a session out when its task ends, however it ends.
@@ -134,7 +79,7 @@ struct Place<'a, S: Storage> {
 
 impl<S: Storage> Drop for Place<'_, S> {
     fn drop(&mut self) {
-        self.inbound.sessions.open.borrow_mut().remove(&self.key);
+        self.inbound.sessions.leave(self.key);
         self.inbound.admission.close_connection();
         self.inbound.metrics.connections_open.sub(1);
     }
@@ -148,24 +93,30 @@ pub async fn serve<S: Storage>(
     peer: IpAddr,
 ) {
     inbound.metrics.connections_open.add(1);
-    let (key, busy) = inbound.sessions.enter(stream.handle());
+    let now = net::now().mono;
+    let (key, waiting) = inbound.sessions.enter(stream.handle(), now);
     let place = Place { inbound, key };
     let mut driver = Driver {
         inbound,
         listener,
         stream,
         peer,
+        is_known: true,
         session: Session::new(),
-        policy: SessionPolicy::new(&listener.rules, (listener.trusts)(peer), net::random),
+        // Until the greeting knows better.
+        policy: SessionPolicy::new(&listener.rules, false, net::random),
         input: ReceiveBuffer::default(),
         out: Vec::new(),
         body: Vec::new(),
         receiving: None,
         reservation: Reservation::none(&inbound.admission),
         end_of_data_at: None,
-        busy,
+        waiting,
+        asked: now,
     };
-    driver.run().await;
+    if driver.greet().await {
+        driver.run().await;
+    }
     drop(driver);
     drop(place);
 }
@@ -186,21 +137,28 @@ struct Receiving {
     began: Moment,
 }
 
-struct Driver<'a, S: Storage> {
-    inbound: &'a Inbound<S>,
-    listener: &'a ListenerPolicy,
-    stream: Stream,
-    peer: IpAddr,
-    session: Session,
-    policy: SessionPolicy<'a>,
-    input: ReceiveBuffer,
-    out: Vec<u8>,
+/// Drives one session: everything that it has besides what the protocol knows.
+pub(super) struct Driver<'a, S: Storage> {
+    pub(super) inbound: &'a Inbound<S>,
+    pub(super) listener: &'a ListenerPolicy,
+    pub(super) stream: Stream,
+    /// The client: the other end of the connection, or whom a proxy there speaks for.
+    pub(super) peer: IpAddr,
+    /// Whether `peer` is the client's own address. A client that its proxy does not name has no rights by an address, and
+    /// no limits.
+    pub(super) is_known: bool,
+    pub(super) session: Session,
+    pub(super) policy: SessionPolicy<'a>,
+    pub(super) input: ReceiveBuffer,
+    pub(super) out: Vec<u8>,
     body: Vec<u8>,
     receiving: Option<Receiving>,
     reservation: Reservation<'a>,
     /// When the end of data was seen whose reply is still in `out`.
     end_of_data_at: Option<Moment>,
-    busy: Rc<Cell<bool>>,
+    pub(super) waiting: Rc<Waiting>,
+    /// When the client was last answered: its command is due from then on.
+    asked: Moment,
 }
 
 /// Chunks of a body that was not completed must not keep their segments, even if the session's end is a panic.
@@ -212,15 +170,10 @@ impl<S: Storage> Drop for Driver<'_, S> {
 
 impl<S: Storage> Driver<'_, S> {
     async fn run(&mut self) {
-        if let Some(tls) = self.listener.implicit_tls() {
-            if !self.shake_hands(tls).await {
-                return;
-            }
-            self.session.begin_secured();
-        }
-        self.offer_auth();
-        self.session.banner(&self.listener.options, &mut self.out);
         loop {
+            if self.policy.pass.is_some() {
+                self.policy.now = net::now().mono;
+            }
             let (used, want) = self.session.step(
                 &self.listener.options,
                 &mut self.policy,
@@ -232,7 +185,7 @@ impl<S: Storage> Driver<'_, S> {
             self.note_refusal();
             match want {
                 Want::Read => {
-                    if !self.flush().await || !self.read().await {
+                    if !self.bears_errors().await || !self.flush().await || !self.read().await {
                         return;
                     }
                 }
@@ -242,7 +195,7 @@ impl<S: Storage> Driver<'_, S> {
                     self.commit().await;
                     // A client that pipelines has the next transaction here already: without a word now it would never
                     // find an end.
-                    if self.inbound.sessions.stopping.get() {
+                    if self.inbound.sessions.is_stopping() {
                         self.close(&reply::SHUTTING_DOWN).await;
                         return;
                     }
@@ -253,11 +206,18 @@ impl<S: Storage> Driver<'_, S> {
                         return;
                     }
                 }
+                Want::NewClient => {
+                    if !self.introduce().await {
+                        return;
+                    }
+                }
                 Want::Authenticate => {
                     if !self.flush().await {
                         return;
                     }
-                    self.authenticate().await;
+                    if !self.authenticate().await {
+                        return;
+                    }
                 }
                 Want::Close => {
                     self.flush().await;
@@ -268,94 +228,28 @@ impl<S: Storage> Driver<'_, S> {
     }
 
     /// Writes the replies; `false` when the connection is lost.
-    async fn flush(&mut self) -> bool {
+    pub(super) async fn flush(&mut self) -> bool {
         if self.out.is_empty() {
             return true;
         }
         self.count_replies();
-        self.stream.set_write_timeout(self.inbound.command_timeout);
+        self.stream.set_write_timeout(self.inbound.patience.command);
+        self.waiting.is_writing.set(true);
+        if !self.waiting.is_trusted.get() {
+            self.waiting.scarce_by.set(Some(net::now().mono + SCARCE_WAIT));
+        }
         let written = self.stream.write_all(&self.out).await;
+        self.waiting.scarce_by.set(None);
+        self.waiting.is_writing.set(false);
         self.out.clear();
+        self.asked = net::now().mono;
         if let Some(at) = self.end_of_data_at.take() {
             match written {
-                Ok(()) => self.inbound.metrics.end_of_data_to_250.observe(net::now().mono.since(at)),
+                Ok(()) => self.inbound.metrics.end_of_data_to_250.observe(self.asked.since(at)),
                 Err(_) => self.inbound.metrics.ambiguous.inc(),
             }
         }
         written.is_ok()
-    }
-
-    /// Answers STARTTLS and shakes hands; `false` when the session is over.
-    async fn start_tls(&mut self) -> bool {
-        let Some(tls) = self.listener.starttls() else { return false };
-        // Whatever came behind the command was sent in the clear, by whomever (RFC 3207 §6).
-        if !self.input.filled().is_empty() || !self.flush().await {
-            return false;
-        }
-        let secured = self.shake_hands(tls).await;
-        if secured {
-            self.session.tls_established();
-            self.offer_auth();
-        }
-        secured
-    }
-
-    /// `false` when it failed, and the session is over.
-    async fn shake_hands(&mut self, tls: &ServerTls) -> bool {
-        self.stream.set_read_timeout(self.inbound.command_timeout);
-        self.stream.set_write_timeout(self.inbound.command_timeout);
-        match self.stream.accept_tls(tls).await {
-            Ok(()) => {
-                if let Some(certificate) = self.stream.peer_certificate() {
-                    self.policy.certified(sha256(&certificate));
-                }
-                true
-            }
-            Err(error) => {
-                let (at, what) = (net::now().wall, format!("TLS handshake: {error}").into());
-                self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
-                false
-            }
-        }
-    }
-
-    /// Offers the ways to log in that this connection has now.
-    fn offer_auth(&mut self) {
-        let offer = match self.listener.rules.users() {
-            None => AuthOffer::None,
-            Some(_) if !self.session.is_secured() && !(self.listener.cleartext)(self.peer) => {
-                AuthOffer::AfterTls
-            }
-            Some(_) if self.policy.certificate_user().is_some() => AuthOffer::PasswordsAndCertificate,
-            Some(_) => AuthOffer::Passwords,
-        };
-        self.session.offer_auth(offer);
-    }
-
-    /// Finds out whether the client is who it claims to be.
-    async fn authenticate(&mut self) {
-        let Some(users) = self.listener.rules.users() else {
-            return self.session.authenticated(Err(reply::NOT_OFFERED), &mut self.out);
-        };
-        let (user, evidence) = match self.session.claim().clone() {
-            Claim::Password { user, password } => (user, Evidence::Password(password)),
-            Claim::Proof { user, holds } => (user, Evidence::Decided(holds)),
-            Claim::Certificate { user } => {
-                let own = self.policy.certificate_user().map(|user| user.name.clone()).unwrap_or_default();
-                let holds = !own.is_empty() && (user.is_empty() || user == own);
-                (own, Evidence::Decided(holds))
-            }
-        };
-        let result = match self.inbound.logins.ask(self.peer, &user, evidence, users).await {
-            Answer::Granted => Ok(&*user),
-            Answer::Refused => Err(reply::BAD_CREDENTIALS),
-            Answer::Later => Err(reply::AUTH_LATER),
-        };
-        match &result {
-            Ok(name) => self.policy.logged_in(name),
-            Err(refusal) => self.log_refusal(RejectReason::Auth, refusal, user.clone()),
-        }
-        self.session.authenticated(result, &mut self.out);
     }
 
     /// Whose mail the complete message is: the user's; what a client that may relay says; the listener's.
@@ -376,23 +270,21 @@ impl<S: Storage> Driver<'_, S> {
             self.forget_body();
         }
         // An envelope alone is not worth waiting for: the client keeps its message.
-        self.busy.set(self.receiving.is_some());
-        if self.inbound.sessions.stopping.get() && !self.busy.get() {
+        self.waiting.busy.set(self.receiving.is_some());
+        if self.inbound.sessions.is_stopping() && !self.waiting.busy.get() {
             return self.close(&reply::SHUTTING_DOWN).await;
         }
-        let limit = match self.receiving {
-            Some(_) => self.inbound.data_timeout,
-            None => self.inbound.command_timeout,
-        };
-        self.stream.set_read_timeout(limit);
-        match self.stream.read(&mut self.input).await {
-            Ok(0) if self.inbound.sessions.stopping.get() => self.close(&reply::SHUTTING_DOWN).await,
+        let (by, late, now) = self.patience();
+        self.stream.set_read_timeout(by.since(now));
+        let read =
+            if by > now { self.stream.read(&mut self.input).await } else { Err(ErrorKind::TimedOut.into()) };
+        self.waiting.scarce_by.set(None);
+        match read {
+            Ok(0) if self.inbound.sessions.is_stopping() => self.close(&reply::SHUTTING_DOWN).await,
+            Ok(0) if self.waiting.cut.get() => self.give_up(LimitKind::Stress).await,
             Ok(0) => false,
             Ok(_) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                self.reject(RejectReason::Timeout);
-                self.close(&reply::IDLE_TOO_LONG).await
-            }
+            Err(error) if error.kind() == ErrorKind::TimedOut => self.give_up(late).await,
             Err(error) => {
                 let (at, what) = (net::now().wall, error.to_string().into());
                 self.inbound.events.send(Event::SessionError { at, peer: self.peer, what });
@@ -401,7 +293,54 @@ impl<S: Storage> Driver<'_, S> {
         }
     }
 
-    async fn close(&mut self, refusal: &Refusal) -> bool {
+    /// By when the client must have sent more, which limit it meets else, and the time.
+    fn patience(&self) -> (Moment, LimitKind, Moment) {
+        let now = net::now().mono;
+        let by = |patience: &Patience| match &self.receiving {
+            None => (patience.command_by(self.asked), LimitKind::CommandTime),
+            Some(receiving) => {
+                let bytes = receiving.chunk_bytes + self.body.len() as u64;
+                let (by, for_rate) = patience.message_by(receiving.began, bytes, now);
+                (by, if for_rate { LimitKind::DataRate } else { LimitKind::CommandTime })
+            }
+        };
+        let given = &self.inbound.patience;
+        let (scarce_by, _) = by(&given.when_scarce());
+        self.waiting.scarce_by.set(Some(scarce_by));
+        if self.inbound.admission.is_scarce() && !self.waiting.is_trusted.get() {
+            return (scarce_by, LimitKind::Stress, now);
+        }
+        let (by, late) = by(given);
+        (by, late, now)
+    }
+
+    /// The client was too slow.
+    async fn give_up(&mut self, limit: LimitKind) -> bool {
+        self.reject(RejectReason::Timeout);
+        let refusal = match limit {
+            LimitKind::Stress => reply::SCARCE,
+            LimitKind::DataRate => reply::TOO_SLOW,
+            _ => reply::IDLE_TOO_LONG,
+        };
+        self.note_limit(limit, &refusal.text);
+        self.close(&refusal).await
+    }
+
+    /// Counts the errors that `out` tells the client of; `false` when they are too many for its address.
+    async fn bears_errors(&mut self) -> bool {
+        let Some(pass) = &self.policy.pass else { return true };
+        let errors = final_lines(&self.out).filter(|line| line.starts_with(b"5"));
+        let over = errors.map(|_| pass.count(Act::Error, self.policy.now)).find_map(Result::err);
+        match over {
+            None => true,
+            Some(excess) => {
+                let refusal = self.refuse_excess(&excess);
+                self.close(&refusal).await
+            }
+        }
+    }
+
+    pub(super) async fn close(&mut self, refusal: &Refusal) -> bool {
         self.session.close(refusal, &mut self.out);
         self.flush().await;
         false
@@ -410,7 +349,8 @@ impl<S: Storage> Driver<'_, S> {
     /// Reserves what the next read may add to the body.
     fn make_room(&mut self) -> bool {
         let needed = (self.body.len() + BUFFER_BYTES).min(BODY_INLINE_BYTES_MAX + TRACE_ROOM);
-        let reserved = self.reservation.grow_to(needed.max(self.body.capacity()));
+        let reserved =
+            self.reservation.grow_to(needed.max(self.body.capacity()), self.waiting.is_trusted.get());
         self.inbound.metrics.in_flight_bytes.set(self.inbound.admission.in_flight_bytes());
         reserved
     }
@@ -420,7 +360,7 @@ impl<S: Storage> Driver<'_, S> {
         let declared =
             self.policy.declared_size.map_or(BODY_ROOM, |size| usize::try_from(size).unwrap_or(usize::MAX));
         let room = declared.saturating_add(TRACE_ROOM).min(BODY_INLINE_BYTES_MAX);
-        if !self.reservation.grow_to(room) {
+        if !self.reservation.grow_to(room, self.waiting.is_trusted.get()) {
             self.reject(RejectReason::Budget);
             return self.session.refuse_body(reply::NO_ROOM, &mut self.out);
         }
@@ -534,34 +474,51 @@ impl<S: Storage> Driver<'_, S> {
         self.reservation.release();
     }
 
-    fn reject(&self, reason: RejectReason) {
+    pub(super) fn reject(&self, reason: RejectReason) {
         self.inbound.metrics.rejects[reason].inc();
     }
 
     fn note_refusal(&mut self) {
+        if let Some(excess) = self.policy.excess.take() {
+            self.refuse_excess(&excess);
+        }
         if let Some((refusal, about)) = self.policy.refused.take() {
             self.log_refusal(RejectReason::Relay, &refusal, about);
         }
     }
 
-    fn log_refusal(&self, reason: RejectReason, refusal: &Refusal, about: Box<str>) {
+    pub(super) fn log_refusal(&self, reason: RejectReason, refusal: &Refusal, about: Box<str>) {
         self.reject(reason);
         let reply = Reply::new(refusal.code, refusal.enhanced, &refusal.text);
         let at = net::now().wall;
         self.inbound.events.send(Event::Rejected { at, client: self.peer, reply, about });
     }
 
-    /// Counts the replies in `out` by their first digit; only last lines of replies have a blank behind the code.
+    /// Counts the replies in `out`, and what the session itself refused.
     fn count_replies(&self) {
-        let mut rest = self.out.as_slice();
-        while let [class, _, _, separator, ..] = rest {
-            if *separator == b' ' {
-                self.inbound.metrics.replies[ReplyClass::of(u16::from(class - b'0') * 100)].inc();
+        for line in final_lines(&self.out) {
+            self.inbound.metrics.replies[ReplyClass::of(u16::from(line[0] - b'0') * 100)].inc();
+            if let Some(reason) = reason_of(line) {
+                self.reject(reason);
             }
-            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return };
-            rest = &rest[end + 1..];
         }
     }
+}
+
+/// Why the session refused something, by its enhanced status; what the driver refused is counted where it is decided.
+fn reason_of(line: &[u8]) -> Option<RejectReason> {
+    match line.get(4..9)? {
+        b"5.3.4" => Some(RejectReason::Size),
+        b"4.5.3" => Some(RejectReason::Recipients),
+        b"5.4.6" | b"5.6.1" => Some(RejectReason::Content),
+        status if status.starts_with(b"5.5.") => Some(RejectReason::Syntax),
+        _ => None,
+    }
+}
+
+/// The last lines of the replies in `out`: those with a blank behind the code.
+fn final_lines(out: &[u8]) -> impl Iterator<Item = &[u8]> {
+    out.split_inclusive(|byte| *byte == b'\n').filter(|line| line.get(3) == Some(&b' '))
 }
 
 /// Writes the 250. The token proves that the batch with the message is durable: nothing else can make one.

@@ -2,7 +2,7 @@
 
 use super::labels::{
     AttemptStage, BounceClass, By, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
-    LegStateLabel, RejectReason, ReplyClass,
+    LegStateLabel, LimitKind, LoginResult, RejectReason, ReplyClass,
 };
 use super::measure::{Counter, Gauge, Latency, Measure, Sizes};
 use crate::id::{ShardIndex, WorkerIndex};
@@ -42,6 +42,10 @@ role_metrics! {
         replies: By<ReplyClass, Counter, { ReplyClass::COUNT }>,
         /// Commands and transactions refused.
         rejects: By<RejectReason, Counter, { RejectReason::COUNT }>,
+        /// Logins that came to a claim.
+        logins: By<LoginResult, Counter, { LoginResult::COUNT }>,
+        /// Limits that clients met.
+        limits: By<LimitKind, Counter, { LimitKind::COUNT }>,
         /// Messages answered 250.
         messages_accepted: Counter,
         /// Their bytes, trace header included.

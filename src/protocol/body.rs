@@ -10,7 +10,7 @@
 use memchr::memchr_iter;
 
 use crate::envelope::Content;
-use crate::limits::RECEIVED_HEADERS_MAX;
+use crate::limits::{HEADER_BYTES_MAX, HEADER_LINES_MAX, RECEIVED_HEADERS_MAX};
 
 /// Header field that every relay adds, in lower case.
 const RECEIVED: &[u8] = b"received:";
@@ -24,6 +24,8 @@ pub enum BodyFault {
     TooLarge,
     /// [`RECEIVED_HEADERS_MAX`] or more `Received` fields: the message goes round in circles.
     Looping,
+    /// More than [`HEADER_BYTES_MAX`] bytes or [`HEADER_LINES_MAX`] lines before the first empty line.
+    LongHeader,
 }
 
 /// Where the next byte stands.
@@ -109,6 +111,8 @@ impl Decoder {
             Some(BodyFault::TooLarge)
         } else if self.headers.received >= RECEIVED_HEADERS_MAX {
             Some(BodyFault::Looping)
+        } else if self.headers.bytes > HEADER_BYTES_MAX || self.headers.lines > HEADER_LINES_MAX {
+            Some(BodyFault::LongHeader)
         } else {
             None
         }
@@ -209,10 +213,12 @@ impl Decoder {
     }
 }
 
-/// Counts `Received` fields and sees octets above 127 until the first empty line.
+/// Counts bytes, lines and `Received` fields and sees octets above 127 until the first empty line.
 #[derive(Clone, Debug)]
 struct Headers {
     open: bool,
+    bytes: usize,
+    lines: usize,
     received: usize,
     /// Bytes of the current line so far, up to one more than [`RECEIVED`] is long.
     line: usize,
@@ -223,7 +229,7 @@ struct Headers {
 
 impl Default for Headers {
     fn default() -> Self {
-        Self { open: true, received: 0, line: 0, matching: true, eight_bit: false }
+        Self { open: true, bytes: 0, lines: 0, received: 0, line: 0, matching: true, eight_bit: false }
     }
 }
 
@@ -243,11 +249,15 @@ impl Headers {
             }
         }
         self.line = (self.line + text.len()).min(RECEIVED.len() + 1);
+        self.bytes = self.bytes.saturating_add(text.len());
     }
 
     /// CR LF.
     fn line_end(&mut self) {
         self.open &= self.line > 0;
+        if self.open {
+            (self.bytes, self.lines) = (self.bytes.saturating_add(2), self.lines.saturating_add(1));
+        }
         self.line = 0;
         self.matching = true;
     }
@@ -361,6 +371,21 @@ mod tests {
         assert_eq!(fault_of(&(field.repeat(below) + other + "\r\n.\r\n"), 1 << 20), None);
         assert_eq!(fault_of(&(field.repeat(below) + "\r\n" + field + "\r\n.\r\n"), 1 << 20), None);
         assert_eq!(fault_of(&(field.repeat(below + 1) + ".\r\n"), 1 << 20), Some(BodyFault::Looping));
+    }
+
+    #[test]
+    fn a_header_section_has_a_longest_length_and_number_of_lines_and_the_text_behind_it_has_none() {
+        let line = format!("X: {}\r\n", "x".repeat(59));
+        let fits = line.repeat(HEADER_BYTES_MAX / line.len());
+        assert_eq!(fits.len(), HEADER_BYTES_MAX);
+        let fault = |text: String| fault_of(&text, 1 << 24);
+        assert_eq!(fault(format!("{fits}\r\n{fits}{fits}.\r\n")), None);
+        assert_eq!(fault(format!("{fits}X\r\n\r\n.\r\n")), Some(BodyFault::LongHeader));
+        let short = "a\r\n".repeat(HEADER_LINES_MAX);
+        assert_eq!(fault(format!("{short}\r\n{short}{short}.\r\n")), None);
+        assert_eq!(fault(format!("{short}a\r\n\r\n.\r\n")), Some(BodyFault::LongHeader));
+        // One line without an end.
+        assert_eq!(fault(format!("{}\r\n.\r\n", "x".repeat(HEADER_BYTES_MAX))), Some(BodyFault::LongHeader));
     }
 
     #[test]

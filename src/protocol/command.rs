@@ -31,6 +31,7 @@ pub enum Verb {
     Help,
     StartTls,
     Auth,
+    Xclient,
     /// A browser that was made to speak to us: nothing it sends is meant for a mail server.
     Http,
 }
@@ -52,6 +53,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("HELP", Verb::Help),
     ("STARTTLS", Verb::StartTls),
     ("AUTH", Verb::Auth),
+    ("XCLIENT", Verb::Xclient),
     ("GET", Verb::Http),
     ("POST", Verb::Http),
     ("PUT", Verb::Http),

@@ -209,6 +209,9 @@ refusals! {
     TOO_LARGE = 552 (5, 3, 4) "Message too large";
     /// A CR without LF or a LF without CR in a body.
     BARE_NEWLINE = 550 (5, 6, 11) "CR or LF alone in the message";
+    /// A header section of more than [`crate::limits::HEADER_BYTES_MAX`] bytes or
+    /// [`crate::limits::HEADER_LINES_MAX`] lines.
+    LONG_HEADER = 552 (5, 3, 4) "Header too long, at most 512 KiB and 10000 lines";
     /// [`crate::limits::RECEIVED_HEADERS_MAX`] `Received` fields.
     LOOPING = 554 (5, 4, 6) "Too many Received headers, mail loop";
 
@@ -225,6 +228,16 @@ refusals! {
     NO_ROOM = 452 (4, 3, 1) "Insufficient system storage";
     /// The log has failed or takes too long.
     NOT_STORED = 451 (4, 3, 0) "Message could not be stored, try again";
+    /// XCLIENT from a client that is no proxy of ours.
+    NO_PROXY = 550 (5, 7, 0) "XCLIENT is not for you";
+    /// A proxy that must say who its client is has not (PROXY protocol).
+    PROXY_EXPECTED = 550 (5, 7, 0) "A PROXY header must come first";
+    /// Bytes before the banner: whoever does not wait for it is no mail client (RFC 5321 §3.1).
+    EARLY_TALK = 554 (5, 5, 1) "Wait for the banner";
+    /// A message came more slowly than the least rate.
+    TOO_SLOW = 421 (4, 4, 2) "Message comes too slowly, closing";
+    /// The client was slow while connections were scarce.
+    SCARCE = 421 (4, 4, 2) "Connections are scarce, and you were slow; try again later";
     /// The client may not send to this recipient through us.
     RELAY_DENIED = 550 (5, 7, 1) "Relaying denied";
 }

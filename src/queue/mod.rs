@@ -312,6 +312,19 @@ impl Queue {
         self.watch_deadline(slot);
     }
 
+    /// Open recipients of a message that are not out, a leg at a time: to be reported as failed, whatever they wait for,
+    /// since the message itself is of no use any more.
+    pub fn poll_message_legs(&mut self, id: MessageId) -> Option<Job> {
+        let message = self.find(id)?;
+        let idle = |slot: &u32| {
+            let bits = self.bits(*slot);
+            bits.open & !bits.flying
+        };
+        let slot = self.legs_of(message).find(|slot| idle(slot) != 0)?;
+        let recipients = idle(&slot);
+        Some(self.launch(slot, recipients))
+    }
+
     /// The message's record has been moved and the old place is free.
     pub fn relocate(&mut self, id: MessageId, location: Location) {
         if let Some(message) = self.find(id) {

@@ -5,6 +5,7 @@
 //! in ARCHITECTURE.md.
 
 pub mod door;
+pub mod placement;
 pub mod roles;
 mod rules;
 pub mod seats;
@@ -23,6 +24,7 @@ use crate::control::admin::Roles;
 use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::resolver::{self, ResolverCounters};
+use crate::delivery::keys::{Keys, KeysError};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::{PartId, ShardIndex};
@@ -33,6 +35,7 @@ use crate::net::listener::{self, Bound};
 use crate::net::tls::TlsError;
 use crate::shard;
 use crate::spool::layout::Layout;
+use crate::spool::storage::Storage;
 use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
 
@@ -70,6 +73,9 @@ pub enum StartError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What outbound connections show could not be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The users file is wrong.
     #[error("{}", .0.join("\n"))]
     Users(Vec<String>),
@@ -143,6 +149,14 @@ impl Orders {
     }
 }
 
+/// Checks that the host lets a relay of `config` run, before anything is touched.
+///
+/// # Errors
+/// With what to change.
+pub fn check_host(config: &Config) -> Result<(), HostError> {
+    executor::check_host(usize::from(executors(config)))
+}
+
 impl Relay {
     /// Starts everything, and returns when every part has been recovered and mail is taken.
     ///
@@ -151,8 +165,8 @@ impl Relay {
     /// opened.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
-        executor::check_host(usize::from(executors(&config)))?;
         let mut door_keeper = DoorKeeper::new(config.clone())?;
+        let keys = Keys::read(&config.sites)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
@@ -175,26 +189,19 @@ impl Relay {
         let shards = Arc::new(AtomicU32::new(u32::from(config.threads.shards)));
         let reload_config = config.clone();
         let common = Common {
+            clients: roles::clients(&config),
             config,
             events: log.sender(),
             fence: fence.clone(),
             door,
+            keys,
             asker,
             drained: drain,
             recovered,
             shards,
         };
-        let mut executors = Vec::new();
-        for seat in made.seats {
-            let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
-            let main = move || {
-                let disk = open_disk(common.config.clone());
-                roles::run(seat, common, disk)
-            };
-            executors.push(executor::start(&name, cpu, main)?);
-        }
-        drop(common);
-        let mut relay = Self {
+        let executors = start_executors(made.seats, common)?;
+        let relay = Self {
             listening,
             door_keeper,
             config: reload_config,
@@ -207,17 +214,24 @@ impl Relay {
             drained,
             spool,
         };
-        let shards = relay.orders.shards.len();
-        for result in recoveries.into_iter().take(shards) {
-            match result {
-                Ok(count) => relay.queued += count,
-                Err(error) => {
-                    relay.stop();
-                    return Err(StartError::Recovery(error));
-                }
+        relay.await_recovery(&recoveries)
+    }
+
+    /// Each shard says how many messages it has found, or why it cannot start.
+    fn await_recovery(
+        mut self,
+        recoveries: &mpsc::Receiver<Result<u64, String>>,
+    ) -> Result<Self, StartError> {
+        match recoveries.iter().take(self.orders.shards.len()).sum() {
+            Ok(queued) => {
+                self.queued = queued;
+                Ok(self)
+            }
+            Err(error) => {
+                self.stop();
+                Err(StartError::Recovery(error))
             }
         }
-        Ok(relay)
     }
 
     /// Where mail is taken; ports are real ones even where 0 was asked for.
@@ -333,6 +347,23 @@ async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
     Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
+/// An executor for each seat; what they share is dropped when the last of them has ended.
+fn start_executors(
+    seats: Vec<seats::Seat<<Disk as Storage>::Pin>>,
+    common: Common,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let mut executors = Vec::new();
+    for seat in seats {
+        let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
+        let main = move || {
+            let disk = open_disk(common.config.clone());
+            roles::run(seat, common, disk)
+        };
+        executors.push(executor::start(&name, cpu, main)?);
+    }
+    Ok(executors)
+}
+
 /// Starts the thread that checks passwords.
 fn start_auth(
     config: &Config,
@@ -342,11 +373,8 @@ fn start_auth(
         return Ok(None);
     }
     let (asker, questions) = question::questions();
-    let limits = FailureLimits {
-        by_address: config.auth.failures_by_address,
-        by_user: config.auth.failures_by_user,
-        window: config.auth.failure_window,
-    };
+    let auth = &config.auth;
+    let limits = FailureLimits { by_user: auth.failures_by_user, window: auth.failure_window };
     let answer = move |shard: ShardIndex, ticket, answer| {
         // Fails only when the shard has ended.
         let _ = logins[usize::from(shard.0)].send((ticket, answer));

@@ -16,21 +16,25 @@ use super::{CHANNEL_ROOM, WINDOW};
 use crate::config::{Config, Listener, ListenerKind, Network};
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
+use crate::delivery::keys::Keys;
 use crate::delivery::pool::{self, Pool};
 use crate::event::{Event, EventSender};
 use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
-use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Trusts};
+use crate::inbound::limits::{Clients, Limits};
+use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Networks};
 use crate::inbound::login::Logins;
+use crate::inbound::pace::Patience;
 use crate::inbound::policy::RelayRules;
-use crate::inbound::session::{Inbound, Sessions};
+use crate::inbound::session::Inbound;
+use crate::inbound::sessions::Sessions;
 use crate::metrics::{ShardMetrics, WorkerMetrics};
 use crate::net;
 use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Sender};
 use crate::net::event::WaitList;
-use crate::net::tls::{ClientTls, ServerTls};
+use crate::net::tls::ServerTls;
 use crate::protocol::extension::Extensions;
 use crate::protocol::server;
 use crate::queue::Queue;
@@ -50,8 +54,12 @@ pub struct Common {
     pub events: channel::Sender<Event>,
     /// Of the spool's file system.
     pub fence: Fence,
+    /// The clients of all shards.
+    pub clients: Arc<Clients>,
     /// Certificates and users, as they are at the start.
     pub door: Door,
+    /// What outbound connections show and trust.
+    pub keys: Keys,
     /// To the thread that checks passwords.
     pub asker: Option<Asker>,
     /// Parts that a shard leaves empty at the stop.
@@ -60,6 +68,21 @@ pub struct Common {
     pub recovered: mpsc::Sender<Result<u64, String>>,
     /// Shards that have not ended: workers stay until they have, for a shard may send jobs until it hears of the stop.
     pub shards: Arc<AtomicU32>,
+}
+
+/// The table of clients, with the limits that are set.
+pub fn clients(config: &Config) -> Arc<Clients> {
+    let limits = &config.limits;
+    let each = Limits {
+        connections: limits.address_connections_max,
+        connections_per_minute: limits.address_connections_per_minute,
+        messages_per_minute: limits.address_messages_per_minute,
+        errors_per_minute: limits.address_errors_per_minute,
+        auth_failures: config.auth.failures_by_address,
+        auth_failure_window: config.auth.failure_window,
+        network_factor: limits.network_factor,
+    };
+    Clients::new(each, limits.connections_max)
 }
 
 /// Counts a shard out, however it ends.
@@ -219,7 +242,7 @@ fn make_worker<S: Storage>(
                 end_of_data: waits.end_of_data,
                 attempt: waits.attempt,
             },
-            tls: delivery.starttls.then(ClientTls::opportunistic),
+            keys: common.keys.clone(),
         },
         disk,
         metrics: metrics.clone(),
@@ -296,6 +319,8 @@ fn make_inbound<S: Storage>(
     Inbound {
         listeners: RefCell::new(common.door.listeners(config)),
         logins: Logins::new(shard.index(), common.asker.clone()),
+        clients: common.clients.clone(),
+        banner_wait: smtp.banner_wait,
         admission: Admission::new(Budget {
             connections: config.limits.connections_max.div_ceil(shards as u32),
             in_flight_bytes: config.limits.in_flight_bytes_max / shards,
@@ -304,11 +329,20 @@ fn make_inbound<S: Storage>(
         on_accepted: Box::new(move |message, location, size| keeper.accepted(message, location, size)),
         metrics,
         events,
-        command_timeout: smtp.command_timeout,
-        data_timeout: smtp.data_timeout,
+        patience: Patience {
+            command: smtp.command_timeout,
+            data: smtp.data_timeout,
+            rate_min: smtp.data_rate_min,
+        },
         expire_after: config.delivery.expire_after,
         sessions: Sessions::default(),
     }
+}
+
+/// Tells the addresses of some networks.
+fn within(networks: &[Network]) -> Networks {
+    let networks = networks.to_vec();
+    Box::new(move |peer| networks.iter().any(|network| network.contains(peer)))
 }
 
 /// What a listener of this kind lets whom do.
@@ -337,9 +371,6 @@ pub(super) fn policy_of(
     let users = users.filter(|_| listener.kind != ListenerKind::Mx);
     let rules = RelayRules::new(domains).with_users(users).with_certificates(listener.relay_certificates);
     let submits = matches!(listener.kind, ListenerKind::Submission | ListenerKind::Submissions);
-    let within = |networks: Vec<Network>| -> Trusts {
-        Box::new(move |peer| networks.iter().any(|network| network.contains(peer)))
-    };
     ListenerPolicy {
         options: match encryption {
             Encryption::StartTls(_) => options.with_starttls(),
@@ -347,8 +378,11 @@ pub(super) fn policy_of(
         },
         encryption,
         rules: if submits { rules.with_login_required() } else { rules },
-        trusts: within(listener.relay_networks.unwrap_or_default()),
-        cleartext: within(config.auth.cleartext_networks.clone()),
+        trusts: within(&listener.relay_networks.unwrap_or_default()),
+        proxies: within(&listener.proxy_networks.unwrap_or_default()),
+        introducers: within(&listener.xclient_networks.unwrap_or_default()),
+        is_limited: listener.limits,
+        cleartext: within(&config.auth.cleartext_networks),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),
     }

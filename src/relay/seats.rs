@@ -1,10 +1,11 @@
 //! Makes the channels between all roles, and lays the roles on executors.
 
 use std::io;
+use std::path::Path;
 
 use crossbeam_channel as channel;
 
-use super::{CHANNEL_ROOM, Orders, StartError, system};
+use super::{CHANNEL_ROOM, Orders, StartError, placement, system};
 use crate::config::Config;
 use crate::control::resolver::ResolverHandle;
 use crate::delivery::job::Payload;
@@ -193,7 +194,10 @@ fn connect<P>(shards: &mut [ShardSeat<P>], workers: &mut [WorkerSeat<P>], shared
 
 /// The CPU of each executor, as far as there are CPUs; shards come first with either wiring. Empty without `threads.pin`.
 pub(super) fn pinned_cpus(config: &Config) -> Vec<usize> {
-    if config.threads.pin { executor::online_cpus() } else { Vec::new() }
+    if !config.threads.pin {
+        return Vec::new();
+    }
+    placement::order(&placement::look(Path::new("/sys/devices/system"), &executor::online_cpus()))
 }
 
 /// Lays the roles on executors.

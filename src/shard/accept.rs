@@ -109,18 +109,22 @@ impl<S: Storage> Shard<S> {
             self.metrics.connections[ConnectionResult::Failed].inc();
             return;
         };
+        let listener = inbound.listeners.borrow().policy(listener);
         let refusal = if self.stopping.get() {
             Some(reply::SHUTTING_DOWN)
         } else if self.active_log().fence().reason().is_some() {
             Some(reply::OUT_OF_SERVICE)
-        } else if !inbound.admission.open_connection() {
+        } else if !inbound.admission.open_connection(listener.trusts_at_once(peer)) {
             Some(reply::TOO_MANY_CONNECTIONS)
         } else {
             None
         };
+        if inbound.admission.is_scarce() {
+            inbound.sessions.cut_slow(net::now().mono);
+        }
         let result = if refusal.is_some() { ConnectionResult::Refused } else { ConnectionResult::Accepted };
         self.metrics.connections[result].inc();
-        let (inbound, listener) = (inbound.clone(), inbound.listeners.borrow().policy(listener));
+        let inbound = inbound.clone();
         net::spawn(async move {
             match refusal {
                 None => session::serve(&inbound, &listener, stream, peer).await,

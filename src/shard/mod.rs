@@ -9,9 +9,11 @@
 //! * `settle` turns reports, expiry and refused domains into records.
 //! * `dispatch` turns ready legs and credits into jobs.
 //! * `notify` makes bounces and other reports to senders; `reports` says what of. PURE.
+//! * `damage` tells of messages that cannot be read back, and fails them.
 //! * `resident` keeps fresh messages in memory. PURE.
 
 mod accept;
+mod damage;
 mod dispatch;
 mod gauges;
 mod notify;
@@ -21,7 +23,7 @@ mod resident;
 mod settle;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +149,8 @@ pub struct Shard<S: Storage> {
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
     path_errors: RefCell<HashMap<PathId, Reply, HashState>>,
+    /// Messages that are known to be damaged on disk, until they are settled.
+    damaged: RefCell<HashSet<MessageId, HashState>>,
     /// Outcomes that found the disk full; their legs are in flight until they are written.
     unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
@@ -175,6 +179,7 @@ impl<S: Storage> Shard<S> {
             ledger: RefCell::new(ledger),
             parts,
             path_errors: RefCell::default(),
+            damaged: RefCell::default(),
             unwritten: RefCell::default(),
             metrics,
             stopping: Cell::new(false),
@@ -197,6 +202,13 @@ impl<S: Storage> Shard<S> {
     fn log_of(&self, id: MessageId) -> &Log<S> {
         let part = self.parts.iter().find(|part| part.id == id.part());
         &part.expect("a message in the queue is in a part of this shard").log
+    }
+
+    /// A message is settled for everybody; its newest record was at `location`.
+    fn settled(&self, id: MessageId, location: Location) {
+        self.log_of(id).settled(id, location);
+        self.resident.borrow_mut().remove(id);
+        self.damaged.borrow_mut().remove(&id);
     }
 
     /// A message has become durable: into the queue, and into memory for a quick delivery.

@@ -67,7 +67,7 @@ impl<S: Storage> Shard<S> {
             Err(error @ ReadError::Disk(_)) => return Err(error.into()),
             Err(error) => {
                 let what = format!("message {id} cannot be read back for its bounce: {error}").into();
-                self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what });
+                self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "bounce", what });
                 let (owed, late) = self.to_be_told(id);
                 return Ok(self.settle_silently(reports::given_up(id, &owed, &late)).await?);
             }
@@ -138,8 +138,7 @@ impl<S: Storage> Shard<S> {
         let recipients = bounced.legs.iter().map(|(_, bits)| bits.count_ones()).sum::<u32>();
         let applied = self.queue.borrow_mut().apply(Change::Bounced(bounced), now);
         if let Some(location) = applied.settled {
-            self.log_of(bounced.id).settled(bounced.id, location);
-            self.resident.borrow_mut().remove(bounced.id);
+            self.settled(bounced.id, location);
         }
         self.wiring.events.send(Event::Bounced {
             at: now.wall,
@@ -150,8 +149,20 @@ impl<S: Storage> Shard<S> {
         });
     }
 
-    /// The message that is reported on, and whether its body is whole: of a long one there is none.
+    /// The message that is reported on, and whether its body is whole: of a long or damaged one there is none.
     async fn original(&self, id: MessageId) -> Result<(Arc<Message>, bool), ReadError> {
+        match self.read_original(id).await {
+            Err(ReadError::Damaged { id, at }) => {
+                self.tell_damaged(id, at).await;
+                self.fail_damaged(id).await;
+                let envelope = self.salvage(id).await?.ok_or(ReadError::Damaged { id, at })?;
+                Ok((Arc::new(Message { id, envelope, body: Vec::new() }), false))
+            }
+            read => read,
+        }
+    }
+
+    async fn read_original(&self, id: MessageId) -> Result<(Arc<Message>, bool), ReadError> {
         if let Some(message) = self.resident.borrow().message(id) {
             return Ok((message.clone(), true));
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Range;
 
 use super::error::{Refusal, SpoolError};
 use super::meta;
@@ -52,10 +53,10 @@ pub struct RecoveryReport {
     pub scanned: u32,
     /// Damaged bytes by segment, with what was torn (never acknowledged) and what was rot.
     pub damage: Vec<(u32, Damage)>,
-    /// Segments of which one of two header copies is damaged.
-    pub headers_damaged: Vec<u32>,
-    /// Sealed segments whose footer is damaged: their batches were read instead.
-    pub footers_damaged: Vec<u32>,
+    /// Damaged header copies by segment: one of two, or both where the trailer was read instead.
+    pub headers_damaged: Vec<(u32, Range<u32>)>,
+    /// Damaged footers and trailers by segment: the batches were read instead.
+    pub footers_damaged: Vec<(u32, Range<u32>)>,
     /// Segments whose header is lost, and with it everything in them; the files are kept.
     pub unreadable: Vec<u32>,
     /// Segments that should be there and are not.
@@ -67,6 +68,11 @@ pub struct RecoveryReport {
 }
 
 impl RecoveryReport {
+    /// Whether segments are lost that may have had any ids in them.
+    pub fn lacks_segments(&self) -> bool {
+        !(self.unreadable.is_empty() && self.missing.is_empty())
+    }
+
     /// Whether acknowledged bytes were damaged or lost.
     pub fn has_rot(&self) -> bool {
         self.findings(PartId(0)).iter().any(|finding| finding.flaw.is_damage())
@@ -210,21 +216,26 @@ impl<S: Storage> Replay<S> {
         let ours = |header: &Header| header.segment == number && header.part == self.part;
         let refuse =
             |error: HeaderError| SpoolError::Unreadable { path: path.clone(), reason: error.to_string() };
-        let mut copies = Vec::new();
-        for copy in blocks.chunks(BLOCK_BYTES) {
+        let (mut copies, mut damaged) = (Vec::new(), Vec::new());
+        for (copy, at) in blocks.chunks(BLOCK_BYTES).zip((0..).step_by(BLOCK_BYTES)) {
             match Header::decode(copy) {
                 Ok(header) if ours(&header) => copies.push(header),
-                Ok(_) | Err(HeaderError::Damaged) => {}
+                Ok(_) | Err(HeaderError::Damaged) => damaged.push((number, at..at + BLOCK_BYTES as u32)),
                 Err(error @ HeaderError::Version(_)) => return Err(refuse(error)),
             }
         }
         let trailer = match Header::decode_trailer(&block) {
             Ok((header, footer)) if ours(&header) => Some((header, footer)),
+            Err(HeaderError::Damaged) if block.iter().any(|byte| *byte != 0) => {
+                // Nothing but trailers is ever written there.
+                self.report.footers_damaged.push((number, end as u32..size));
+                None
+            }
             Ok(_) | Err(HeaderError::Damaged) => None,
             Err(error @ HeaderError::Version(_)) => return Err(refuse(error)),
         };
         if copies.len() == 1 {
-            self.report.headers_damaged.push(number);
+            self.report.headers_damaged.append(&mut damaged);
         }
         // A power cut while it was opened may have left one copy that still says prepared.
         let header = copies.iter().find(|header| !header.prepared).or(copies.first()).copied();
@@ -236,7 +247,7 @@ impl<S: Storage> Replay<S> {
     /// Applies all segments in order; returns where the log ends.
     pub async fn read_all(
         &mut self,
-        opened: &[Found<S>],
+        Survey { opened, prepared, .. }: &Survey<S>,
         apply: Apply<'_>,
     ) -> Result<Option<Tail>, SpoolError> {
         let mut ahead = self.read_ahead(opened).await?;
@@ -256,6 +267,11 @@ impl<S: Storage> Replay<S> {
                 tail = Some(end);
             }
         }
+        // The newest segments have no opened one behind them that would tell.
+        let behind = prepared.iter().filter_map(|found| found.header?.tail).map(|tail| tail.segment);
+        let there = |number| opened.iter().chain(prepared).any(|found| found.number == number);
+        let oldest = expected.max(self.oldest);
+        self.report.missing.extend(behind.filter(|number| *number >= oldest && !there(*number)));
         Ok(tail)
     }
 
@@ -298,7 +314,7 @@ impl<S: Storage> Replay<S> {
         };
         self.report.segments += 1;
         if found.header.is_none() {
-            self.report.headers_damaged.push(found.number);
+            self.report.headers_damaged.push((found.number, 0..BATCHES_OFFSET));
         }
         if let Some((trailer, footer)) = found.trailer {
             if let Some(footer) = self.read_footer(found, &trailer, footer).await? {
@@ -309,7 +325,7 @@ impl<S: Storage> Replay<S> {
                 applied.map_err(|refusal| unreadable(&found.path, &refusal))?;
                 return Ok(trailer.tail);
             }
-            self.report.footers_damaged.push(found.number);
+            self.report.footers_damaged.push((found.number, footer.range(found.size)));
         }
         self.report.scanned += 1;
         let scan = match ahead {

@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::record::{self, Header, Kind, RecordError, Salt};
 use super::recovery::{Damage, Source};
 use super::replay::RecoveryReport;
+use super::segment::BATCHES_OFFSET;
 use crate::id::PartId;
 use crate::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX};
 
@@ -19,7 +20,9 @@ pub enum Flaw {
     Rot,
     /// One of the two copies of a segment's header.
     Header,
-    /// A sealed segment's footer: its batches say the same.
+    /// Both copies; the trailer of the sealed segment says the same.
+    Headers,
+    /// A sealed segment's footer or trailer: its batches say the same.
     Footer,
     /// Both copies of a segment's header, and with them all that is in it.
     Unreadable,
@@ -29,8 +32,8 @@ pub enum Flaw {
 
 impl Flaw {
     /// Every flaw.
-    pub const ALL: [Self; 6] =
-        [Self::Torn, Self::Rot, Self::Header, Self::Footer, Self::Unreadable, Self::Missing];
+    pub const ALL: [Self; 7] =
+        [Self::Torn, Self::Rot, Self::Header, Self::Headers, Self::Footer, Self::Unreadable, Self::Missing];
 
     /// Whether acknowledged bytes were damaged, whatever can be made good.
     pub fn is_damage(self) -> bool {
@@ -46,15 +49,16 @@ impl Flaw {
             }
             Self::Rot => {
                 "These bytes were acknowledged and have changed since: look at the disk and its file system.\n\
-                 A damaged `Accepted` is a message that is lost: its sender has to send it again.\n\
-                 A damaged `Chunk` is a piece of a long message, which is not sent.\n\
+                 A damaged `Accepted` is a message that is lost, a damaged `Chunk` a piece of one: it is not sent, and its sender\n\
+                 has to send it again, and is told so if its envelope can still be read.\n\
                  A damaged `Outcome` or `Bounced` is an attempt that may be repeated."
             }
             Self::Header => "The other copy stands for it and nothing is lost: look at the disk.",
+            Self::Headers => "The segment's trailer stands for them and nothing is lost: look at the disk.",
             Self::Footer => "The segment's batches say the same and nothing is lost: look at the disk.",
             Self::Unreadable => {
-                "Messages in this segment are lost, and attempts noted in it may be repeated. The file is kept:\n\
-                 look at the disk. With a copy of the file from a backup everything can be read again."
+                "Messages in this segment are lost, and attempts noted in it may be repeated. The file is kept, in the\n\
+                 end in damaged/: look at the disk. With a copy of it from a backup everything can be read again."
             }
             Self::Missing => {
                 "Messages in this segment are lost, and attempts noted in it may be repeated.\n\
@@ -73,7 +77,7 @@ pub struct Finding {
     pub segment: u32,
     /// How it differs.
     pub flaw: Flaw,
-    /// Which bytes; `None` is a matter of the whole segment.
+    /// Which bytes; `None` if there are none.
     pub range: Option<Range<u32>>,
     /// Intact records in the range that apply nevertheless.
     pub salvaged: u32,
@@ -87,9 +91,22 @@ impl Finding {
 
     /// Name of a file in `damaged/` for its bytes.
     pub(super) fn file_name(&self) -> String {
-        let start = self.range.as_ref().map_or(0, |range| range.start);
-        let what = if self.flaw == Flaw::Torn { "torn" } else { "rot" };
-        format!("part-{:05}-segment-{:010}-at-{start}.{what}", self.part.0, self.segment)
+        let what = match self.flaw {
+            Flaw::Torn => "torn",
+            Flaw::Rot => "rot",
+            Flaw::Header => "header",
+            Flaw::Headers => "headers",
+            Flaw::Footer => "footer",
+            Flaw::Unreadable => "unreadable",
+            Flaw::Missing => "missing",
+        };
+        let place = self.range.as_ref().map_or(String::new(), |range| format!("-at-{}", range.start));
+        format!("{}{place}.{what}", segment_name(self.part, self.segment))
+    }
+
+    /// Whether there may be records in its bytes.
+    pub(super) fn is_of_batches(&self) -> bool {
+        matches!(self.flaw, Flaw::Torn | Flaw::Rot)
     }
 }
 
@@ -103,9 +120,12 @@ impl fmt::Display for Finding {
             Flaw::Torn => f.write_str("are torn, the end of a write that was never acknowledged"),
             Flaw::Rot if self.salvaged == 0 => f.write_str("are rotten, with no intact record in them"),
             Flaw::Rot => write!(f, "are rotten; what is intact in them applies, records: {}", self.salvaged),
-            Flaw::Header => f.write_str("one of two copies of its header is damaged"),
-            Flaw::Footer => f.write_str("its footer is damaged, its batches are read instead"),
-            Flaw::Unreadable => f.write_str("its header is lost and nothing in it can be read"),
+            Flaw::Header => f.write_str("are damaged, one of two copies of its header"),
+            Flaw::Headers => {
+                f.write_str("are damaged, both copies of its header; its trailer is read instead")
+            }
+            Flaw::Footer => f.write_str("are damaged, its footer; its batches are read instead"),
+            Flaw::Unreadable => f.write_str("are damaged, its header, and nothing in it can be read"),
             Flaw::Missing => f.write_str("it is missing"),
         }
     }
@@ -114,17 +134,26 @@ impl fmt::Display for Finding {
 impl RecoveryReport {
     /// Everything in it, one by one.
     pub fn findings(&self, part: PartId) -> Vec<Finding> {
-        let whole = |flaw: Flaw| {
-            move |segment: &u32| Finding { part, segment: *segment, flaw, range: None, salvaged: 0 }
-        };
+        const HEADERS: Range<u32> = 0..BATCHES_OFFSET;
+        let finding = |segment: u32, flaw, range| Finding { part, segment, flaw, range, salvaged: 0 };
         let damage = self.damage.iter().map(|(segment, damage)| Finding::of_damage(part, *segment, damage));
+        let headers = self.headers_damaged.iter().map(|(segment, range)| {
+            let flaw = if *range == HEADERS { Flaw::Headers } else { Flaw::Header };
+            finding(*segment, flaw, Some(range.clone()))
+        });
+        let footers = self.footers_damaged.iter();
         damage
-            .chain(self.headers_damaged.iter().map(whole(Flaw::Header)))
-            .chain(self.footers_damaged.iter().map(whole(Flaw::Footer)))
-            .chain(self.unreadable.iter().map(whole(Flaw::Unreadable)))
-            .chain(self.missing.iter().map(whole(Flaw::Missing)))
+            .chain(headers)
+            .chain(footers.map(|(segment, range)| finding(*segment, Flaw::Footer, Some(range.clone()))))
+            .chain(self.unreadable.iter().map(|number| finding(*number, Flaw::Unreadable, Some(HEADERS))))
+            .chain(self.missing.iter().map(|number| finding(*number, Flaw::Missing, None)))
             .collect()
     }
+}
+
+/// How names in `damaged/` begin of what belongs to this segment.
+pub(super) fn segment_name(part: PartId, segment: u32) -> String {
+    format!("part-{:05}-segment-{segment:010}", part.0)
 }
 
 /// A record in a damaged range whose header is intact.
@@ -185,15 +214,22 @@ pub(super) async fn traces<S: Source>(
     Ok(traces)
 }
 
-/// The text that is put beside bytes that were set aside.
+/// The text that is put into `damaged/`, beside bytes if there are any to set aside.
 pub(super) fn text(finding: &Finding, segment_path: &str, traces: &[Trace]) -> String {
-    let mut text = format!(
-        "Ringpost found these bytes when it opened the spool, and set a copy of them aside.\n\n\
-         what     {finding}\n\
-         where    {segment_path}, which was not changed\n\
-         copy     {} beside this file, filled up with zeros to whole blocks\n",
-        finding.file_name(),
-    );
+    let mut text = match finding.range {
+        Some(_) => format!(
+            "Ringpost found these bytes when it opened the spool, and set a copy of them aside.\n\n\
+             what     {finding}\n\
+             where    {segment_path}, which was not changed\n\
+             copy     {} beside this file, filled up with zeros to whole blocks\n",
+            finding.file_name(),
+        ),
+        None => format!(
+            "Ringpost did not find this segment when it opened the spool.\n\n\
+             what     {finding}\n\
+             where    {segment_path}\n",
+        ),
+    };
     // A torn write has no damaged records: nobody was told of any of them.
     let told = |trace: &&Trace| finding.flaw == Flaw::Torn || !trace.is_whole;
     let mut label = "records";
@@ -201,7 +237,7 @@ pub(super) fn text(finding: &Finding, segment_path: &str, traces: &[Trace]) -> S
         text.push_str(&format!("{label:<9}{trace}\n"));
         label = "";
     }
-    if label == "records" {
+    if label == "records" && finding.is_of_batches() {
         text.push_str("records  none of the damaged ones has a header that can be read\n");
     }
     text.push_str(&format!("\n{}\n", finding.flaw.advice()));

@@ -7,15 +7,14 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Weak;
 
+use super::aside;
 use super::commit::{Inner, Log, LogOptions};
 use super::committer::write_header;
 use super::error::{Fence, SpoolError};
 use super::record::Salt;
-use super::recovery::{Damage, Source};
 use super::replay::{
     Apply, Found, RecoveryReport, Replay, SEGMENT_BYTES_MAX, Survey, segment_path, spare_path,
 };
@@ -26,7 +25,7 @@ use super::state::{Head, State};
 use super::storage::{DiskBuffer, Storage, StorageFile};
 use super::window::Window;
 use crate::id::{MessageId, PartId};
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::limits::BLOCK_BYTES;
 
 /// Message sequences skipped by a restart: ids given out since the last durable batch may stand in replies and logs.
 const IDS_SKIPPED: u64 = 1 << 20;
@@ -51,94 +50,59 @@ impl<S: Storage> Log<S> {
             return Err(SpoolError::SegmentSize { given, least, most });
         }
         let mut replay = Replay::new(storage, part, dir);
-        let Survey { opened, prepared, spares } = replay.survey().await?;
-        let tail = replay.read_all(&opened, apply).await?;
-        replay.set_damage_aside(&opened).await;
-        let numbers = opened.iter().map(|found| found.number);
-        let number = numbers.chain(prepared.iter().map(|found| found.number)).max().unwrap_or(0) + 1;
-        // What was prepared for the last run becomes raw material for this one.
-        let mut names = spares;
-        let reusable = prepared.iter().find(|found| found.size == given).map(|found| found.path.clone());
-        names.extend(
-            prepared.into_iter().map(|found| found.path).filter(|path| Some(path) != reusable.as_ref()),
-        );
-        replay.discard(&names).await?;
+        let survey = replay.survey().await?;
+        let tail = replay.read_all(&survey, apply).await?;
+        replay.set_damage_aside(&survey).await;
+        let Survey { opened, mut prepared, spares } = survey;
+        let number = opened.iter().chain(&prepared).map(|found| found.number).max().unwrap_or(0) + 1;
+        // What was prepared for the last run becomes raw material for this one. The lowest goes last: a prepared one
+        // without the one before it says that something is missing.
+        let reusable = prepared.first().filter(|found| found.size == given).map(|found| found.path.clone());
+        let kept = usize::from(reusable.is_some());
+        let names = prepared.drain(kept..).rev().map(|found| found.path).chain(spares);
+        replay.discard(&names.collect::<Vec<_>>()).await?;
         replay.start(opened, (number, reusable), tail, options, fence, salt).await
     }
 }
 
 impl<S: Storage> Replay<S> {
-    /// Copies damaged bytes to `damaged/`. Best effort: a full disk must not keep mail from being delivered.
-    async fn set_damage_aside(&mut self, opened: &[Found<S>]) {
-        for (number, damage) in self.report.damage.clone() {
-            if let Some(found) = opened.iter().find(|found| found.number == number) {
-                self.set_aside(found, &damage).await;
+    /// Has a report of each finding in `damaged/`, with a copy of the bytes. Best effort: a full disk must not keep mail
+    /// from being delivered.
+    async fn set_damage_aside(&mut self, survey: &Survey<S>) {
+        for finding in self.report.findings(self.part) {
+            let mut segments = survey.opened.iter().chain(&survey.prepared);
+            let found = segments.find(|found| found.number == finding.segment);
+            match self.set_aside(&finding, found).await {
+                Ok(bytes) => self.report.bytes_set_aside += bytes,
+                Err(_) => self.report.copies_failed += 1,
             }
         }
     }
 
-    async fn set_aside(&mut self, found: &Found<S>, damage: &Damage) {
-        let finding = Finding::of_damage(self.part, found.number, damage);
-        let path = format!("damaged/{}", finding.file_name());
-        let copied = async {
-            self.copy_out(found, &damage.range, &path).await?;
+    /// Gives the number of bytes that were copied.
+    async fn set_aside(&self, finding: &Finding, found: Option<&Found<S>>) -> io::Result<u64> {
+        let name = finding.file_name();
+        let (mut bytes, mut traces) = (0, Vec::new());
+        if let (Some(range), Some(found)) = (&finding.range, found) {
+            // The place of the headers is said whole, however short the file is.
+            let range = &(range.start.min(found.size)..range.end.min(found.size));
+            bytes = range.len() as u64;
             let mut window = Window::new(&found.file, found.size);
-            let salt = found.salt().unwrap_or(Salt::new(0));
-            let traces = report::traces(&mut window, salt, damage.range.clone()).await?;
-            let text = report::text(&finding, &found.path, &traces);
-            self.write_text(&format!("{path}.txt"), &text).await?;
-            self.storage.sync_dir("damaged").await
-        };
-        match copied.await {
-            Ok(()) => self.report.bytes_set_aside += damage.range.len() as u64,
-            Err(_) => self.report.copies_failed += 1,
-        }
-    }
-
-    /// A new file for `bytes` bytes; `None` if an earlier start has written it whole.
-    async fn create_aside(&self, path: &str, bytes: usize) -> io::Result<Option<S::File>> {
-        match self.storage.create(path).await {
-            // Set aside by an earlier start, which may have ended on the way.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = self.storage.open(path).await?;
-                Ok(if file.size().await? >= bytes as u64 { None } else { Some(file) })
+            aside::copy(&self.storage, &mut window, range, &name).await?;
+            if finding.is_of_batches() {
+                let salt = found.salt().unwrap_or(Salt::new(0));
+                traces = report::traces(&mut window, salt, range.clone()).await?;
             }
-            created => created.map(Some),
         }
-    }
-
-    async fn copy_out(&self, found: &Found<S>, range: &Range<u32>, path: &str) -> io::Result<()> {
-        let Some(file) = self.create_aside(path, range.len()).await? else { return Ok(()) };
-        let mut window = Window::new(&found.file, found.size);
-        for at in range.clone().step_by(BATCH_BYTES_MAX) {
-            let bytes = window.read(at..range.end.min(at + BATCH_BYTES_MAX as u32)).await?;
-            let buffer = self.filled(bytes, 0);
-            file.write_at(buffer, u64::from(at - range.start)).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_text(&self, path: &str, text: &str) -> io::Result<()> {
-        let Some(file) = self.create_aside(path, text.len()).await? else { return Ok(()) };
-        for (nth, bytes) in text.as_bytes().chunks(BATCH_BYTES_MAX).enumerate() {
-            // The disk takes whole blocks; empty lines are what a reader minds least.
-            file.write_at(self.filled(bytes, b'\n'), (nth * BATCH_BYTES_MAX) as u64).await?;
-        }
-        Ok(())
-    }
-
-    /// A buffer of whole blocks with `bytes`, and `padding` behind them.
-    fn filled(&self, bytes: &[u8], padding: u8) -> S::Buffer {
-        let mut buffer = self.storage.buffer(bytes.len().next_multiple_of(BLOCK_BYTES));
-        let (copy, rest) = buffer.as_bytes_mut().split_at_mut(bytes.len());
-        copy.copy_from_slice(bytes);
-        rest.fill(padding);
-        buffer
+        let text = report::text(finding, &segment_path(&self.dir, finding.segment), &traces);
+        aside::write_text(&self.storage, &name, &text).await?;
+        Ok(bytes)
     }
 
     async fn discard(&self, paths: &[String]) -> Result<(), SpoolError> {
         for path in paths {
             self.storage.remove(path).await.map_err(self.disk("remove", path))?;
+            self.storage.sync_dir(&self.dir).await.map_err(self.disk("sync", &self.dir))?;
         }
         Ok(())
     }
@@ -172,7 +136,6 @@ impl<S: Storage> Replay<S> {
                 pending: 0,
                 sealed: true,
                 unreadable: found.salt().is_none(),
-                damaged: false,
                 pin: Weak::new(),
             };
             if found.number < self.oldest {
@@ -183,11 +146,9 @@ impl<S: Storage> Replay<S> {
         }
         ring.fill_gaps(number);
         let next_message = match (self.next_message, tail) {
-            (0, None) if self.report.unreadable.is_empty() => 1,
             // Whatever was lost, its ids are far below.
-            (next, _) if !self.report.unreadable.is_empty() => {
-                (next + (1 << 32)).min(MessageId::SEQUENCE_MAX)
-            }
+            (next, _) if self.report.lacks_segments() => (next + (1 << 32)).min(MessageId::SEQUENCE_MAX),
+            (0, None) => 1,
             (next, _) => (next + IDS_SKIPPED).min(MessageId::SEQUENCE_MAX),
         };
         let oldest = ring.segments.front().map_or(number, |segment| segment.number);
@@ -212,7 +173,6 @@ impl<S: Storage> Replay<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
-            damaged: false,
             pin: Weak::new(),
         });
         let tail = tail.unwrap_or(Tail { segment: 0, offset: 0, batch: 0 });

@@ -20,7 +20,7 @@
 //! | 32 | 4 | size | bytes of the file, whole blocks |
 //! | 36 | 4 | oldest | lowest segment still needed when this was written |
 //! | 40 | 8 | next message | every message sequence given out so far is below this |
-//! | 48 | 4 | tail segment | header: segment whose batches come before this one's, 0 if none. Trailer: this segment |
+//! | 48 | 4 | tail segment | header: segment whose batches come before this one's, 0 if none. Prepared: the segment that was there before it, opened or prepared; 0 if a start made it. Trailer: this segment |
 //! | 52 | 4 | tail offset | where that one's batches end; bytes behind it were never acknowledged |
 //! | 56 | 8 | tail batch | sequence of the last batch before that place |
 //! | 64 | 4 | footer offset | trailer only, else zero |
@@ -28,6 +28,8 @@
 //! | 72 | 4 | footer checksum | CRC32C, salted; trailer only, else zero |
 //! | 76 | 4 | state | header: 0 open, 1 prepared (no batches yet, tail unknown). Trailer: 0 |
 //! | 80 | … | reserved | zero |
+
+use std::ops::Range;
 
 use super::record::{self, RecordError, Salt};
 use crate::id::{Location, PartId};
@@ -68,7 +70,7 @@ pub struct Header {
     pub oldest: u32,
     /// Message sequences given out are below this.
     pub next_message: u64,
-    /// In a header the end of the segment before; in a trailer the end of this one.
+    /// In a header the end of the segment before, in a prepared one only which that is; in a trailer the end of this one.
     pub tail: Option<Tail>,
     /// Whether it only waits to be opened: it holds no batches.
     pub prepared: bool,
@@ -83,6 +85,14 @@ pub struct Footer {
     pub bytes: u32,
     /// Salted CRC32C of them.
     pub checksum: u32,
+}
+
+impl Footer {
+    /// The bytes of it that are within a segment of `size` bytes.
+    pub fn range(&self, size: u32) -> Range<u32> {
+        let offset = self.offset.min(size);
+        offset..offset.saturating_add(self.bytes).min(size)
+    }
 }
 
 /// Why a block is no header or trailer.

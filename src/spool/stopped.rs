@@ -27,9 +27,9 @@ impl<S: Storage> StoppedPart<S> {
     /// When the disk fails, or a record is intact but not understood.
     pub async fn read(storage: S, part: PartId, dir: &str, apply: Apply<'_>) -> Result<Self, SpoolError> {
         let mut replay = Replay::new(storage, part, dir);
-        let segments = replay.survey().await?.opened;
-        replay.read_all(&segments, apply).await?;
-        Ok(Self { replay, segments })
+        let survey = replay.survey().await?;
+        replay.read_all(&survey, apply).await?;
+        Ok(Self { replay, segments: survey.opened })
     }
 
     /// The part.
@@ -61,8 +61,8 @@ impl<S: Storage> StoppedPart<S> {
         let mut pins = Vec::new();
         for segment in reader::segments_of(location, chunks) {
             let found = self.find(segment).and_then(|found| Some((found, found.salt()?)));
-            let offset = location.offset;
-            let (found, salt) = found.ok_or(ReadError::Damaged { id, segment, offset })?;
+            let lost = || chunks.iter().find(|chunk| chunk.segment == segment).copied().unwrap_or(location);
+            let (found, salt) = found.ok_or_else(|| ReadError::Damaged { id, at: lost() })?;
             pins.push(Arc::new(SegmentPin { segment, salt, file: found.file.pin()? }));
         }
         Ok(Pinned::new(id, location, pins))
@@ -78,6 +78,7 @@ impl<S: Storage> StoppedPart<S> {
         let mut footers = Vec::new();
         for (index, found) in self.needed() {
             let Some((trailer, footer)) = found.trailer else { continue };
+            let place = footer.range(found.size);
             let Some(footer) = self.replay.read_footer(found, &trailer, footer).await? else { continue };
             let Some(frame) = self.replay.frame(found, end_by_next(&self.segments, index)) else { continue };
             let mut listed = Vec::new();
@@ -96,7 +97,7 @@ impl<S: Storage> StoppedPart<S> {
             let scan = scan.map_err(|halt| halted(&found.path, halt))?;
             // Where batches are rotten, records are missing from them, and the footer is right.
             if scan.damage.is_empty() && stored != listed {
-                footers.push(found.number);
+                footers.push((found.number, place));
             }
             damage.extend(scan.damage.into_iter().map(|damage| (found.number, damage)));
         }
@@ -113,7 +114,9 @@ impl<S: Storage> StoppedPart<S> {
         let mut all = Vec::new();
         for finding in self.report().findings(self.part()) {
             let mut traces = Vec::new();
-            if let (Some(range), Some(found)) = (&finding.range, self.find(finding.segment)) {
+            if finding.is_of_batches()
+                && let (Some(range), Some(found)) = (&finding.range, self.find(finding.segment))
+            {
                 let mut window = Window::new(&found.file, found.size);
                 let salt = found.salt().expect("bytes of it were read");
                 traces = report::traces(&mut window, salt, range.clone()).await?;

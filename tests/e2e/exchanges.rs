@@ -1,13 +1,15 @@
 //! Routing by MX, against a DNS server with a table.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use crate::harness::client::content;
-use crate::harness::dns::{MX, NXDOMAIN, SERVFAIL, Say, Stub};
+use crate::harness::dns::{A, MX, NXDOMAIN, Record, SERVFAIL, Say, Stub};
 use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::report::Report;
-use crate::harness::sink::{Act, Sink, USUAL};
-use crate::harness::{eventually, host_is_able, quiet_port};
+use crate::harness::sink::{Act, Sink, Stage, USUAL};
+use crate::harness::{eventually, host_is_able, quiet_port, skip};
 
 /// Loopback addresses for MX hosts; all use one port. Nothing listens on the first.
 const HOSTS: [&str; 3] = ["127.0.0.11", "127.0.0.12", "127.0.0.13"];
@@ -164,5 +166,161 @@ fn a_path_whose_hosts_are_all_closed_is_tried_again_when_one_opens() {
     late.await_to("a@shut.test");
     let line = eventually("its outcome", || scene.relay.log_lines(&["delivered", &id]).pop());
     assert!(line.contains("attempts=1"), "{line}");
+    scene.end();
+}
+
+#[test]
+fn aliases_lead_to_hosts_and_hosts_may_have_ipv6_alone() {
+    if !host_is_able() {
+        return;
+    }
+    let scene = play(|config| config);
+    let alias = |from, to| Record::Alias(from, to);
+    scene.dns.set("alias.test", MX, Say::Records(vec![alias("alias.test", "real.test")]));
+    scene.dns.mx("real.test", &[(1, "host.test")]);
+    let chain = vec![
+        alias("host.test", "h2.test"),
+        alias("h2.test", "two.test"),
+        Record::Address("two.test", HOSTS[2]),
+    ];
+    scene.dns.set("host.test", A, Say::Records(chain));
+    scene.arrives_at("a@alias.test", HOSTS[2]);
+    let six = format!("[::1]:{}", scene.port).parse::<SocketAddr>().expect("address");
+    if TcpListener::bind(six).is_err() {
+        skip("this host has no IPv6 loopback");
+    } else {
+        let sink = Sink::on(&[six], USUAL, |_| Act::Accept);
+        scene.dns.address("six.test", "::1");
+        scene.dns.mx("v6.test", &[(1, "closed.test"), (2, "six.test")]);
+        for to in ["a@v6.test", "a@[IPv6:::1]"] {
+            scene.mail(to);
+            sink.await_to(to);
+        }
+    }
+    scene.end();
+}
+
+#[test]
+fn mail_that_leads_back_to_us_bounces_unless_a_better_host_takes_it() {
+    if !host_is_able() {
+        return;
+    }
+    let ours = "127.0.0.14";
+    let scene = play(|config| {
+        let port = config.text().lines().find_map(|line| line.strip_prefix("mx_port = ").map(str::to_owned));
+        config.set("smtp.listen", format!("['{ours}:{}']", port.expect("it is set")))
+    });
+    scene.dns.address("ours.test", ours);
+    scene.dns.mx("loop.test", &[(10, "ours.test"), (20, "one.test")]);
+    scene.dns.mx("named.test", &[(10, "relay.test")]);
+    scene.bounces("a@loop.test", "5.4.6");
+    scene.bounces("a@named.test", "5.4.6");
+    scene.bounces("a@ours.test", "5.4.6");
+    scene.bounces(&format!("a@[{ours}]"), "5.4.6");
+    scene.dns.mx("backup.test", &[(10, "one.test"), (20, "ours.test")]);
+    scene.arrives_at("a@backup.test", HOSTS[1]);
+    // Even while that one is away nothing comes to us, or to those behind us.
+    scene.dns.mx("waits.test", &[(10, "closed.test"), (20, "ours.test"), (30, "two.test")]);
+    scene.mail("a@waits.test");
+    scene
+        .relay
+        .await_metric("ringpost_outbound_connections_total", &[("result", "failed")], |count| count >= 1.0);
+    let late =
+        Sink::on(&[format!("{}:{}", HOSTS[0], scene.port).parse().expect("address")], USUAL, |_| Act::Accept);
+    late.await_to("a@waits.test");
+    scene.end();
+}
+
+#[test]
+fn whatever_a_dns_server_does_nothing_bounces_and_mail_goes_on_when_it_is_back() {
+    if !host_is_able() {
+        return;
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], quiet_port()));
+    let scene = play(|config| {
+        config
+            .set("resolver.addresses", format!("['{address}']"))
+            .set("resolver.timeout", "'300ms'")
+            .set("resolver.retry", "'300ms'")
+    });
+    let delayed = || scene.relay.metrics().sum("ringpost_dns_lookups_total", &[("result", "delayed")]);
+    let waits_for_dns = |to: &str| {
+        let before = delayed();
+        scene.mail(to);
+        eventually("a lookup that fails", || (delayed() > before).then_some(()));
+    };
+    // Nobody is there at all.
+    waits_for_dns("a@dead.test");
+    let dns = Stub::on(address);
+    dns.set_mood(Some(Say::Silence));
+    dns.address("one.test", HOSTS[1]);
+    let late = Say::Late(Duration::from_secs(5), vec![Record::Mx(1, "one.test")]);
+    let moods = [
+        ("silent", Say::Silence),
+        ("broken", Say::Code(SERVFAIL)),
+        ("unable", Say::Code(4)),
+        ("refusing", Say::Code(5)),
+        ("babbling", Say::Garbage),
+        ("lying", Say::Forged),
+        ("slow", late),
+    ];
+    for (name, mood) in &moods {
+        dns.set_mood(Some(mood.clone()));
+        waits_for_dns(&format!("a@{name}.test"));
+    }
+    for name in moods.iter().map(|(name, _)| *name).chain(["dead"]) {
+        dns.mx(&format!("{name}.test"), &[(1, "one.test")]);
+    }
+    assert!(scene.sink.taken().is_empty(), "nothing bounces");
+    dns.set_mood(None);
+    let taken = scene.sink.await_taken(moods.len() + 1);
+    assert!(taken.iter().all(|message| message.sender == "me@client.test"), "{taken:?}");
+    assert_eq!(scene.relay.metrics().sum("ringpost_retries_total", &[]), 0.0, "no attempt was counted");
+    scene.end();
+}
+
+#[test]
+fn equal_hosts_share_the_load_and_one_that_sends_us_away_is_tried_last() {
+    if !host_is_able() {
+        return;
+    }
+    let scene = play(|config| config.set("delivery.messages_per_connection_max", 1));
+    scene.dns.mx("equal.test", &[(5, "one.test"), (5, "two.test")]);
+    let recipients: Vec<String> = (0..20).map(|nth| format!("r{nth}@equal.test")).collect();
+    let hosts: BTreeSet<_> = recipients
+        .iter()
+        .map(|to| {
+            scene.mail(to);
+            scene.sink.await_to(to).at.ip().to_string()
+        })
+        .collect();
+    assert_eq!(hosts.into_iter().collect::<Vec<_>>(), HOSTS[1..]);
+    let address = format!("{}:{}", HOSTS[0], scene.port).parse().expect("address");
+    let gruff = Sink::on(&[address], USUAL, |_| Act::Say("554 5.7.1 not you"));
+    scene.dns.mx("gruff.test", &[(1, "closed.test"), (2, "one.test")]);
+    for nth in 0..5 {
+        scene.arrives_at(&format!("r{nth}@gruff.test"), HOSTS[1]);
+    }
+    assert_eq!(gruff.asked(Stage::Banner), 1, "it is not asked for each message");
+    scene.end();
+}
+
+#[test]
+fn a_site_of_domains_has_limits_of_its_own() {
+    if !host_is_able() {
+        return;
+    }
+    let site = "[[site]]\nname = 'shy'\ndomains = ['*.shy.test']\nrecipients_per_transaction_max = 1\n";
+    let scene = play(|config| config.table(site));
+    scene.dns.mx("a.shy.test", &[(5, "one.test")]);
+    scene.dns.mx("bold.test", &[(5, "one.test")]);
+    let mut client = scene.relay.client();
+    let transactions = |domain: &str, client: &mut crate::harness::client::Client| {
+        let (one, two) = (format!("x@{domain}"), format!("y@{domain}"));
+        client.mail("me@client.test", &[&one, &two], &content("mx", "x"));
+        (scene.sink.await_to(&one).recipients.len(), scene.sink.await_to(&two).recipients.len())
+    };
+    assert_eq!(transactions("a.shy.test", &mut client), (1, 1));
+    assert_eq!(transactions("bold.test", &mut client), (2, 2));
     scene.end();
 }

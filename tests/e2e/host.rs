@@ -86,6 +86,28 @@ fn a_host_without_io_uring_is_told_what_to_change() {
 }
 
 #[test]
+fn what_the_host_lacks_is_told_before_an_address_in_use_is() {
+    if !has_program("bash") {
+        return skip("no bash");
+    }
+    if !host_is_able() {
+        return;
+    }
+    let (lab, taken) = (Lab::new(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let address = taken.local_addr().expect("bound");
+    let config = Config::new().set("admin.listen", format!("'{address}'"));
+    refused(&lab.run(after(&lab, "ulimit -l 64", &config)), &["memlock", "64 KiB"]);
+}
+
+#[test]
+fn a_disk_profile_that_is_none_is_told_with_the_command_that_makes_one() {
+    let lab = Lab::new();
+    let ended = lab.run(lab.command(&Config::new().set("spool.disk_profile", "'/nowhere/disk.toml'")));
+    refused(&ended, &["spool.disk_profile", "/nowhere/disk.toml", "ringpost-tune disk"]);
+    assert!(!lab.spool().exists(), "nothing was made");
+}
+
+#[test]
 fn a_kernel_that_is_too_old_is_named_with_the_one_that_is_needed() {
     // A process of this personality is told that it runs on Linux 2.6.
     let old = |command: &mut Command| {

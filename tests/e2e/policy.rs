@@ -85,7 +85,8 @@ fn messages_over_the_limit_are_refused_when_declared_and_when_sent() {
     client.send(&b"QUIT\r\n".repeat(1048577 / 6 + 1)[..1048577]);
     client.expect_reply(552);
     // The session goes on, and a message of the size itself is taken.
-    client.mail_in_chunks("a@client.test", &["x@a.test"], &line.repeat(1048), 500_000);
+    let whole = [b"\r\n".as_slice(), &line.repeat(1048)].concat();
+    client.mail_in_chunks("a@client.test", &["x@a.test"], &whole, 500_000);
     assert_eq!(relay.metrics().sum("ringpost_queue_messages", &[]), 1.0);
     relay.stop();
 }
@@ -105,6 +106,7 @@ fn recipients_over_the_limit_are_told_452_and_the_others_get_their_mail() {
     client.send(b"Subject: x\r\n\r\n.\r\n");
     client.expect_reply(250);
     assert_eq!(sink.await_to("1@a.test").mailboxes(), ["1@a.test", "2@a.test", "3@a.test"]);
+    assert_eq!(relay.metrics().sum("ringpost_rejects_total", &[("reason", "recipients")]), 1.0);
     relay.stop();
 }
 
@@ -145,6 +147,26 @@ fn bytes_in_flight_over_the_budget_are_told_452_and_the_mail_is_taken_later() {
 }
 
 #[test]
+fn a_header_without_end_is_refused_and_the_session_goes_on() {
+    if !host_is_able() {
+        return;
+    }
+    let lab = Lab::new();
+    let relay = lab.start(&Config::new().route("*", "hold"));
+    let mut client = relay.client();
+    client.envelope("a@client.test", &["x@a.test"]);
+    client.expect("DATA", 354);
+    client.send(&b"X-Endless: again\r\n".repeat(20_000));
+    client.send(b"\r\nx\r\n.\r\n");
+    let said = client.expect_reply(552);
+    assert!(said.starts_with("552 5.3.4 Header too long"), "{said:?}");
+    client.mail("a@client.test", &["x@a.test"], &content("short", "x"));
+    assert_eq!(relay.metrics().sum("ringpost_rejects_total", &[("reason", "size")]), 1.0);
+    assert_eq!(relay.metrics().sum("ringpost_queue_messages", &[]), 1.0);
+    relay.stop();
+}
+
+#[test]
 fn a_message_that_loops_or_has_bare_newlines_is_refused() {
     if !host_is_able() {
         return;
@@ -165,6 +187,7 @@ fn a_message_that_loops_or_has_bare_newlines_is_refused() {
         assert!(said.starts_with(words), "{said:?}");
     }
     client.expect("NOOP", 250);
+    assert_eq!(relay.metrics().sum("ringpost_rejects_total", &[("reason", "content")]), 3.0);
     assert_eq!(relay.metrics().sum("ringpost_queue_messages", &[]), 0.0);
     relay.stop();
 }

@@ -138,8 +138,7 @@ fn a_schedule_decides_for_its_domain_and_its_deadline_holds_for_mail_that_was_qu
     relay.await_metric("ringpost_retries_total", &[], |retries| retries >= 2.0);
     relay.stop();
     let relay = lab.start(&config.table(
-        "schedule",
-        "domains = ['short.test']\nexpire_after = '1s'\nretry_first = '1s'\nretry_max = '1s'\n",
+        "[[schedule]]\ndomains = ['short.test']\nexpire_after = '1s'\nretry_first = '1s'\nretry_max = '1s'",
     ));
     let bounced = sender.await_to("me@client.test");
     let report = Report::parse(&bounced.content);

@@ -120,6 +120,57 @@ fn connections_dropped_at_any_stage_lead_to_another_try() {
     }
 }
 
+/// A sink with a body in one flight with its envelope, as most remotes have it.
+const CHUNKING: &[&str] = &["PIPELINING", "CHUNKING", "8BITMIME"];
+
+#[test]
+fn a_connection_that_the_remote_closed_while_it_was_idle_costs_the_next_message_nothing() {
+    if !host_is_able() {
+        return;
+    }
+    let sink = Sink::on(&[([127, 0, 0, 1], 0).into()], CHUNKING, |_| Act::Accept);
+    let lab = Lab::new();
+    let relay = lab.start(&Config::new().to(sink.address()));
+    for nth in 0..5 {
+        let to = format!("m{nth}@a.test");
+        let id = relay.client().mail("me@client.test", &[&to], &content("idle", "x"));
+        sink.await_to(&to);
+        let delivered = relay.await_log(&["delivered", &id]);
+        assert!(delivered.contains("attempts=1"), "{delivered}");
+        sink.hang_up();
+    }
+    relay.drain();
+    assert!(relay.log_lines(&["deferred"]).is_empty());
+    // The end was seen in time: no message was begun on such a connection.
+    assert_eq!(relay.metrics().sum("ringpost_outbound_transactions_total", &[]), 5.0);
+    relay.stop();
+}
+
+#[test]
+fn a_remote_that_goes_away_over_a_message_it_has_not_answered_gets_it_again_at_once() {
+    if !host_is_able() {
+        return;
+    }
+    // The second message on a connection is cut off at its MAIL: as if the end had crossed it.
+    let act = |moment: &Moment| match (moment.stage, moment.mailbox, moment.before) {
+        (Stage::Mail, "cut@client.test", 0) => Act::Drop,
+        _ => Act::Accept,
+    };
+    let sink = Sink::on(&[([127, 0, 0, 1], 0).into()], CHUNKING, act);
+    let lab = Lab::new();
+    let config = Config::new().set("delivery.retry_first", "'1h'").set("delivery.connections_max", 1);
+    let relay = lab.start(&config.to(sink.address()));
+    relay.client().mail("first@client.test", &["a@a.test"], &content("first", "x"));
+    sink.await_to("a@a.test");
+    let id = relay.client().mail("cut@client.test", &["b@a.test"], &content("cut", "x"));
+    sink.await_to("b@a.test");
+    let delivered = relay.await_log(&["delivered", &id]);
+    assert!(delivered.contains("attempts=1"), "{delivered}");
+    assert_eq!(sink.asked(Stage::Banner), 2);
+    relay.drain();
+    relay.stop();
+}
+
 #[test]
 fn a_message_deferred_at_the_final_dot_is_sent_again() {
     if !host_is_able() {

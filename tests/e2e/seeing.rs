@@ -57,6 +57,24 @@ fn a_scrape_is_strictly_well_formed_and_its_counters_move() {
 }
 
 #[test]
+fn commits_can_be_compared_with_what_the_disk_did_when_it_was_measured() {
+    if !host_is_able() {
+        return;
+    }
+    let lab = Lab::new();
+    let profile = lab.path().join("disk-profile.toml");
+    let measured =
+        "version = 1\ndirectory = '/spool'\n[relay_commit]\np50_micros = 388.0\np99_micros = 15000.0\n";
+    fs::write(&profile, measured).expect("a profile");
+    let relay = lab.start(&Config::new().set("spool.disk_profile", format!("'{}'", profile.display())));
+    assert!(relay.start_text().contains("0.39 ms (p50), 15.00 ms (p99)"), "{}", relay.start_text());
+    let metrics = relay.metrics();
+    assert_eq!(metrics.sum("ringpost_spool_commit_profile_seconds", &[("quantile", "0.5")]), 0.000_388);
+    assert_eq!(metrics.sum("ringpost_spool_commit_profile_seconds", &[("quantile", "0.99")]), 0.015);
+    relay.stop();
+}
+
+#[test]
 fn readiness_ends_when_the_stop_begins() {
     if !host_is_able() {
         return;

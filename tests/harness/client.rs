@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use super::SOON;
 
@@ -63,6 +64,14 @@ impl Client {
                 return Some(Reply { code, text: texts.join("\n") });
             }
         }
+    }
+
+    /// The next reply, if it begins within `limit`.
+    pub fn reply_within(&mut self, limit: Duration) -> Option<Reply> {
+        self.stream.set_read_timeout(Some(limit)).expect("a time-out can be set");
+        let has_begun = self.reader.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+        self.stream.set_read_timeout(Some(SOON)).expect("a time-out can be set");
+        if has_begun { self.reply() } else { None }
     }
 
     /// The next reply, which must have this code.

@@ -20,14 +20,13 @@ use super::{SOON, client::Client, eventually, within};
 pub struct Config {
     settings: BTreeMap<String, String>,
     routes: BTreeMap<String, String>,
-    /// `[[listener]]` and other tables that may stand several times.
-    listeners: Vec<String>,
+    tables: Vec<String>,
 }
 
 impl Config {
     /// A small relay on free ports: one shard, small segments, quick retries.
     pub fn new() -> Self {
-        let config = Self { settings: BTreeMap::new(), routes: BTreeMap::new(), listeners: Vec::new() };
+        let config = Self { settings: BTreeMap::new(), routes: BTreeMap::new(), tables: Vec::new() };
         config
             .set("smtp.hostname", "'relay.test'")
             .set("smtp.listen", "['127.0.0.1:0']")
@@ -50,13 +49,13 @@ impl Config {
 
     /// Another listener, on a free port, with more `lines` of TOML; [`Relay::listener`] finds it.
     pub fn listener(mut self, kind: &str, lines: &str) -> Self {
-        self.listeners.push(format!("[[listener]]\naddress = '127.0.0.1:0'\nkind = '{kind}'\n{lines}\n"));
+        self.tables.push(format!("[[listener]]\naddress = '127.0.0.1:0'\nkind = '{kind}'\n{lines}\n"));
         self
     }
 
-    /// A table of a section that may stand several times.
-    pub fn table(mut self, section: &str, lines: &str) -> Self {
-        self.listeners.push(format!("[[{section}]]\n{lines}\n"));
+    /// Another table, such as `[[site]]`, as it stands in the file.
+    pub fn table(mut self, text: &str) -> Self {
+        self.tables.push(format!("{text}\n"));
         self
     }
 
@@ -96,7 +95,7 @@ impl Config {
         for (pattern, target) in &self.routes {
             let _ = writeln!(text, "'{pattern}' = '{target}'");
         }
-        text.extend(self.listeners.iter().map(String::as_str));
+        text.extend(self.tables.iter().map(String::as_str));
         text
     }
 }

@@ -11,6 +11,7 @@ use super::eventually;
 pub enum Stage {
     Banner,
     Ehlo,
+    StartTls,
     Mail,
     Rcpt,
     Data,
@@ -83,6 +84,7 @@ struct Shared {
     offers: &'static [&'static str],
     taken: Mutex<Vec<Taken>>,
     asked: Mutex<Vec<(Stage, String)>>,
+    connections: Mutex<Vec<TcpStream>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -122,6 +124,7 @@ impl Sink {
             offers,
             taken: Mutex::default(),
             asked: Mutex::default(),
+            connections: Mutex::default(),
         });
         let mut first = None;
         for address in addresses {
@@ -134,6 +137,7 @@ impl Sink {
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let shared = shared.clone();
+                    locked(&shared.connections).extend(stream.try_clone());
                     std::thread::spawn(move || {
                         Session { shared: &shared, stream: &stream, at: bound }.serve()
                     });
@@ -156,6 +160,14 @@ impl Sink {
     /// How often the script was asked at a stage.
     pub fn asked(&self, stage: Stage) -> usize {
         locked(&self.shared.asked).iter().filter(|(at, _)| *at == stage).count()
+    }
+
+    /// Closes all connections without a word, whatever goes on in them.
+    pub fn hang_up(&self) {
+        for connection in locked(&self.shared.connections).drain(..) {
+            // One that is closed already is none to be closed.
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     /// Waits until it has taken at least `count`.
@@ -269,6 +281,12 @@ impl Session<'_> {
                 "RSET" => {
                     message = self.fresh();
                     self.say("250 2.0.0 ok")?;
+                }
+                // One that offers TLS and has none.
+                "STARTTLS" => {
+                    if self.ask(Stage::StartTls, "", "220 2.0.0 go ahead")? {
+                        return Err(Over);
+                    }
                 }
                 "QUIT" => return self.say("221 2.0.0 bye"),
                 _ => self.say("500 5.5.1 what?")?,

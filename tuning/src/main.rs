@@ -59,7 +59,7 @@ enum Command {
         /// How long to measure
         #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = positive)]
         seconds: f64,
-        /// Where the profile goes, which `check`, `sweep` and `model` read
+        /// Where the profile goes, which `check`, `sweep`, `model` and `ringpost serve` (spool.disk_profile) read
         #[arg(long, value_name = "FILE", default_value = "disk-profile.toml")]
         profile: PathBuf,
         /// Draw a page with plots
@@ -158,7 +158,8 @@ fn detect(spool: &Path, json: bool) -> Outcome {
 
 fn check(config: Option<&Path>, profile: Option<&Path>, json: bool) -> Outcome {
     let config = Config::load(config, &Overrides::default())?;
-    let profile = profile.map(read_profile).transpose()?;
+    let configured = Some(config.spool.disk_profile.as_path()).filter(|path| !path.as_os_str().is_empty());
+    let profile = profile.or(configured).map(read_profile).transpose()?;
     let host = host::look(&config.spool.directory);
     let findings = check::findings(&host, &check::Wanted::of(&config), profile.as_ref());
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -20,8 +20,9 @@ impl Asker {
 
     fn patient(stub: &Stub, timeout: &str, file: &str) -> Self {
         let file = format!(
-            "[resolver]\naddresses = ['{}']\ntimeout = '{timeout}'\nattempts = 1\nttl_min = '0ms'\n{file}",
-            stub.address
+            "[resolver]\naddresses = ['{}']\ntimeout = '{timeout}'\nattempts = 1\n{}{file}",
+            stub.address,
+            if file.contains("ttl_min") { "" } else { "ttl_min = '0ms'\n" }
         );
         let mut config = Config::parse(&file).expect("test file");
         if !file.contains("[routes]") {
@@ -198,4 +199,66 @@ fn the_thread_ends_with_the_last_handle() {
     let Asker { resolver, .. } = Asker::new(&Stub::start(), "");
     drop(resolver.handle);
     resolver.thread.join().expect("no panic");
+}
+
+#[test]
+fn hosts_that_are_we_and_those_behind_us_are_cut() {
+    let stub = Stub::start();
+    for (name, address) in
+        [("before.test", "192.0.2.1"), ("ours.test", "192.0.2.9"), ("after.test", "192.0.2.2")]
+    {
+        stub.address(name, address);
+    }
+    stub.mx("backup.test", &[(10, "before.test"), (20, "ours.test"), (20, "after.test"), (30, "after.test")]);
+    stub.mx("main.test", &[(10, "ours.test"), (20, "after.test")]);
+    stub.mx("named.test", &[(10, "relay.test"), (20, "after.test")]);
+    let asker = Asker::new(&stub, "[smtp]\nhostname = 'relay.test'\nlisten = ['192.0.2.9:25']\n");
+    assert_eq!(asker.path("backup.test").1, ["before.test 192.0.2.1"]);
+    for loops in ["main.test", "named.test", "ours.test", "[192.0.2.9]"] {
+        asker.refused(loops, Enhanced(5, 4, 6));
+    }
+}
+
+#[test]
+fn an_answer_too_large_for_udp_is_fetched_by_tcp_and_capped() {
+    let stub = Stub::start();
+    let hosts = (0..300u16).map(|nth| Record::Mx(nth, &*format!("mx{nth}.test").leak())).collect();
+    stub.set("huge.test", MX, Say::Large(hosts));
+    for nth in 0..300u16 {
+        stub.address(format!("mx{nth}.test").leak(), "192.0.2.1");
+    }
+    let addresses = (0..2000u16)
+        .map(|nth| Record::Address("mx0.test", format!("198.51.{}.{}", nth / 250, nth % 250).leak()));
+    stub.set("mx0.test", A, Say::Large(addresses.collect()));
+    let hosts = Asker::new(&stub, "").path("huge.test").1;
+    assert_eq!(hosts.len(), super::super::path_map::HOSTS_MAX);
+    assert_eq!(hosts[0].split(',').count(), super::super::path_map::ADDRESSES_MAX);
+    assert!(stub.asked() < 60, "hosts beyond the cap are not looked up: {}", stub.asked());
+}
+
+#[test]
+fn what_is_no_answer_to_the_question_is_doubt() {
+    let stub = Stub::start();
+    stub.address("fine.test", "192.0.2.1");
+    let asker = Asker::patient(&stub, "200ms", "retry = '100ms'\n");
+    let late = Say::Late(Duration::from_secs(3), vec![Record::Mx(1, "fine.test")]);
+    for (domain, mood) in [("a.test", Say::Garbage), ("b.test", Say::Forged), ("c.test", late)] {
+        stub.set_mood(Some(mood));
+        asker.delayed(domain);
+    }
+    stub.set_mood(None);
+    assert_eq!(asker.path("fine.test").1, ["fine.test 192.0.2.1"]);
+}
+
+#[test]
+fn a_refusal_is_remembered_for_a_while() {
+    let stub = Stub::start();
+    stub.set("gone.test", MX, Say::Code(NXDOMAIN));
+    let asker = Asker::new(&stub, "ttl_max = '2h'\nttl_min = '1h'\n");
+    asker.refused("gone.test", Enhanced(5, 1, 2));
+    let asked = stub.asked();
+    stub.mx("gone.test", &[(1, "a.test")]);
+    asker.refused("gone.test", Enhanced(5, 1, 2));
+    assert_eq!(stub.asked(), asked);
+    assert_eq!(asker.resolver.counters.cached.load(Ordering::Relaxed), 1);
 }

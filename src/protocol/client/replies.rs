@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | banner | EHLO (220 only) | out of step | `Refused` |
 //! | EHLO | `Ready` | out of step | 4xx `Refused`; 5xx HELO |
+//! | AUTH | `LoggedIn` | 334: our next response | `LoginRefused` |
 //! | MAIL | accepted | out of step | all recipients get it |
 //! | RCPT | accepted; out of step if MAIL was refused | out of step | the recipient gets it; 552 counts as 4xx |
 //! | DATA | out of step | body, or a lone dot if nobody is left (RFC 2920 §3.1) | accepted recipients get it, RSET |
@@ -73,6 +74,7 @@ impl Client {
             Expect::Banner | Expect::Ehlo | Expect::Helo | Expect::StartTls => {
                 self.on_opening(expect, reply)?;
             }
+            Expect::Login => self.on_login(reply)?,
             Expect::Rset if reply.code / 100 == 2 => {}
             Expect::Rset => return Err(out_of_step(expect, reply)),
             Expect::Quit => {
@@ -179,7 +181,7 @@ impl Client {
 
     fn on_closing(&mut self, reply: &RemoteReply) {
         let asked = self.expected.front().copied();
-        if let Some(expect @ (Expect::Banner | Expect::Ehlo | Expect::Helo | Expect::StartTls)) = asked {
+        if let Some(expect) = asked.filter(|expect| expect.is_opening()) {
             self.end();
             self.events.push_back(Event::Refused { stage: expect.stage(), reply: reply.to_reply() });
             return;
@@ -271,6 +273,6 @@ fn refusal(reply: &RemoteReply) -> Verdict {
     if reply.code / 100 == 5 { Verdict::Failed } else { Verdict::Deferred }
 }
 
-fn out_of_step(expect: Expect, reply: &RemoteReply) -> Misbehaved {
+pub(super) fn out_of_step(expect: Expect, reply: &RemoteReply) -> Misbehaved {
     Misbehaved::OutOfStep { stage: expect.stage(), code: reply.code }
 }

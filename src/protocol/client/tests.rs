@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::envelope::{Content, Notify};
+use crate::protocol::sasl::prove::Credentials;
 
 const ALL: &str = "220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE 1000\r\n";
 const PLAIN: &str = "220 hi\r\n|250 mx\r\n";
@@ -28,7 +29,7 @@ impl Play<'_> {
             for bytes in piece.as_bytes().chunks(step) {
                 if let Err(error) = client.handle(bytes) {
                     log.push(error.to_string());
-                    client.lost("misbehaved");
+                    client.lost(Loss::GivenUp, "misbehaved");
                 }
                 self.drive(&mut client, &mut next, &mut log);
             }
@@ -373,7 +374,7 @@ fn lost_connection_tells_doubt_from_certainty() {
     assert_eq!(client.waiting_for(), Stage::Mail);
     let mut early = opened(PIPED);
     begin(&mut early, "s@b", 10, &["a@b"]);
-    early.lost("reset");
+    early.lost(Loss::Closed, "reset");
     // Handed back it would go out again at once, to the same remote, for ever.
     assert_eq!(told(&early.poll_event().unwrap()), "9 Deferred:1:0");
     // A connection that has been used may have died in its sleep: not the message's fault.
@@ -382,16 +383,46 @@ fn lost_connection_tells_doubt_from_certainty() {
     used.handle(b"250 m\r\n550 r\r\n554 d\r\n").unwrap();
     assert_eq!(told(&used.poll_event().unwrap()), "9 Failed:1:550");
     begin(&mut used, "s@b", 10, &["a@b"]);
-    used.lost("reset");
+    used.lost(Loss::Closed, "reset");
     assert_eq!(told(&used.poll_event().unwrap()), "9 untried:1");
     client.handle(b"250 m\r\n550 r\r\n250 r\r\n354 d\r\n").unwrap();
     assert_eq!(client.poll_event(), Some(Event::BodyWanted { tag: 9 }));
     assert_eq!(client.waiting_for(), Stage::Body);
     client.body_piece(9, b"x", true);
     assert_eq!(client.waiting_for(), Stage::FinalDot);
-    client.lost("reset by peer");
+    client.lost(Loss::Closed, "reset by peer");
     assert_eq!(told(&client.poll_event().unwrap()), "9 Failed:1:550 Deferred:10:0 in doubt:10");
     assert!(!client.can_begin() && client.poll_event().is_none());
+}
+
+#[test]
+fn a_used_connection_that_closes_without_a_word_hands_back_even_what_was_sent_whole() {
+    let lost = |used: bool, heard: &[u8], loss| {
+        let mut client = opened(ALL);
+        let transaction = Transaction {
+            sender: "s@b",
+            parameters: Parameters::default(),
+            envid: None,
+            size: 1,
+            body_ready: true,
+        };
+        let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+        for nth in u64::from(!used)..2 {
+            client.begin(nth, transaction, [(0, recipient)]);
+            client.body_piece(nth, b"x", true);
+            if nth == 0 {
+                client.handle(b"250 m\r\n250 r\r\n250 yes\r\n").unwrap();
+            }
+        }
+        client.handle(heard).unwrap();
+        client.lost(loss, "gone");
+        told(&std::iter::from_fn(|| client.poll_event()).last().unwrap())
+    };
+    assert_eq!(lost(true, b"", Loss::Closed), "1 untried:1 in doubt:1");
+    // Silence is no end: the remote may be at work on it.
+    assert_eq!(lost(true, b"", Loss::GivenUp), "1 Deferred:1:0 in doubt:1");
+    assert_eq!(lost(true, b"250 m\r\n", Loss::Closed), "1 Deferred:1:0 in doubt:1");
+    assert_eq!(lost(false, b"", Loss::Closed), "1 Deferred:1:0 in doubt:1");
 }
 
 #[test]
@@ -429,6 +460,57 @@ fn tls_forgets_what_was_said_in_the_clear() {
     assert_eq!(client.output().as_slice(), b"STARTTLS\r\nEHLO me.test\r\n");
     client.handle(b"250-mx\r\n250 SIZE\r\n").unwrap();
     assert_eq!(*client.capabilities(), Capabilities { size: Some(0), ..Capabilities::default() });
+}
+
+/// Logs in at a remote that says `replies`, one to each line; gives our lines and what came of it.
+fn logged_in(offer: &str, replies: &[&str]) -> (Vec<String>, String) {
+    let mut client = opened(&format!("220 hi\r\n|250-mx\r\n250 AUTH {offer}\r\n"));
+    client.log_in(&Credentials { user: "tim".into(), password: b"tanstaaf"[..].into() }, &[0; 18]);
+    let mut said = Vec::new();
+    for reply in replies {
+        said.push(String::from_utf8(std::mem::take(client.output())).unwrap().trim_end().to_owned());
+        client.handle(format!("{reply}\r\n").as_bytes()).unwrap();
+    }
+    assert!(client.output().is_empty(), "more was said than is told here");
+    let event = client.poll_event().map(|event| match event {
+        Event::LoginRefused(reply) => format!("refused {} {}", reply.code, reply.text),
+        other => told(&other),
+    });
+    (said, event.unwrap_or_default())
+}
+
+#[test]
+fn a_login_takes_the_strongest_mechanism_that_both_know() {
+    let check = |offer: &str, replies: &[&str], said: &[&str], want: &str| {
+        let (got, event) = logged_in(offer, replies);
+        assert_eq!(got, said, "{offer}");
+        assert!(event.starts_with(want), "{offer}: {event}");
+    };
+    let plain = "AUTH PLAIN AHRpbQB0YW5zdGFhZg==";
+    check("LOGIN PLAIN CRAM-MD5", &["235 2.7.0 yes"], &[plain], "LoggedIn");
+    check("plain", &["535 5.7.8 no"], &[plain], "refused 535 no");
+    check("GSSAPI", &[], &[], "refused 0 the remote does not let us log in: it offers none");
+    let login = ["AUTH LOGIN", "dGlt", "dGFuc3RhYWY="];
+    check("LOGIN", &["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 yes"], &login, "LoggedIn");
+    // A yes before the password was asked for is none.
+    check("LOGIN", &["334 VXNlcm5hbWU6", "235 yes"], &login[..2], "refused 0");
+    check("LOGIN", &["334 ***"], &login[..1], "refused 0");
+}
+
+#[test]
+fn scram_that_cannot_be_had_gives_way_to_the_next_and_a_remote_without_proof_is_not_believed() {
+    let scram = "AUTH SCRAM-SHA-256 biwsbj10aW0scj1BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+    let plain = "AUTH PLAIN AHRpbQB0YW5zdGFhZg==";
+    let (said, event) = logged_in("PLAIN SCRAM-SHA-256", &["535 5.7.8 no", "235 yes"]);
+    assert_eq!((said, event.as_str()), (vec![scram.to_owned(), plain.to_owned()], "LoggedIn"));
+    let (said, event) = logged_in("PLAIN SCRAM-SHA-256", &["235 yes"]);
+    assert_eq!(said, [scram]);
+    assert!(event.contains("did not prove"), "{event}");
+    // Wrong is wrong: no second try with the same password.
+    let (said, event) = logged_in("PLAIN LOGIN", &["535 5.7.8 no"]);
+    assert_eq!((said, event.as_str()), (vec![plain.to_owned()], "refused 535 no"));
+    let (said, _) = logged_in("PLAIN LOGIN", &["504 5.5.4 unknown", "535 no"]);
+    assert_eq!(said, [plain, "AUTH LOGIN"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! policy (it asks [`Policy`]), no clock and no id. It does not limit time or rate: the driver does, and ends it with
 //! [`Session::close`].
 
+mod bodies;
 mod login;
 mod rules;
 mod session;
@@ -188,6 +189,8 @@ pub enum Want {
     /// Write `out`, shake hands, then [`Session::tls_established`]. Bytes that came behind the command were sent in the
     /// clear, perhaps by somebody else: with any in the buffer, close the connection (RFC 3207 §6, CVE-2011-0411).
     StartTls,
+    /// A proxy has said for whom it speaks: [`Session::introduce`], then write the banner, or refuse that client.
+    NewClient,
     /// A client says who it is: [`Session::claim`]. Find out whether that is so, then [`Session::authenticated`], and step
     /// again.
     Authenticate,

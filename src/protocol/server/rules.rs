@@ -70,7 +70,7 @@ const fn rule(verb: Verb, argument: Argument, cells: [Cell; 6]) -> Rule {
 }
 
 #[rustfmt::skip]
-static RULES: [Rule; 16] = [
+static RULES: [Rule; 17] = [
     //                                             Start  Idle   Sender No     Recip  Chunks
     rule(Verb::Mail,     Argument::Something,     [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Rcpt,     Argument::Something,     [HELLO, MAIL,  YES,   YES,   YES,   CHNK]),
@@ -87,6 +87,7 @@ static RULES: [Rule; 16] = [
     rule(Verb::Expn,     Argument::Anything,      [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER]),
     rule(Verb::StartTls, Argument::Nothing,       [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Auth,     Argument::Something,     [HELLO, YES,   NEST,  NEST,  NEST,  CHNK]),
+    rule(Verb::Xclient,  Argument::Something,     [YES,   YES,   NEST,  NEST,  NEST,  CHNK]),
     rule(Verb::Http,     Argument::Anything,      [YES,   YES,   YES,   YES,   YES,   YES]),
 ];
 
@@ -118,6 +119,7 @@ mod tests {
             Verb::Help,
             Verb::StartTls,
             Verb::Auth,
+            Verb::Xclient,
             Verb::Http,
         ];
         assert_eq!(verbs.len(), RULES.len());

@@ -1,9 +1,10 @@
 //! PURE. The state machine of a session. Its picture is in the module above.
 
+use std::io::Write as _;
+
 use crate::envelope::EnvelopeBuilder;
 use crate::id::MessageId;
-use crate::limits::BODY_INLINE_BYTES_MAX;
-use crate::protocol::body::{BodyFault, Decoder};
+use crate::protocol::body::Decoder;
 use crate::protocol::command::{self, Bdat, Verb};
 use crate::protocol::extension::Extensions;
 use crate::protocol::line::{Found, LineFault, LineScanner};
@@ -11,11 +12,10 @@ use crate::protocol::reply::{self, Refusal};
 use crate::protocol::sasl::{Claim, Exchange};
 use crate::protocol::server::rules::{Argument, Phase, rule_of};
 use crate::protocol::server::{AuthOffer, ERRORS_MAX, Options, Policy, Want};
+use crate::protocol::xclient;
 
 /// Longest client name that is kept, bytes: names are at most this long (RFC 5321 §4.5.3.1.2).
 const HELO_BYTES_MAX: usize = 255;
-/// Bytes that the end of the last chunk may add to a body: a missing CR LF.
-const CHUNK_RESERVE_BYTES: usize = 2;
 
 /// What is going on. Each variant holds what exists only then.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) enum State {
     Swallow { left: u64, refusal: Refusal, replies: usize },
     /// 220 to STARTTLS is written; the driver shakes hands.
     Handshake,
+    /// A proxy has named its client; the driver takes it over.
+    Introduced(xclient::Client),
     /// Inside AUTH: a response is next.
     Login(Exchange),
     /// What the client claims is with the driver.
@@ -60,9 +62,11 @@ pub struct Session {
     lmtp: bool,
     /// Over TLS.
     secured: bool,
+    /// XCLIENT is offered.
+    is_proxy: bool,
     pub(super) auth: AuthOffer,
     pub(super) user: Option<Box<str>>,
-    envelope: EnvelopeBuilder,
+    pub(super) envelope: EnvelopeBuilder,
     errors: u32,
     /// A body was given up and the driver has not been told.
     discard: bool,
@@ -84,6 +88,7 @@ impl Session {
             extended: false,
             lmtp: false,
             secured: false,
+            is_proxy: false,
             auth: AuthOffer::None,
             user: None,
             envelope: EnvelopeBuilder::default(),
@@ -125,7 +130,24 @@ impl Session {
     /// The handshake is done. All that the client said in the clear is forgotten (RFC 3207 §4.2).
     pub fn tls_established(&mut self) {
         assert!(matches!(self.state, State::Handshake), "TLS comes after Want::StartTls");
-        *self = Self { secured: true, ..Self::new() };
+        *self = Self { secured: true, is_proxy: self.is_proxy, ..Self::new() };
+    }
+
+    /// Offers XCLIENT: this client is a proxy that may say for whom it speaks.
+    pub fn offer_xclient(&mut self) {
+        self.is_proxy = true;
+    }
+
+    /// After [`Want::NewClient`]: who the proxy speaks for. The session begins anew, as that client's, and with nothing
+    /// offered that only the proxy may.
+    pub fn introduce(&mut self) -> xclient::Client {
+        let State::Introduced(client) = std::mem::replace(&mut self.state, State::Idle) else {
+            panic!("an introduction comes after Want::NewClient");
+        };
+        *self = Self { secured: self.secured, errors: self.errors, ..Self::new() };
+        self.extended = client.extended == Some(true);
+        self.helo.extend(client.helo.iter().flat_map(|name| clean(name)));
+        client
     }
 
     /// Whether a message is on its way: what a driver that stops may want to wait for.
@@ -134,6 +156,7 @@ impl Session {
             self.state,
             State::Idle
                 | State::Handshake
+                | State::Introduced(_)
                 | State::Login(_)
                 | State::Claiming(_)
                 | State::Closed
@@ -147,7 +170,7 @@ impl Session {
     }
 
     /// Goes on with `input`, which starts with the bytes left unconsumed by the last call. Appends replies to `out` and
-    /// decoded octets to `body`, up to [`BODY_INLINE_BYTES_MAX`]. Returns bytes consumed, and what is needed next;
+    /// decoded octets to `body`, up to [`BODY_INLINE_BYTES_MAX`](crate::limits::BODY_INLINE_BYTES_MAX). Returns bytes consumed, and what is needed next;
     /// for [`Want::Read`] the rest is less than a command line. The driver's buffer must have room for a longest line.
     pub fn step(
         &mut self,
@@ -167,6 +190,7 @@ impl Session {
                 State::Closed => (0, Some(Want::Close)),
                 State::Committing => (0, Some(Want::Commit)),
                 State::Handshake => (0, Some(Want::StartTls)),
+                State::Introduced(_) => (0, Some(Want::NewClient)),
                 State::Claiming(_) => (0, Some(Want::Authenticate)),
                 State::BeginData => {
                     out.extend_from_slice(reply::line::START_DATA);
@@ -231,7 +255,7 @@ impl Session {
     }
 
     /// How many replies the end of a message gets. One record holds all recipients, so they are all the same.
-    fn end_replies(&self) -> usize {
+    pub(super) fn end_replies(&self) -> usize {
         if self.lmtp { self.envelope.recipient_count() } else { 1 }
     }
 
@@ -247,121 +271,12 @@ impl Session {
     }
 
     /// The one place where a transaction ends, however it does.
-    fn end_transaction(&mut self) {
+    pub(super) fn end_transaction(&mut self) {
         let begun = matches!(self.state, State::Data { .. } | State::Chunk { .. } | State::Between(_));
         self.discard |= begun;
         self.envelope.reset();
         self.state = State::Idle;
     }
-
-    // --- bodies
-
-    fn data(&mut self, input: &[u8], out: &mut Vec<u8>, body: &mut Vec<u8>) -> (usize, Option<Want>) {
-        let State::Data { decoder, refused } = &mut self.state else { unreachable!("called in Data only") };
-        if input.is_empty() {
-            return (0, Some(Want::Read));
-        }
-        let room = BODY_INLINE_BYTES_MAX.saturating_sub(body.len());
-        let kept = refused.is_none() && decoder.fault().is_none();
-        if kept && room == 0 {
-            return (0, Some(Want::Chunk));
-        }
-        let decoded = if refused.is_some() {
-            // Nobody wants these octets; the buffer is given back as it was.
-            let before = body.len();
-            let decoded = decoder.decode(input, body);
-            body.truncate(before);
-            decoded
-        } else {
-            decoder.decode(if kept { &input[..input.len().min(room)] } else { input }, body)
-        };
-        if !decoded.ended {
-            return (decoded.consumed, None);
-        }
-        let refusal = refused.take().or_else(|| decoder.fault().map(refusal_of));
-        match refusal {
-            None => {
-                self.envelope.note_content(decoder.content());
-                self.state = State::Committing;
-                (decoded.consumed, Some(Want::Commit))
-            }
-            Some(refusal) => {
-                refusal.write_each(self.end_replies(), out);
-                self.end_transaction();
-                (decoded.consumed, None)
-            }
-        }
-    }
-
-    fn begin_chunk(&mut self, decoder: Decoder, bdat: Bdat) {
-        self.state = State::Chunk { decoder, bdat, left: bdat.size };
-    }
-
-    fn chunk(&mut self, input: &[u8], out: &mut Vec<u8>, body: &mut Vec<u8>) -> (usize, Option<Want>) {
-        let State::Chunk { decoder, bdat, left } = &mut self.state else {
-            unreachable!("called in Chunk only")
-        };
-        let bdat = *bdat;
-        let room = (BODY_INLINE_BYTES_MAX - CHUNK_RESERVE_BYTES).saturating_sub(body.len());
-        let wanted = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-        if wanted > 0 {
-            let kept = decoder.fault().is_none();
-            if kept && room == 0 {
-                return (0, Some(Want::Chunk));
-            }
-            let piece = &input[..if kept { wanted.min(room) } else { wanted }];
-            decoder.decode(piece, body);
-            *left -= piece.len() as u64;
-            return (piece.len(), None);
-        }
-        if *left > 0 {
-            return (0, Some(Want::Read));
-        }
-        if bdat.last {
-            decoder.finish_chunks(body);
-        }
-        if let Some(fault) = decoder.fault() {
-            let replies = if bdat.last { self.end_replies() } else { 1 };
-            refusal_of(fault).write_each(replies, out);
-            self.end_transaction();
-            (0, None)
-        } else if bdat.last {
-            self.envelope.note_content(decoder.content());
-            self.state = State::Committing;
-            (0, Some(Want::Commit))
-        } else {
-            reply::push_octets_received(out, bdat.size);
-            if let State::Chunk { decoder, .. } = std::mem::replace(&mut self.state, State::Idle) {
-                self.state = State::Between(decoder);
-            }
-            (0, None)
-        }
-    }
-
-    /// A failed BDAT ends the transaction (RFC 3030 §2), but its octets are on their way and must not be read as commands.
-    fn fail_chunk(&mut self, bdat: Bdat, left: u64, refusal: Refusal) {
-        let replies = if bdat.last { self.end_replies().max(1) } else { 1 };
-        self.end_transaction();
-        self.state = State::Swallow { left, refusal, replies };
-    }
-
-    fn swallow(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Option<Want>) {
-        let State::Swallow { left, refusal, replies } = &mut self.state else {
-            unreachable!("called in Swallow only")
-        };
-        let dropped = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
-        *left -= dropped as u64;
-        if *left > 0 {
-            return (dropped, Some(Want::Read));
-        }
-        let (refusal, replies) = (std::mem::replace(refusal, reply::NEED_MAIL), *replies);
-        self.state = State::Idle;
-        refusal.write_each(replies - 1, out);
-        self.refuse(&refusal, out);
-        (dropped, None)
-    }
-
-    // --- commands
 
     fn line(
         &mut self,
@@ -475,6 +390,10 @@ impl Session {
                 self.state = State::Handshake;
                 return Ok(Some(Want::StartTls));
             }
+            Verb::Xclient => {
+                self.state = State::Introduced(xclient::parse(arguments)?);
+                return Ok(Some(Want::NewClient));
+            }
             Verb::Auth => return self.auth(policy, arguments, out),
             Verb::Bdat | Verb::Expn => return Err(reply::NOT_OFFERED),
         }
@@ -486,6 +405,7 @@ impl Session {
         match verb {
             Verb::StartTls if !options.starttls || self.secured => Err(reply::NOT_OFFERED),
             Verb::Auth if self.auth == AuthOffer::None => Err(reply::NOT_OFFERED),
+            Verb::Xclient if !self.is_proxy => Err(reply::NO_PROXY),
             // RFC 2033 §4.1: each protocol knows its own greeting only, so that neither is taken for the other.
             Verb::Lhlo | Verb::Ehlo | Verb::Helo if options.lmtp != (verb == Verb::Lhlo) => {
                 Err(reply::UNKNOWN_COMMAND)
@@ -498,11 +418,16 @@ impl Session {
         self.end_transaction();
         self.extended = extended;
         self.helo.clear();
-        let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
-        self.helo.extend(name.chars().take(HELO_BYTES_MAX).map(clean));
+        self.helo.extend(clean(name));
         if extended {
-            let line = self.auth.line(options.starttls && !self.secured);
-            out.extend_from_slice(&options.ehlo[line]);
+            let offer = &options.ehlo[self.auth.line(options.starttls && !self.secured)];
+            // Few clients are proxies: their line goes in behind the first, which is our name.
+            let name = if self.is_proxy { memchr::memchr(b'\n', offer).map_or(0, |end| end + 1) } else { 0 };
+            out.extend_from_slice(&offer[..name]);
+            if self.is_proxy {
+                let _ = write!(out, "250-XCLIENT {}\r\n", xclient::ATTRIBUTES);
+            }
+            out.extend_from_slice(&offer[name..]);
         } else {
             reply::push_lines(out, 250, [options.hostname.as_str()]);
         }
@@ -588,10 +513,8 @@ impl Session {
     }
 }
 
-fn refusal_of(fault: BodyFault) -> Refusal {
-    match fault {
-        BodyFault::BareNewline => reply::BARE_NEWLINE,
-        BodyFault::TooLarge => reply::TOO_LARGE,
-        BodyFault::Looping => reply::LOOPING,
-    }
+/// A client's name as it may stand in replies and headers.
+fn clean(name: &str) -> impl Iterator<Item = char> {
+    let clean = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
+    name.chars().take(HELO_BYTES_MAX).map(clean)
 }

@@ -3,6 +3,7 @@
 
 mod cases;
 mod commits;
+mod damage;
 mod failures;
 mod full;
 mod ledger;

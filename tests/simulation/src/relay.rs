@@ -13,6 +13,7 @@ use crossbeam_channel as channel;
 use ringpost::config::{Config, Host as HostFacts, Network, Wiring};
 use ringpost::control::path_map::{AddressRule, Decision, PathMap, Resolved, no_such_domain};
 use ringpost::control::resolver::{self, Questions};
+use ringpost::delivery::keys::Keys;
 use ringpost::event::{Event, event_channel};
 use ringpost::id::PartId;
 use ringpost::net::simulated::{Death, Host, World};
@@ -137,10 +138,12 @@ impl Relay {
         let (event_to, events) = event_channel();
         let fence = Fence::default();
         let common = Common {
+            clients: roles::clients(&config),
             config,
             events: event_to,
             fence: fence.clone(),
             door: Door::default(),
+            keys: Keys::none(),
             asker: None,
             drained: drain,
             recovered: recover,
@@ -213,7 +216,7 @@ fn config(shape: Shape, expiry: Option<Duration>) -> Config {
     config.threads.workers = shape.workers;
     config.threads.pin = false;
     config.threads.wiring = if shape.split { Wiring::Split } else { Wiring::Shared };
-    config.delivery.starttls = false;
+    config.delivery.tls = ringpost::routing::TlsPolicy::Off;
     config.delivery.retry_first = Duration::from_secs(20);
     config.delivery.retry_max = Duration::from_secs(5 * 60);
     config.delivery.expire_after = expiry.unwrap_or(Duration::from_secs(30 * 24 * 3600));
@@ -233,7 +236,7 @@ async fn answer(
     answer_to: seats::AnswerTo,
     works: Rc<Cell<bool>>,
 ) {
-    let mut paths = PathMap::new(resolver::sites(&config), 7);
+    let mut paths = PathMap::new(resolver::sites(&config));
     while let Some((shard, domain)) = questions.next().await {
         let wait = world.random(|random| random.u64(..200_000));
         world.sleep(Duration::from_micros(wait)).await;

@@ -1,4 +1,5 @@
-//! PURE. What was measured on a disk: written by `disk`, read by `check`, `sweep` and `model`. TOML; times are microseconds.
+//! PURE. What was measured on a disk: written by `disk`, read by `check`, `sweep` and `model`, and by `ringpost serve`, which compares its
+//! commits with `relay_commit`. TOML; times are microseconds.
 //!
 //! | key | meaning |
 //! | --- | --- |
@@ -157,7 +158,8 @@ impl Profile {
     pub fn to_toml(&self) -> String {
         let body = toml::to_string(self).expect("plain tables and numbers");
         format!(
-            "# A disk as `ringpost-tune disk` measured it; `check`, `sweep` and `model` read it (--profile).\n\
+            "# A disk as `ringpost-tune disk` measured it; `check`, `sweep` and `model` read it (--profile),\n\
+             # and `ringpost serve` (spool.disk_profile in its configuration).\n\
              # Times are microseconds, rates are records of {RECORD_BYTES} bytes per second.\n{body}"
         )
     }
@@ -165,6 +167,8 @@ impl Profile {
 
 #[cfg(test)]
 pub mod tests {
+    use ringpost::control::disk_profile::DiskProfile;
+
     use super::*;
 
     fn latency(mean: f64) -> Latency {
@@ -210,6 +214,13 @@ pub mod tests {
     fn a_profile_reads_back_as_it_was_written() {
         let profile = profile();
         assert_eq!(Profile::parse(&profile.to_toml()), Ok(profile));
+    }
+
+    #[test]
+    fn the_relay_reads_what_is_written_here() {
+        let read = DiskProfile::parse(&profile().to_toml()).expect("a profile");
+        assert_eq!((read.relay_commit.p50_micros, read.relay_commit.p99_micros), (110.0, 220.0));
+        assert_eq!(read.directory, "/spool");
     }
 
     #[test]

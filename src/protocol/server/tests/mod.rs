@@ -106,6 +106,10 @@ impl Driver {
                 // As a driver must: what came behind the command is not trusted.
                 Want::StartTls if !self.received.is_empty() => self.closed = true,
                 Want::StartTls => self.session.tls_established(),
+                Want::NewClient => {
+                    self.session.introduce();
+                    self.session.banner(&self.options, &mut self.out);
+                }
                 Want::Authenticate => self.authenticate(),
                 Want::Close => self.closed = true,
             }
