@@ -63,6 +63,8 @@ impl<S: Storage> Shard<S> {
     async fn make_bounce(&self, id: MessageId) -> Result<(), NotBounced> {
         let (original, is_whole) = match self.original(id).await {
             Ok(original) => original,
+            // Delivered meanwhile: nobody waits for it any more.
+            Err(_) if self.queue.borrow().state(id).is_none() => return Ok(()),
             // The disk may answer the next time: nobody is forgotten for that.
             Err(error @ ReadError::Disk(_)) => return Err(error.into()),
             Err(error) => {
@@ -167,7 +169,6 @@ impl<S: Storage> Shard<S> {
             return Ok((message.clone(), true));
         }
         let state = self.queue.borrow().state(id);
-        // Settled meanwhile: what is asked for next finds nothing owed.
         let (location, _) = state.ok_or(io::Error::from(io::ErrorKind::NotFound))?;
         let log = self.log_of(id);
         let pinned = log.pin(id, location).await?;
