@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `options` | the structs that modules are given, with their defaults. PURE |
+//! | `providers` | sites of large mailbox providers, which come with the program. PURE |
 //! | `listener` | likewise for the places where mail is taken. PURE |
 //! | `schedule` | likewise for retries and bounces. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
@@ -16,6 +17,7 @@
 
 mod listener;
 mod options;
+mod providers;
 mod read;
 mod schedule;
 mod schema;
@@ -31,6 +33,7 @@ pub use options::{
     Admin, Auth, Certificate, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing,
     Smtp, Spool, Threads, Timeouts, Wiring,
 };
+pub use providers::PROVIDERS;
 pub use read::{ConfigError, Problem};
 pub use schedule::{Bounce, Schedule};
 pub use schema::default_file;
@@ -122,6 +125,9 @@ impl Config {
         }
         if self.delivery.ehlo_name.is_empty() {
             self.delivery.ehlo_name.clone_from(&self.smtp.hostname);
+        }
+        if self.delivery.providers {
+            self.sites.splice(..0, providers::sites());
         }
         for count in [&mut self.threads.shards, &mut self.threads.workers] {
             if *count == 0 {

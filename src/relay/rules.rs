@@ -14,6 +14,7 @@ pub(super) fn queue_options(config: &Config) -> QueueOptions {
         schedules: schedules(config),
         verp: verp(config),
         hold_max: config.delivery.hold_max,
+        weights: config.tenants.iter().map(|tenant| (tenant.name.as_str().into(), tenant.weight)).collect(),
         ..QueueOptions::default()
     }
 }
