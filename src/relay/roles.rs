@@ -401,5 +401,10 @@ fn schedules(config: &Config) -> Schedules {
 
 fn queue_options(config: &Config) -> QueueOptions {
     let delivery = &config.delivery;
-    QueueOptions { schedules: schedules(config), hold_max: delivery.hold_max, ..QueueOptions::default() }
+    QueueOptions {
+        schedules: schedules(config),
+        hold_max: delivery.hold_max,
+        weights: config.tenants.iter().map(|tenant| (tenant.name.as_str().into(), tenant.weight)).collect(),
+        ..QueueOptions::default()
+    }
 }

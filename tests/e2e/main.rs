@@ -6,6 +6,7 @@
 //! | `path` | what goes in comes out, byte for byte |
 //! | `retries` | what remotes refuse: retried, bounced, re-delivered |
 //! | `kills` | kill -9 under load |
+//! | `lanes` | one busy remote, all workers |
 //! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
 //! | `exchanges` | routing by MX |
 //! | `tls` | STARTTLS, both ways |
@@ -29,12 +30,14 @@
 mod harness;
 
 mod damage;
+mod cuts;
 mod door;
 mod exchanges;
 mod fixture;
 mod format;
 mod host;
 mod kills;
+mod lanes;
 mod limits;
 mod load;
 mod path;
