@@ -1,9 +1,9 @@
 //! Lanes: a busy smart host is served by all workers, its limits stay what they are, and nothing is left standing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex};
 
 use crate::harness::client::content;
+use crate::harness::gate::Gate;
 use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::sink::{Act, Moment, Sink, Stage};
 use crate::harness::{eventually, host_is_able};
@@ -36,22 +36,6 @@ fn copies(sink: &Sink, mailboxes: &[String]) -> BTreeMap<String, usize> {
         }
     }
     copies
-}
-
-/// Lets as many sessions pass as it was told to.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<usize>, Condvar)>);
-
-impl Gate {
-    fn pass(&self) {
-        let left = self.0.0.lock().expect("unpoisoned");
-        *self.0.1.wait_while(left, |left| *left == 0).expect("unpoisoned") -= 1;
-    }
-
-    fn let_pass(&self, more: usize) {
-        *self.0.0.lock().expect("unpoisoned") += more;
-        self.0.1.notify_all();
-    }
 }
 
 fn all_workers_serve(wiring: &str) {
