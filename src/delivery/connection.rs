@@ -145,6 +145,7 @@ async fn open<S: Storage>(
         taken: 0,
         next_tag: 0,
         ready: false,
+        told_open: false,
         answered: false,
         open,
         handle,
@@ -196,6 +197,8 @@ struct Connection<'a, S: Storage> {
     next_tag: u64,
     /// The session has been opened.
     ready: bool,
+    /// Home has been told that the session is open.
+    told_open: bool,
     /// The remote has answered to a command of a transaction.
     answered: bool,
     /// Whether the session is open, as far as the stop and the lane are concerned.
@@ -212,6 +215,10 @@ impl<S: Storage> Connection<'_, S> {
         while self.ended.is_none() {
             if self.ready && !(self.begin_jobs().await && self.handle_events().await) {
                 return;
+            }
+            // Not before it has taken its job: that would look like one that waits for another connection.
+            if self.ready && !std::mem::replace(&mut self.told_open, true) {
+                self.pool.path_succeeded(self.spec.id);
             }
             if !self.write().await || self.ended.is_some() {
                 return;

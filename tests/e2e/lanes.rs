@@ -82,6 +82,21 @@ fn one_busy_smart_host_is_served_by_all_workers_on_executors_of_their_own() {
     }
 }
 
+#[test]
+fn one_message_opens_one_connection() {
+    if !host_is_able() {
+        return;
+    }
+    for (wiring, count) in [("shared", 1), ("split", 2)] {
+        let (lab, sink) = (Lab::new(), Sink::start());
+        let relay = lab.start(&Config::new().threads(count, wiring).to(sink.address()));
+        relay.client().mail("from@client.test", &["one@a.test"], &content("lanes", "x"));
+        relay.drain();
+        assert_eq!(sink.asked(Stage::Banner), 1, "{wiring}");
+        relay.stop();
+    }
+}
+
 fn two_are_two(wiring: &str) {
     let (lab, sink) = (Lab::new(), Sink::start());
     let config = Config::new().threads(WORKERS, wiring).set("delivery.connections_max", 2);

@@ -94,6 +94,5 @@ impl<S: Storage> Connection<'_, S> {
         self.pool.dialler().answered(self.address);
         self.open.set(true);
         self.path.lane.borrow_mut().set_ready(true);
-        self.pool.path_succeeded(self.spec.id);
     }
 }
