@@ -139,13 +139,13 @@ async fn open<S: Storage>(
         address,
         security,
         is_encrypted: false,
+        secured: None,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
         taken: 0,
         next_tag: 0,
         ready: false,
-        told_open: false,
         answered: false,
         open,
         handle,
@@ -188,6 +188,8 @@ struct Connection<'a, S: Storage> {
     address: SocketAddr,
     security: Security,
     is_encrypted: bool,
+    /// Whether REQUIRETLS may go over it, once that was asked.
+    secured: Option<Result<(), String>>,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -197,8 +199,6 @@ struct Connection<'a, S: Storage> {
     next_tag: u64,
     /// The session has been opened.
     ready: bool,
-    /// Home has been told that the session is open.
-    told_open: bool,
     /// The remote has answered to a command of a transaction.
     answered: bool,
     /// Whether the session is open, as far as the stop and the lane are concerned.
@@ -215,10 +215,6 @@ impl<S: Storage> Connection<'_, S> {
         while self.ended.is_none() {
             if self.ready && !(self.begin_jobs().await && self.handle_events().await) {
                 return;
-            }
-            // Not before it has taken its job: that would look like one that waits for another connection.
-            if self.ready && !std::mem::replace(&mut self.told_open, true) {
-                self.pool.path_succeeded(self.spec.id);
             }
             if !self.write().await || self.ended.is_some() {
                 return;
@@ -253,7 +249,8 @@ impl<S: Storage> Connection<'_, S> {
                 self.stage_began = now;
             }
             job.begin(now);
-            content.begin(&mut self.client, tag, &job);
+            let secured = if content.requires_tls() { self.secured() } else { Ok(()) };
+            content.begin(&mut self.client, tag, &job, &secured);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
@@ -284,6 +281,7 @@ impl<S: Storage> Connection<'_, S> {
     fn is_leaving(&self) -> bool {
         self.pool.is_stopping()
             || self.next_tag >= u64::from(self.spec.limits.messages_per_connection)
+            || self.client.capabilities().is_used_up(self.next_tag)
             || self.path.lane.borrow().is_over_lease()
     }
 

@@ -16,6 +16,7 @@
 //! | `limits` | limits of addresses, slow and early clients, proxies, balance between shards |
 //! | `proxies` | clients that proxies speak for: logins, rights, listeners with proxies of their own |
 //! | `host` | hosts and files that will not do |
+//! | `sockets` | listening sockets that are passed, as by systemd |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `damage` | messages that are damaged when they are wanted |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
@@ -30,6 +31,7 @@
 mod harness;
 
 mod damage;
+mod cuts;
 mod door;
 mod exchanges;
 mod fixture;
@@ -45,6 +47,7 @@ mod proxies;
 mod retries;
 mod seeing;
 mod shaping;
+mod sockets;
 mod stopped;
 mod stops;
 mod tls;
