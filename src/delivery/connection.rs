@@ -384,6 +384,9 @@ impl<S: Storage> Connection<'_, S> {
                 Verdict::Deferred => DeliveryResult::Deferred,
                 Verdict::Failed => DeliveryResult::Failed,
             };
+            if !result.verdict.is_success() {
+                self.path.note_error(&result.reply, now);
+            }
             metrics.deliveries[label].add(count);
             metrics.replies[EnhancedClass::of(result.reply.enhanced)].add(count);
         }

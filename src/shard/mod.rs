@@ -43,6 +43,7 @@ use crate::inbound::accept::Loads;
 use crate::inbound::listener::{Handed, Listeners};
 use crate::inbound::session::Inbound;
 use crate::message::Message;
+use crate::metrics::paths::PathAnswer;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
@@ -69,6 +70,8 @@ const BOUNCES_MAX: usize = 8;
 pub enum Order {
     /// Answer with the counters.
     Snapshot(channel::Sender<RoleSnapshot>),
+    /// Answer with what waits for the paths of this name.
+    Paths(Arc<str>, channel::Sender<Vec<PathAnswer>>),
     /// Stop: no new connections, transactions or jobs.
     Stop,
     /// The time for stopping is over: tell clients so, whatever they are at.
@@ -308,6 +311,9 @@ impl<S: Storage> Shard<S> {
                 Order::Snapshot(answer) => {
                     self.update_gauges(inbound);
                     let _ = answer.try_send(self.metrics.role_snapshot(self.wiring.index));
+                }
+                Order::Paths(name, answer) => {
+                    let _ = answer.try_send(self.describe(&name));
                 }
                 Order::Stop => self.stop(inbound),
                 Order::Hurry => inbound.sessions.hurry(),

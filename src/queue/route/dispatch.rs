@@ -57,6 +57,16 @@ impl Queue {
         Demand { ready: path.ready, tenants, shares, others, joined: false, oldest: self.oldest_next(slot) }
     }
 
+    /// Tenants with ready legs for a path and how many, those with the most first.
+    pub fn tenants_of(&self, path: PathId, most: usize) -> Vec<(Box<str>, u32)> {
+        let Some(slot) = self.routes.find_path(path) else { return Vec::new() };
+        let routes = &self.routes;
+        let mut turns: Vec<u32> = routes.active(slot).collect();
+        turns.sort_by_key(|turn| std::cmp::Reverse(routes.turns[*turn].ready));
+        let name = |turn: u32| routes.tenants[routes.turns[turn].tenant].name.clone();
+        turns.into_iter().take(most).map(|turn| (name(turn), routes.turns[turn].ready)).collect()
+    }
+
     /// Tenants of a path who wait in the queues of several shards, and in how many: here they take as much less.
     pub fn set_spread(&mut self, path: PathId, spread: Vec<(TenantKey, u16)>) {
         let Some(slot) = self.routes.find_path(path) else { return };
