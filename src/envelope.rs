@@ -22,6 +22,7 @@
 
 mod aliases;
 mod builder;
+pub mod verp;
 
 pub use aliases::Aliases;
 pub use builder::EnvelopeBuilder;

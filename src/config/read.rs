@@ -1,6 +1,8 @@
 //! PURE. Reads a configuration file: all its errors at once, each with line, column, key, what was found and what is
 //! allowed.
 
+mod schedules;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -11,8 +13,8 @@ use toml::de::{DeTable, DeValue};
 use super::listener::{Listener, ListenerKind};
 use super::options::{Config, MIB};
 use super::schema::{
-    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, SITE,
-    SITE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SCHEDULE, SCHEDULE_SETTINGS,
+    SECTIONS, SETTINGS, SITE, SITE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::endpoint::Endpoint;
@@ -156,6 +158,10 @@ impl Reader<'_> {
             config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, &["chain", "key"]);
             return;
         }
+        if section == SCHEDULE {
+            config.schedules = self.tables(SCHEDULE_SETTINGS, SCHEDULE, table, &[]);
+            return;
+        }
         if section == SITE {
             config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
             return;
@@ -203,6 +209,7 @@ impl Reader<'_> {
         let mut read = Vec::new();
         for (place, entries) in items {
             let mut target = T::default();
+            self.places.push((section.to_owned(), place.clone()));
             for (key, value) in entries {
                 self.setting(settings, &mut target, section, key, value);
             }
@@ -319,6 +326,7 @@ impl Reader<'_> {
         }
         self.listener_rules(config);
         self.site_rules(config);
+        self.schedule_rules(config);
         for (index, tenant) in config.tenants.iter().enumerate() {
             let name = &tenant.name;
             self.rule_at(

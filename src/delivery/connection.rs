@@ -21,6 +21,7 @@ use super::maildir;
 use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::clock::Moment;
+use crate::envelope::verp::Verp;
 use crate::id::Location;
 use crate::metrics::AttemptStage;
 use crate::net;
@@ -46,6 +47,8 @@ const CLOSED: &str = "closed by the remote";
 pub struct ConnectionOptions {
     /// Our name in EHLO.
     pub ehlo_name: String,
+    /// Mail that goes out with a sender for each recipient.
+    pub verp: Verp,
     /// Waits for the remote.
     pub timeouts: Timeouts,
     /// To shake hands with remotes.
@@ -260,7 +263,7 @@ impl<S: Storage> Connection<'_, S> {
             }
             job.begin(now);
             let secured = if content.requires_tls() { self.secured() } else { Ok(()) };
-            content.begin(&mut self.client, tag, &job, &secured);
+            content.begin(&mut self.client, tag, &job, &secured, &self.pool.options().verp);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
@@ -382,6 +385,9 @@ impl<S: Storage> Connection<'_, S> {
         let metrics = self.pool.metrics();
         if let Some(began) = job.began() {
             metrics.attempt[AttemptStage::Total].observe(now.since(began));
+        }
+        for result in results.iter().filter(|result| !result.verdict.is_success()) {
+            self.path.note_error(&result.reply, now);
         }
         count_results(metrics, &results, in_doubt);
         job.finish(results, self.remote.clone());

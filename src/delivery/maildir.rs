@@ -125,13 +125,13 @@ pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
             }
         };
         let taken = Taken(path);
-        deliver(pool, job).await;
+        deliver(pool, path, job).await;
         drop(taken);
         pool.upkeep(spec.id);
     }
 }
 
-async fn deliver<S: Storage>(pool: &Rc<Pool<S>>, mut job: ActiveJob<S>) {
+async fn deliver<S: Storage>(pool: &Rc<Pool<S>>, path: &PathState<S>, mut job: ActiveJob<S>) {
     let loaded = Content::load(pool, &job).await;
     job.begin(net::now().mono);
     pool.metrics().transactions.inc();
@@ -156,6 +156,9 @@ async fn deliver<S: Storage>(pool: &Rc<Pool<S>>, mut job: ActiveJob<S>) {
             }
         }
     };
+    for result in results.iter().filter(|result| !result.verdict.is_success()) {
+        path.note_error(&result.reply, net::now().mono);
+    }
     count_results(pool.metrics(), &results, in_doubt);
     job.finish(results, Arc::from(REMOTE));
 }

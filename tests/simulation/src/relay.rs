@@ -35,6 +35,8 @@ use crate::mail::{DEAD, DOMAINS, NULL};
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25);
 /// Small segments, so that the ring turns often; still larger than the longest record.
 const SEGMENT_BYTES: u64 = 512 * 1024;
+/// Age at which a sender is told that mail is late.
+pub const DELAY_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Room on the disk.
 pub const DISK_BYTES: u64 = 1 << 30;
 
@@ -231,6 +233,7 @@ fn config(shape: Shape, expiry: Option<Duration>, lmtp: bool) -> Config {
         let target = Target::LmtpSocket(Path::new(AGENT).into());
         config.routing.table.insert(domain, target).expect("a domain");
     }
+    config.delivery.delay_after = DELAY_AFTER;
     config.delivery.connections_max = 3;
     config.delivery.messages_per_connection_max = 20;
     // Little stays in memory, so that messages are read back all the time.
