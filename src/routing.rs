@@ -172,12 +172,15 @@ pub struct PathHost {
     pub preference: u16,
 }
 
+/// Hosts of a domain whose path is shared by domains with other hosts. The same hosts are one allocation.
+pub type DomainHosts = Arc<[PathHost]>;
+
 /// What a worker does with the jobs of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathKind {
     /// Sends them to the first host that takes them; each connection tries equals in an order of its own.
     Smtp {
-        /// At least one, by preference.
+        /// By preference. None: the path is that of a site, and each job brings the hosts of its domain.
         hosts: Vec<PathHost>,
     },
     /// Reports them delivered.
@@ -223,6 +226,8 @@ pub enum RouteAnswer {
     Path {
         /// The path, shared by all who were told of this version.
         spec: Arc<PathSpec>,
+        /// The domain's own hosts, if the path has none.
+        hosts: Option<DomainHosts>,
         /// Ask again after this; until the next answer the old one serves.
         valid_for: Duration,
     },

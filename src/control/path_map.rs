@@ -1,7 +1,8 @@
 //! PURE. Turns what the DNS said about a domain into a path, canonical and versioned.
 //!
 //! A path is known by its hosts: all domains whose MX records name the same hosts in the same order of preference share
-//! one [`PathId`], whatever the numbers of the preferences. When addresses change, the id stays and the version rises.
+//! one [`PathId`], whatever the numbers of the preferences; and all that the same sites match, whatever their hosts, which
+//! then go with each domain. When addresses change, the id stays and the version rises.
 //! Ids are for the life of the process. DNS answers are input from strangers: they are capped, and addresses inside the
 //! operator's network are refused.
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
 use crate::routing::site::{Destination, Ruling, Sites};
-use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
+use crate::routing::{DomainHosts, PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
 pub const HOSTS_MAX: usize = 16;
@@ -93,6 +94,8 @@ pub enum Decision {
     Path {
         /// Canonical.
         spec: Arc<PathSpec>,
+        /// The domain's own hosts, canonical, if it shares the path of a site.
+        hosts: Option<DomainHosts>,
         /// Whether all its hosts were found; else ask again soon.
         complete: bool,
     },
@@ -144,10 +147,14 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
     segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[0] == 0x2002 || segments[..6] == [0; 6]
 }
 
-/// The identity of a path: its sites, and names and ports in order of preference, the preferences reduced to their order.
+/// Names and ports of hosts in order of preference, the preferences reduced to their order.
+type HostsKey = Vec<(u16, String, u16)>;
+
+/// The identity of a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
-    Hosts(String, Vec<(u16, String, u16)>),
+    Hosts(HostsKey),
+    Sites(String),
     Discard,
     Hold,
 }
@@ -156,13 +163,15 @@ enum PathKey {
 #[derive(Debug)]
 pub struct PathMap {
     paths: HashMap<PathKey, Arc<PathSpec>, crate::hash::HashState>,
+    /// Of domains that share the paths of sites.
+    hosts: HashMap<HostsKey, DomainHosts, crate::hash::HashState>,
     sites: Sites,
 }
 
 impl PathMap {
     /// No paths yet.
     pub fn new(sites: Sites) -> Self {
-        Self { paths: HashMap::default(), sites }
+        Self { paths: HashMap::default(), hosts: HashMap::default(), sites }
     }
 
     /// How many paths there are.
@@ -177,17 +186,17 @@ impl PathMap {
 
     /// The path that takes everything as delivered.
     pub fn discard(&mut self) -> Arc<PathSpec> {
-        self.fixed(PathKey::Discard, "discard", PathKind::Discard)
+        self.fixed(PathKey::Discard, "discard", PathKind::Discard, self.sites.delivery())
     }
 
     /// The path that keeps everything.
     pub fn hold(&mut self) -> Arc<PathSpec> {
-        self.fixed(PathKey::Hold, "hold", PathKind::Hold)
+        self.fixed(PathKey::Hold, "hold", PathKind::Hold, self.sites.delivery())
     }
 
-    fn fixed(&mut self, key: PathKey, name: &str, kind: PathKind) -> Arc<PathSpec> {
+    /// The path with `key`, which never changes.
+    fn fixed(&mut self, key: PathKey, name: &str, kind: PathKind, limits: PathLimits) -> Arc<PathSpec> {
         let id = self.next_id();
-        let limits = self.sites.delivery();
         let spec = || Arc::new(PathSpec { id, version: 1, name: name.to_owned(), kind, limits });
         self.paths.entry(key).or_insert_with(spec).clone()
     }
@@ -209,7 +218,7 @@ impl PathMap {
         let mx: Vec<&str> = if *target == Target::Mx { names.collect() } else { Vec::new() };
         let Ruling { sites, limits } =
             self.sites.ruling(Destination { domain, target, mx: &mx, sources: &[] });
-        let key = key_of(sites, &hosts);
+        let key = key_of(&hosts);
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
         for host in hosts {
@@ -237,7 +246,13 @@ impl PathMap {
             }
         }
         if !usable.is_empty() {
-            return Decision::Path { complete: unknown.is_none(), spec: self.smtp(key, usable, limits) };
+            let complete = unknown.is_none();
+            if sites.is_empty() {
+                return Decision::Path { spec: self.smtp(key, usable, limits), hosts: None, complete };
+            }
+            let shared = PathKind::Smtp { hosts: Vec::new() };
+            let spec = self.fixed(PathKey::Sites(sites.clone()), &sites, shared, limits);
+            return Decision::Path { spec, hosts: Some(self.canonical(key, usable)), complete };
         }
         match (unknown, refused) {
             (Some((name, why)), _) => Decision::Delayed(dns_trouble(&name, &why)),
@@ -263,22 +278,33 @@ impl PathMap {
         ))
     }
 
-    /// The path with `key`; a new version of it if its addresses are others now.
-    fn smtp(&mut self, key: PathKey, hosts: Vec<PathHost>, limits: PathLimits) -> Arc<PathSpec> {
+    /// The hosts with `key`, in the one allocation that there is of them unless their addresses are others now.
+    fn canonical(&mut self, key: HostsKey, hosts: Vec<PathHost>) -> DomainHosts {
+        if let Some(known) = self.hosts.get(&key)
+            && same_addresses(known, &hosts)
+        {
+            return known.clone();
+        }
+        let hosts = DomainHosts::from(hosts);
+        self.hosts.insert(key, hosts.clone());
+        hosts
+    }
+
+    /// The path with these hosts; a new version of it if their addresses are others now.
+    fn smtp(&mut self, key: HostsKey, hosts: Vec<PathHost>, limits: PathLimits) -> Arc<PathSpec> {
+        let name = match key.as_slice() {
+            [one] => label(one),
+            all => format!("{}+{}", label(&all[0]), all.len() - 1),
+        };
+        let key = PathKey::Hosts(key);
         let known = self.paths.get(&key);
         if let Some(spec) = known
-            && same_addresses(spec, &hosts)
+            && matches!(&spec.kind, PathKind::Smtp { hosts: known } if same_addresses(known, &hosts))
         {
             return spec.clone();
         }
         let (id, version) =
             known.map_or((self.next_id(), 1), |spec| (spec.id, spec.version.saturating_add(1)));
-        let name = match &key {
-            PathKey::Hosts(sites, _) if !sites.is_empty() => sites.clone(),
-            PathKey::Hosts(_, all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
-            PathKey::Hosts(_, all) => label(&all[0]),
-            PathKey::Discard | PathKey::Hold => unreachable!("only hosts come here"),
-        };
         let spec = Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits });
         self.paths.insert(key, spec.clone());
         spec
@@ -296,14 +322,14 @@ fn label((_, name, port): &(u16, String, u16)) -> String {
     }
 }
 
-fn key_of(sites: String, hosts: &[Resolved]) -> PathKey {
+fn key_of(hosts: &[Resolved]) -> HostsKey {
     let (mut order, mut last) = (0, None);
     let ranked = hosts.iter().map(|host| {
         order += u16::from(last.is_some_and(|last| last != host.preference));
         last = Some(host.preference);
         (order, host.name.clone(), host.port)
     });
-    PathKey::Hosts(sites, ranked.collect())
+    ranked.collect()
 }
 
 /// Whether a name that strangers give can be on the public internet.
@@ -314,9 +340,8 @@ fn is_public_name(name: &str) -> bool {
         && !name.ends_with(".localhost")
 }
 
-/// Whether `spec` has just these hosts and addresses, in whatever order.
-fn same_addresses(spec: &PathSpec, hosts: &[PathHost]) -> bool {
-    let PathKind::Smtp { hosts: known } = &spec.kind else { return false };
+/// Whether `known` are just these hosts and addresses, in whatever order.
+fn same_addresses(known: &[PathHost], hosts: &[PathHost]) -> bool {
     known.len() == hosts.len()
         && hosts.iter().all(|host| {
             known.iter().any(|other| {

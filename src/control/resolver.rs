@@ -252,8 +252,9 @@ impl Control {
         let kept = state.kept.get(domain)?;
         let left = kept.fresh_until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         Some(match &kept.answer {
-            RouteAnswer::Path { spec, .. } => {
-                RouteAnswer::Path { spec: spec.clone(), valid_for: left.max(VALID_MIN) }
+            RouteAnswer::Path { spec, hosts, .. } => {
+                let valid_for = left.max(VALID_MIN);
+                RouteAnswer::Path { spec: spec.clone(), hosts: hosts.clone(), valid_for }
             }
             RouteAnswer::Refused { reply } => RouteAnswer::Refused { reply: reply.clone() },
             RouteAnswer::Delayed { reply, .. } => {
@@ -266,10 +267,10 @@ impl Control {
     fn finish(&self, domain: Box<str>, decision: Decision, ttl: Duration) {
         let now = Instant::now();
         let (answer, fresh, found_at) = match decision {
-            Decision::Path { spec, complete } => {
+            Decision::Path { spec, hosts, complete } => {
                 count(&self.counters.found, 1);
                 let valid_for = if complete { ttl } else { ttl.min(self.options.retry) };
-                (RouteAnswer::Path { spec, valid_for: valid_for.max(VALID_MIN) }, valid_for, now)
+                (RouteAnswer::Path { spec, hosts, valid_for: valid_for.max(VALID_MIN) }, valid_for, now)
             }
             Decision::Refused(reply) => {
                 count(&self.counters.refused, 1);
@@ -301,13 +302,14 @@ impl Control {
     fn stale(&self, domain: &str, now: Instant) -> Option<(RouteAnswer, Instant)> {
         let state = self.state.borrow();
         let kept = state.kept.get(domain).filter(|kept| kept.serves_stale(now))?;
-        let RouteAnswer::Path { spec, .. } = &kept.answer else { return None };
-        Some((RouteAnswer::Path { spec: spec.clone(), valid_for: self.options.retry }, kept.found_at))
+        let RouteAnswer::Path { spec, hosts, .. } = &kept.answer else { return None };
+        let (spec, hosts, valid_for) = (spec.clone(), hosts.clone(), self.options.retry);
+        Some((RouteAnswer::Path { spec, hosts, valid_for }, kept.found_at))
     }
 
     /// Where mail for `domain` goes, and how long that holds.
     async fn look_up(self: Rc<Self>, domain: Box<str>) -> (Decision, Duration) {
-        let fixed = |spec| (Decision::Path { spec, complete: true }, self.options.ttl_max);
+        let fixed = |spec| (Decision::Path { spec, hosts: None, complete: true }, self.options.ttl_max);
         match self.routes.target(&domain) {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),

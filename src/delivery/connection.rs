@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::Content;
-use super::dial::{Dialled, dial};
+use super::dial::{Call, Dialled, dial};
 use super::job::ActiveJob;
 use super::path::{PathState, Waited};
 use super::pool::Pool;
@@ -87,10 +87,9 @@ impl Timeouts {
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
-    // The second attempt goes to the same host.
-    let seed = pool.dialler().seed();
-    if open(pool, path, seed, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
-        open(pool, path, seed, None).await;
+    let Some(call) = pool.dialler().call(path) else { return };
+    if open(pool, path, &call, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
+        open(pool, path, &call, None).await;
     }
 }
 
@@ -106,17 +105,20 @@ enum Ended {
 async fn open<S: Storage>(
     pool: &Rc<Pool<S>>,
     path: &Rc<PathState<S>>,
-    seed: u64,
+    call: &Call,
     tls: Option<&ClientTls>,
 ) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
-    let Dialled { stream, host, address } = match pool.while_connecting(dial(pool, &spec, seed)).await {
+    let Dialled { stream, host, address } = match pool.while_connecting(dial(pool, &spec, call)).await {
         // Nothing has begun, and the worker may not be there any more.
         _ if pool.is_stopping() => return Ended::Served,
         Ok(connected) => connected,
         Err(reply) => {
             pool.metrics().connections_failed.inc();
+            if let Some(hosts) = &call.hosts {
+                path.defer_all(hosts, &reply);
+            }
             pool.path_failed(path, &reply);
             return Ended::Served;
         }
@@ -131,6 +133,7 @@ async fn open<S: Storage>(
         pool,
         path,
         spec,
+        call,
         stream,
         remote: host,
         address,
@@ -174,6 +177,7 @@ struct Connection<'a, S: Storage> {
     pool: &'a Rc<Pool<S>>,
     path: &'a Rc<PathState<S>>,
     spec: Arc<PathSpec>,
+    call: &'a Call,
     stream: Stream,
     remote: Arc<str>,
     address: SocketAddr,
@@ -222,7 +226,7 @@ impl<S: Storage> Connection<'_, S> {
     /// Begins as many transactions as the session takes; `false` when the connection is lost.
     async fn begin_jobs(&mut self) -> bool {
         while self.client.can_begin() && !self.is_leaving() {
-            let Some(mut job) = self.path.take() else { return true };
+            let Some(mut job) = self.path.take(self.call.hosts.as_ref()) else { return true };
             self.taken += 1;
             let content = match Content::load(self.pool, &job).await {
                 Ok(content) => content,
@@ -259,6 +263,11 @@ impl<S: Storage> Connection<'_, S> {
         let recipients = job.job().recipients;
         job.finish(vec![LegResult { recipients, verdict: Verdict::Deferred, reply }], Arc::from(""));
         self.give_back();
+    }
+
+    /// Jobs of the path wait, and none for the hosts of this connection, which has none either.
+    fn is_in_the_way(&self) -> bool {
+        self.call.hosts.is_some() && self.path.lane.borrow().parked() > 0
     }
 
     fn is_leaving(&self) -> bool {
@@ -500,7 +509,10 @@ impl<S: Storage> Connection<'_, S> {
 
     /// Waits until there is a job, or ends the session; what the remote says meanwhile is its end.
     async fn wait_for_work(&mut self) {
-        if !self.is_leaving() {
+        if self.is_in_the_way() {
+            // Its place may be free already for one that goes where the jobs go.
+            self.pool.upkeep(self.spec.id);
+        } else if !self.is_leaving() {
             self.stream.set_no_read_timeout();
             let heard = self.stream.read(&mut self.input);
             match self.path.wait_for_job(self.spec.limits.idle, heard).await {

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::order::DeadHosts;
+use super::path::PathState;
 use super::pool::Pool;
 use crate::net;
 use crate::net::stream::Stream;
 use crate::outcome::{Enhanced, Reply};
-use crate::routing::{PathKind, PathSpec};
+use crate::routing::{DomainHosts, PathHost, PathKind, PathSpec};
 use crate::spool::storage::Storage;
 
 /// What a worker knows of the addresses that it connects to.
@@ -20,10 +21,13 @@ pub struct Dialler {
 }
 
 impl Dialler {
-    /// The seed of a connection's order of hosts.
-    pub fn seed(&self) -> u64 {
+    /// Where a new connection of the path goes; `None` if that is a job's to say and the jobs are gone.
+    pub fn call<S: Storage>(&self, path: &PathState<S>) -> Option<Call> {
         self.dialled.set(self.dialled.get().wrapping_add(1));
-        self.dialled.get()
+        let hosts = path.hosts_to_open();
+        let is_shared =
+            matches!(&path.lane.borrow().spec().kind, PathKind::Smtp { hosts } if hosts.is_empty());
+        (hosts.is_some() || !is_shared).then(|| Call { hosts, seed: self.dialled.get() })
     }
 
     /// A session was opened with it.
@@ -37,6 +41,14 @@ impl Dialler {
     }
 }
 
+/// Where one connection goes, however often it must be tried: the same hosts in the same order.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Hosts of the domains whose jobs it can take, if the path has none of its own.
+    pub hosts: Option<DomainHosts>,
+    seed: u64,
+}
+
 /// A connection that stands.
 pub struct Dialled {
     /// The socket.
@@ -47,18 +59,20 @@ pub struct Dialled {
     pub address: SocketAddr,
 }
 
-/// Connects to the first host and address that answers, in the order that `seed` gives.
+/// Connects to the first host and address that answers.
 ///
 /// # Errors
 /// What expiry quotes when none does.
-pub async fn dial<S: Storage>(pool: &Pool<S>, spec: &PathSpec, seed: u64) -> Result<Dialled, Reply> {
-    let PathKind::Smtp { hosts } = &spec.kind else {
-        return Err(Reply::new(0, Enhanced(4, 3, 5), "path has no hosts to connect to"));
+pub async fn dial<S: Storage>(pool: &Pool<S>, spec: &PathSpec, call: &Call) -> Result<Dialled, Reply> {
+    let hosts: &[PathHost] = match (&call.hosts, &spec.kind) {
+        (Some(hosts), _) => hosts,
+        (None, PathKind::Smtp { hosts }) => hosts,
+        (None, _) => &[],
     };
-    let mut last = String::from("path has no addresses");
+    let mut last = String::from("path has no hosts to connect to");
     let began = net::now().mono;
     let timeouts = &pool.options().timeouts;
-    let order = pool.dialler().dead.borrow().order(hosts, seed ^ u64::from(spec.id.0) << 32, began);
+    let order = pool.dialler().dead.borrow().order(hosts, call.seed, began);
     for (host, address) in order {
         let name = &hosts[host].name;
         let left = timeouts.attempt.saturating_sub(net::now().mono.since(began));

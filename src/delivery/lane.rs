@@ -82,11 +82,17 @@ impl<J> Lane<J> {
         Ok(())
     }
 
-    /// A job for a connection; the connection reports its end with [`Self::finished`].
-    pub fn take(&mut self) -> Option<J> {
-        let job = self.jobs.pop_front()?;
+    /// The oldest job that `fits` a connection; the connection reports its end with [`Self::finished`].
+    pub fn take(&mut self, fits: impl Fn(&J) -> bool) -> Option<J> {
+        let at = self.jobs.iter().position(fits)?;
         self.busy += 1;
-        Some(job)
+        self.jobs.remove(at)
+    }
+
+    /// A job that the connection which was opened last will find if each that is being opened takes one.
+    pub fn expected(&self) -> Option<&J> {
+        let others = self.connections.saturating_sub(self.ready).saturating_sub(1) as usize;
+        self.jobs.get(others).or(self.jobs.back())
     }
 
     /// A job that was taken has ended.
@@ -251,14 +257,31 @@ mod tests {
         assert!(lane.arrive(ShardIndex(0), 1).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
-        assert_eq!(lane.take(), Some(1));
+        assert_eq!(lane.take(|_| true), Some(1));
         assert!(lane.arrive(ShardIndex(0), 2).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
-        assert_eq!(lane.take(), Some(2));
+        assert_eq!(lane.take(|_| true), Some(2));
         lane.finished();
         lane.set_idle(true);
         assert!(lane.arrive(ShardIndex(0), 3).is_ok());
         assert_eq!(opened(&mut lane), 0);
+    }
+
+    #[test]
+    fn a_connection_takes_the_oldest_job_that_fits_and_new_ones_go_where_jobs_wait() {
+        let mut lane = lane(4);
+        [10, 20, 11, 30].into_iter().for_each(|job| assert!(lane.arrive(ShardIndex(0), job).is_ok()));
+        assert!(lane.open_connection());
+        assert_eq!(lane.expected(), Some(&10));
+        assert!(lane.open_connection());
+        assert_eq!(lane.expected(), Some(&20));
+        let tens = |job: &u32| job / 10 == 1;
+        assert_eq!((lane.take(tens), lane.take(tens), lane.take(tens)), (Some(10), Some(11), None));
+        assert_eq!(lane.parked(), 2);
+        // More connections than jobs: the last one is better than none.
+        assert!(!lane.open_connection());
+        lane.set_ready(true);
+        assert_eq!(lane.expected(), Some(&20));
     }
 }

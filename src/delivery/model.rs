@@ -357,7 +357,7 @@ impl World {
         let path = self.path(at, id);
         while path.lane.open_connection() {}
         while path.busy.len() < path.lane.connections() as usize && !path.lane.is_over_lease() {
-            let Some(job) = path.lane.take() else { break };
+            let Some(job) = path.lane.take(|_| true) else { break };
             path.busy.push(job);
         }
         while path.lane.connections() as usize > path.busy.len()

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::clock::{Moment, WallTime};
 use crate::id::{LegRef, MessageId, PathId, ShardIndex, WorkerIndex};
 use crate::outcome::{LegResult, Reply};
-use crate::routing::PathSpec;
+use crate::routing::{DomainHosts, PathSpec};
 
 /// Credits that a path has at its home worker from the first announcement on.
 pub const CREDITS_AT_START: u64 = 1;
@@ -60,6 +60,8 @@ pub struct Job<B> {
     pub attempts: u16,
     /// Bytes that count against the window.
     pub bytes: u32,
+    /// Where it goes, if the path leaves that to the domain.
+    pub hosts: Option<DomainHosts>,
     /// Envelope and body.
     pub body: B,
 }

@@ -18,6 +18,7 @@ use super::{Job, Queue};
 use crate::clock::{Moment, Now};
 use crate::id::PathId;
 use crate::outcome::Reply;
+use crate::routing::DomainHosts;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -46,6 +47,8 @@ pub(super) struct Domain {
     generation: u32,
     /// Slot of its path.
     pub path: u32,
+    /// Its own hosts, if the path is one of domains with other hosts.
+    hosts: Option<DomainHosts>,
     valid_until: Moment,
     ask: Ask,
     pub reason: Option<Box<Reply>>,
@@ -144,6 +147,10 @@ impl Routes {
             unrouted: 0,
             ready: 0,
         }
+    }
+
+    pub fn hosts(&self, flow: u32) -> Option<&DomainHosts> {
+        self.domains[self.flows[flow].domain].hosts.as_ref()
     }
 
     pub fn domain_name(&self, flow: u32) -> &str {
@@ -250,7 +257,7 @@ impl Routes {
     fn free_domain(&mut self, slot: u32) {
         let domain = &mut self.domains[slot];
         domain.generation = domain.generation.wrapping_add(1);
-        domain.reason = None;
+        (domain.reason, domain.hosts) = (None, None);
         let (name, path) = (std::mem::take(&mut domain.name), domain.path);
         self.domain_index.remove(self.domain_index.hash(&*name), slot);
         self.domains.release(slot);
@@ -515,6 +522,13 @@ impl Queue {
             routes.domains[slot].flows = flows;
         }
         routes.leave_path(old);
+    }
+
+    /// The domain's own hosts, for a path whose domains have hosts of their own.
+    pub fn set_hosts(&mut self, domain: &str, hosts: Option<DomainHosts>) {
+        if let Some(slot) = self.routes.find_domain(domain) {
+            self.routes.domains[slot].hosts = hosts;
+        }
     }
 
     /// There is no answer for the domain (DNS failed, for `reason`): it is asked for again at `until`. Nothing is

@@ -91,7 +91,7 @@ fn a_host_that_is_not_known_now_leaves_the_path_its_identity() {
     let mut map = map();
     let whole = path(&mut map, &["1 a 192.0.2.1", "2 b 192.0.2.2"]);
     match map.decide("d.example", &Target::Mx, hosts(&["1 a fail", "2 b 192.0.2.2"]), AddressRule::Public) {
-        Decision::Path { spec, complete: false } => assert_eq!((spec.id, spec.version), (whole.id, 2)),
+        Decision::Path { spec, complete: false, .. } => assert_eq!((spec.id, spec.version), (whole.id, 2)),
         other => panic!("{other:?}"),
     }
 }
@@ -159,22 +159,27 @@ fn fixed_paths_are_made_once() {
 }
 
 #[test]
-fn domains_of_a_site_have_its_limits_and_a_path_apart() {
+fn what_a_site_matches_shares_its_path_and_keeps_its_hosts() {
     let rules = SiteRules { connections_max: Some(7), ..SiteRules::default() };
-    let site = Site { name: "mine".into(), domains: vec!["a.example".into()], rules, ..Site::default() };
+    let site = Site { name: "big".into(), mx: vec!["*.big.example".into()], rules, ..Site::default() };
     let mut map = map();
     map.sites = Sites::new(map.sites.delivery(), &[site]);
-    let mut path = |domain: &str| match map.decide(
-        domain,
-        &Target::Mx,
-        hosts(&["1 a 192.0.2.1"]),
-        AddressRule::Public,
-    ) {
-        Decision::Path { spec, .. } => spec,
-        other => panic!("{other:?}"),
-    };
-    let (mine, other) = (path("a.example"), path("b.example"));
-    assert_eq!((mine.name.as_str(), mine.limits.connections), ("mine", 7));
-    assert_eq!((other.name.as_str(), other.limits.connections), ("a", 1));
-    assert_ne!(mine.id, other.id);
+    let mut path =
+        |texts: &[&str]| match map.decide("d.example", &Target::Mx, hosts(texts), AddressRule::Public) {
+            Decision::Path { spec, hosts, .. } => (spec, hosts),
+            other => panic!("{other:?}"),
+        };
+    let (one, one_hosts) = path(&["1 mx1.big.example 192.0.2.1"]);
+    let (two, two_hosts) = path(&["1 mx2.big.example 192.0.2.2"]);
+    let (own, no_hosts) = path(&["1 mx1.big.example 192.0.2.1", "2 backup.example 192.0.2.9"]);
+    assert!(Arc::ptr_eq(&one, &two), "one path, whatever the MX set");
+    assert_eq!((one.name.as_str(), one.limits.connections), ("big", 7));
+    let (one_hosts, two_hosts) = (one_hosts.expect("its own"), two_hosts.expect("its own"));
+    assert_eq!((&*one_hosts[0].name, &*two_hosts[0].name), ("mx1.big.example", "mx2.big.example"));
+    assert_ne!(own.id, one.id);
+    assert_eq!((own.limits.connections, no_hosts), (1, None));
+    let (_, again) = path(&["5 mx1.big.example 192.0.2.1"]);
+    assert!(Arc::ptr_eq(&one_hosts, &again.expect("its own")), "the same hosts are one allocation");
+    let (_, moved) = path(&["5 mx1.big.example 192.0.2.5"]);
+    assert!(!Arc::ptr_eq(&one_hosts, &moved.expect("its own")));
 }

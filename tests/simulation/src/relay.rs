@@ -250,8 +250,8 @@ async fn answer(
                     addresses: Ok(vec![remote.ip()]),
                 };
                 match paths.decide(domain, &Target::Mx, vec![host], AddressRule::Any) {
-                    Decision::Path { spec, .. } => {
-                        RouteAnswer::Path { spec, valid_for: Duration::from_secs(60) }
+                    Decision::Path { spec, hosts, .. } => {
+                        RouteAnswer::Path { spec, hosts, valid_for: Duration::from_secs(60) }
                     }
                     other => panic!("the DNS of the world is not like this: {other:?}"),
                 }
