@@ -6,6 +6,7 @@
 
 mod domain_map;
 pub mod site;
+pub mod source;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
+use source::SourcePool;
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
@@ -207,7 +209,7 @@ pub struct PathLimits {
 /// A path as control made it. Immutable: when addresses change, the same id comes with a higher version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathSpec {
-    /// For the life of the process; the same for all domains with the same hosts.
+    /// For the life of the process; the same for all domains with the same hosts, by the same pool.
     pub id: PathId,
     /// Rises each time the path's hosts or addresses change. From 1.
     pub version: u32,
@@ -217,6 +219,8 @@ pub struct PathSpec {
     pub kind: PathKind,
     /// What it may use.
     pub limits: PathLimits,
+    /// Where its connections come from.
+    pub pool: Arc<SourcePool>,
 }
 
 /// What control says about a domain.

@@ -7,6 +7,7 @@
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
 //! | `read` | text → `Config`, with every error of the file at once, each with its place. PURE |
+//! | `sending` | rules between sites, sources and pools. PURE |
 //! | `startup` | what `serve` says when it has started. PURE |
 //!
 //! `ringpost config --default` and the list of known keys in errors are made from the same table that reads the file, so
@@ -16,6 +17,7 @@ mod listener;
 mod options;
 mod read;
 mod schema;
+mod sending;
 mod startup;
 mod value;
 

@@ -10,6 +10,7 @@ use super::listener::Listener;
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::RouteTable;
 use crate::routing::site::Site;
+use crate::routing::source::{Pool, Source};
 
 /// Bytes in a KiB.
 pub(super) const KIB: u64 = 1 << 10;
@@ -54,6 +55,10 @@ pub struct Config {
     pub delivery: Delivery,
     /// Rules for where mail is sent to, in the order of the file.
     pub sites: Vec<Site>,
+    /// Where mail is sent from.
+    pub sources: Vec<Source>,
+    /// Sources that share mail.
+    pub pools: Vec<Pool>,
     /// DNS.
     pub resolver: Resolver,
     /// Health and metrics.
@@ -229,6 +234,10 @@ pub struct Routing {
 pub struct Delivery {
     /// Our name in EHLO. Empty in a file means `smtp.hostname`.
     pub ehlo_name: String,
+    /// Pool of mail that no other takes; empty: the system chooses our end of a connection.
+    pub pool: String,
+    /// Header field in which clients that may relay name a message's pool; empty is none.
+    pub pool_header: String,
     /// Port of MX hosts: 25, but for tests and labs.
     pub mx_port: u16,
     /// Whether loopback and private addresses may be MX targets: for tests and labs.
@@ -301,6 +310,8 @@ impl Default for Delivery {
     fn default() -> Self {
         Self {
             ehlo_name: String::new(),
+            pool: String::new(),
+            pool_header: String::new(),
             mx_port: 25,
             allow_loopback_mx: false,
             starttls: true,

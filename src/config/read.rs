@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::listener::Listener;
 use super::options::{Config, MIB};
 use super::schema::{
-    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, SITE,
-    SITE_SETTINGS, Setting,
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, POOL, POOL_SETTINGS, ROUTES, SECTIONS,
+    SETTINGS, SITE, SITE_SETTINGS, SOURCE, SOURCE_SETTINGS, Setting,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
@@ -80,7 +80,7 @@ fn listed(path: &std::path::Path, problems: &[Problem]) -> String {
 }
 
 /// Problems found so far, and the text they are in.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
     problems: Vec<(usize, Problem)>,
     /// Where each setting of the file stands, as `section.key`, for rules between settings.
@@ -157,6 +157,14 @@ impl Reader<'_> {
         }
         if section == SITE {
             config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
+            return;
+        }
+        if section == SOURCE {
+            config.sources = self.tables(SOURCE_SETTINGS, SOURCE, table, &["name", "addresses"]);
+            return;
+        }
+        if section == POOL {
+            config.pools = self.tables(POOL_SETTINGS, POOL, table, &["name", "sources"]);
             return;
         }
         let Some(entries) = table.get_ref().as_table() else {
@@ -305,25 +313,7 @@ impl Reader<'_> {
             ),
         );
         self.listener_rules(config);
-        self.site_rules(config);
-    }
-
-    fn site_rules(&mut self, config: &Config) {
-        for (index, site) in config.sites.iter().enumerate() {
-            let name = &site.name;
-            self.rule_at(
-                index,
-                !config.sites[..index].iter().any(|other| other.name == *name),
-                "site.name",
-                format!("there are two sites `{name}`; allowed is a name of its own for each"),
-            );
-            self.rule_at(
-                index,
-                site.has_destinations() || !site.sources.is_empty(),
-                "site.name",
-                format!("`{name}` matches nothing; a site needs mx, hosts, domains or sources"),
-            );
-        }
+        self.sending_rules(config);
     }
 
     fn listener_rules(&mut self, config: &Config) {
@@ -345,7 +335,7 @@ impl Reader<'_> {
     }
 
     /// A rule about the table number `nth` of those with the key, which all of them have.
-    fn rule_at(&mut self, nth: usize, holds: bool, key: &str, what: String) {
+    pub(super) fn rule_at(&mut self, nth: usize, holds: bool, key: &str, what: String) {
         if !holds {
             let place = self.places.iter().filter(|(given, _)| given == key).nth(nth);
             let start = place.map_or(0, |(_, span)| span.start);
@@ -353,7 +343,7 @@ impl Reader<'_> {
         }
     }
 
-    fn rule(&mut self, holds: bool, keys: [&str; 2], what: String) {
+    pub(super) fn rule(&mut self, holds: bool, keys: [&str; 2], what: String) {
         if !holds {
             let given = self.places.iter().filter(|(key, _)| keys.contains(&key.as_str()));
             let (key, place) = given
@@ -392,11 +382,11 @@ fn distance(left: &str, right: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// `want`: line, column, key, and words that must stand in the text.
-    fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
+    pub(in crate::config) fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
         let problems = Config::parse(file).expect_err(file);
         assert_eq!(problems.len(), want.len(), "{file}\n{problems:#?}");
         for (problem, (line, column, key, words)) in problems.iter().zip(want) {
@@ -497,28 +487,6 @@ mod tests {
             "[smtp]\nlisten = ['127.0.0.1:26']\n[[listener]]\naddress = '127.0.0.1:26'\nkind = 'mx'\n",
             &[(4, 11, "listener.address", "127.0.0.1:26 is listened on twice")],
         );
-    }
-
-    #[test]
-    fn a_site_that_is_wrong_is_told_where_and_what_it_needs() {
-        check("[[site]]\nmx = ['*.a.test']\n", &[(1, 1, "site.name", "needs its name")]);
-        check(
-            "[[site]]\nname = 'a'\nmx = ['a b']\nhosts = ['discard://x']\nwindow = 0\nmxs = []\n",
-            &[
-                (3, 6, "site.mx", "\"a b\"|*.example.com"),
-                (4, 9, "site.hosts", "\"discard://x\"|smtp://"),
-                (5, 10, "site.window", "found 0|from 1 to 65536"),
-                (6, 1, "site.mxs", "did you mean `mx`?|connections_max"),
-            ],
-        );
-        check(
-            "[[site]]\nname = 'a'\n[[site]]\nname = 'a'\ndomains = ['a.test']\n",
-            &[(2, 8, "site.name", "matches nothing"), (4, 8, "site.name", "two sites `a`")],
-        );
-        let config =
-            Config::parse("[[site]]\nname = 'a'\nhosts = ['[::1]:26', 'smtp://b.test']\n").expect("valid");
-        assert_eq!(config.sites[0].hosts[0].to_string(), "smtp://[::1]:26");
-        assert_eq!(config.sites[0].hosts[1].to_string(), "smtp://b.test:25");
     }
 
     #[test]

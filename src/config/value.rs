@@ -11,6 +11,7 @@ use toml::de::DeValue;
 
 use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
+use crate::routing::source::Member;
 use crate::routing::{Target, is_domain, is_host_name};
 use crate::users::{Fingerprint, fingerprint};
 
@@ -248,6 +249,41 @@ impl FromText for Fingerprint {
     }
     fn to_text(&self) -> String {
         self.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl FromText for std::net::IpAddr {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|_| Wrong::Form)
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A name, with a weight behind a colon if it is not 1.
+impl FromText for Member {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let (name, weight) = text.split_once(':').unwrap_or((text, "1"));
+        let weight = weight.parse().ok().filter(|weight| (1..=1_000_000).contains(weight));
+        match weight {
+            Some(weight) if is_domain(name) => Ok(Self { source: name.to_owned(), weight }),
+            _ => Err(Wrong::Form),
+        }
+    }
+    fn to_text(&self) -> String {
+        if self.weight == 1 { self.source.clone() } else { format!("{}:{}", self.source, self.weight) }
+    }
+}
+
+/// A word.
+impl FromText for Box<str> {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let splits = |c: char| c.is_control() || c.is_whitespace();
+        if text.is_empty() || text.contains(splits) { Err(Wrong::Form) } else { Ok(text.into()) }
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 

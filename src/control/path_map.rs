@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
 use crate::routing::site::{Destination, Ruling, Sites};
+use crate::routing::source::SourcePool;
 use crate::routing::{DomainHosts, PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
@@ -159,10 +160,22 @@ enum PathKey {
     Hold,
 }
 
+/// What a path is wanted for.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    /// The recipient domain, lower case.
+    pub domain: &'a str,
+    /// Its route.
+    pub target: &'a Target,
+    /// The pool that its mail leaves by.
+    pub pool: Arc<SourcePool>,
+}
+
 /// All paths there are.
 #[derive(Debug)]
 pub struct PathMap {
-    paths: HashMap<PathKey, Arc<PathSpec>, crate::hash::HashState>,
+    /// By pool and destination.
+    paths: HashMap<(Box<str>, PathKey), Arc<PathSpec>, crate::hash::HashState>,
     /// Of domains that share the paths of sites.
     hosts: HashMap<HostsKey, DomainHosts, crate::hash::HashState>,
     sites: Sites,
@@ -186,18 +199,27 @@ impl PathMap {
 
     /// The path that takes everything as delivered.
     pub fn discard(&mut self) -> Arc<PathSpec> {
-        self.fixed(PathKey::Discard, "discard", PathKind::Discard, self.sites.delivery())
+        self.fixed(&Arc::default(), PathKey::Discard, "discard", PathKind::Discard, self.sites.delivery())
     }
 
     /// The path that keeps everything.
     pub fn hold(&mut self) -> Arc<PathSpec> {
-        self.fixed(PathKey::Hold, "hold", PathKind::Hold, self.sites.delivery())
+        self.fixed(&Arc::default(), PathKey::Hold, "hold", PathKind::Hold, self.sites.delivery())
     }
 
     /// The path with `key`, which never changes.
-    fn fixed(&mut self, key: PathKey, name: &str, kind: PathKind, limits: PathLimits) -> Arc<PathSpec> {
+    fn fixed(
+        &mut self,
+        pool: &Arc<SourcePool>,
+        key: PathKey,
+        name: &str,
+        kind: PathKind,
+        limits: PathLimits,
+    ) -> Arc<PathSpec> {
         let id = self.next_id();
-        let spec = || Arc::new(PathSpec { id, version: 1, name: name.to_owned(), kind, limits });
+        let (name, pool) = (named(name.to_owned(), pool), pool.clone());
+        let key = (pool.name.as_str().into(), key);
+        let spec = || Arc::new(PathSpec { id, version: 1, name, kind, limits, pool });
         self.paths.entry(key).or_insert_with(spec).clone()
     }
 
@@ -205,19 +227,14 @@ impl PathMap {
         PathId(u32::try_from(self.paths.len()).expect("memory ends before 2^32 paths"))
     }
 
-    /// What follows for `domain`, whose route is `target`, from `hosts`, which are in order of preference and at most
-    /// [`HOSTS_MAX`].
-    pub fn decide(
-        &mut self,
-        domain: &str,
-        target: &Target,
-        hosts: Vec<Resolved>,
-        rule: AddressRule,
-    ) -> Decision {
+    /// What follows from `hosts`, which are in order of preference and at most [`HOSTS_MAX`].
+    pub fn decide(&mut self, asked: &Asked<'_>, hosts: Vec<Resolved>, rule: AddressRule) -> Decision {
         let names = hosts.iter().map(|host| host.name.as_str());
-        let mx: Vec<&str> = if *target == Target::Mx { names.collect() } else { Vec::new() };
+        let mx: Vec<&str> = if *asked.target == Target::Mx { names.collect() } else { Vec::new() };
+        let sources: Vec<&str> = asked.pool.members.iter().map(|(source, _)| source.name.as_str()).collect();
+        let Asked { domain, target, .. } = *asked;
         let Ruling { sites, limits } =
-            self.sites.ruling(Destination { domain, target, mx: &mx, sources: &[] });
+            self.sites.ruling(Destination { domain, target, mx: &mx, sources: &sources });
         let key = key_of(&hosts);
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
@@ -248,10 +265,14 @@ impl PathMap {
         if !usable.is_empty() {
             let complete = unknown.is_none();
             if sites.is_empty() {
-                return Decision::Path { spec: self.smtp(key, usable, limits), hosts: None, complete };
+                return Decision::Path {
+                    spec: self.smtp(&asked.pool, key, usable, limits),
+                    hosts: None,
+                    complete,
+                };
             }
             let shared = PathKind::Smtp { hosts: Vec::new() };
-            let spec = self.fixed(PathKey::Sites(sites.clone()), &sites, shared, limits);
+            let spec = self.fixed(&asked.pool, PathKey::Sites(sites.clone()), &sites, shared, limits);
             return Decision::Path { spec, hosts: Some(self.canonical(key, usable)), complete };
         }
         match (unknown, refused) {
@@ -267,10 +288,10 @@ impl PathMap {
     }
 
     /// What follows from an address literal, which is a client's word and no name: only the address is judged.
-    pub fn literal(&mut self, domain: &str, host: Resolved, rule: AddressRule) -> Decision {
+    pub fn literal(&mut self, asked: &Asked<'_>, host: Resolved, rule: AddressRule) -> Decision {
         let allowed = matches!(&host.addresses, Ok(all) if all.iter().all(|address| rule.allows(*address)));
         if allowed {
-            return self.decide(domain, &Target::Mx, vec![host], AddressRule::Any);
+            return self.decide(asked, vec![host], AddressRule::Any);
         }
         Decision::Refused(ours(
             Enhanced(5, 4, 4),
@@ -291,12 +312,18 @@ impl PathMap {
     }
 
     /// The path with these hosts; a new version of it if their addresses are others now.
-    fn smtp(&mut self, key: HostsKey, hosts: Vec<PathHost>, limits: PathLimits) -> Arc<PathSpec> {
+    fn smtp(
+        &mut self,
+        pool: &Arc<SourcePool>,
+        key: HostsKey,
+        hosts: Vec<PathHost>,
+        limits: PathLimits,
+    ) -> Arc<PathSpec> {
         let name = match key.as_slice() {
             [one] => label(one),
             all => format!("{}+{}", label(&all[0]), all.len() - 1),
         };
-        let key = PathKey::Hosts(key);
+        let key = (pool.name.as_str().into(), PathKey::Hosts(key));
         let known = self.paths.get(&key);
         if let Some(spec) = known
             && matches!(&spec.kind, PathKind::Smtp { hosts: known } if same_addresses(known, &hosts))
@@ -305,10 +332,16 @@ impl PathMap {
         }
         let (id, version) =
             known.map_or((self.next_id(), 1), |spec| (spec.id, spec.version.saturating_add(1)));
-        let spec = Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits });
+        let (name, pool) = (named(name, pool), pool.clone());
+        let spec = Arc::new(PathSpec { id, version, name, kind: PathKind::Smtp { hosts }, limits, pool });
         self.paths.insert(key, spec.clone());
         spec
     }
+}
+
+/// Name of a path: that of where it leads, and of its pool.
+fn named(whither: String, pool: &SourcePool) -> String {
+    if pool.name.is_empty() { whither } else { format!("{whither}@{}", pool.name) }
 }
 
 /// Name of a host in logs and metrics; the port only if it is not the usual one. A host whose name is none can be part of a

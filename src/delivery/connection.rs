@@ -87,9 +87,9 @@ impl Timeouts {
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
-    let Some(call) = pool.dialler().call(path) else { return };
-    if open(pool, path, &call, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
-        open(pool, path, &call, None).await;
+    let Some(mut call) = pool.dialler().call(path) else { return };
+    if open(pool, path, &mut call, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
+        open(pool, path, &mut call, None).await;
     }
 }
 
@@ -105,7 +105,7 @@ enum Ended {
 async fn open<S: Storage>(
     pool: &Rc<Pool<S>>,
     path: &Rc<PathState<S>>,
-    call: &Call,
+    call: &mut Call,
     tls: Option<&ClientTls>,
 ) -> Ended {
     let spec = path.lane.borrow().spec().clone();
@@ -128,7 +128,14 @@ async fn open<S: Storage>(
     pool.metrics().attempt[AttemptStage::Connect].observe(net::now().mono.since(began));
     let open = Rc::new(Cell::new(false));
     let handle = pool.keep_handle(stream.handle(), open.clone());
-    let options = Options { ehlo_name: pool.options().ehlo_name.clone(), body_with_envelope: true };
+    let ehlo_name = call.ehlo_name(&pool.options().ehlo_name).to_owned();
+    let options = Options { ehlo_name, body_with_envelope: true };
+    if let Some(source) = call.source() {
+        pool.metrics().sources.update(&source.name, |figures| {
+            figures.opened += 1;
+            figures.open += 1;
+        });
+    }
     let mut connection = Connection {
         pool,
         path,
@@ -163,6 +170,9 @@ impl<S: Storage> Drop for Connection<'_, S> {
         (0..self.taken).for_each(|_| self.path.lane.borrow_mut().finished());
         self.pool.forget_handle(self.handle);
         self.pool.metrics().connections_open.sub(1);
+        if let Some(source) = self.call.source() {
+            self.pool.metrics().sources.update(&source.name, |figures| figures.open -= 1);
+        }
     }
 }
 
@@ -347,7 +357,7 @@ impl<S: Storage> Connection<'_, S> {
     /// The remote sent us away before MAIL: the path's matter, not a message's.
     fn refused(&mut self, reply: &Reply) {
         self.pool.metrics().connections_failed.inc();
-        self.pool.dialler().failed(self.address);
+        self.pool.sent_away(&self.spec, self.call, self.address, reply);
         self.pool.path_failed(self.path, reply);
         self.ended = Some(Ended::Served);
     }

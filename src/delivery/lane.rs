@@ -220,8 +220,14 @@ mod tests {
             window: 100,
             idle: Duration::from_secs(60),
         };
-        let spec =
-            PathSpec { id: PathId(1), version: 1, name: String::new(), kind: PathKind::Discard, limits };
+        let spec = PathSpec {
+            id: PathId(1),
+            version: 1,
+            name: String::new(),
+            kind: PathKind::Discard,
+            limits,
+            pool: Arc::default(),
+        };
         let mut lane = Lane::new(Arc::new(spec), true);
         lane.set_lease(Lease { slots, rest_until: None, number: 1 });
         lane

@@ -5,7 +5,8 @@
 //! * [`pool`] holds a worker's paths and connects them to shards and other workers.
 //! * `times` is what a pool does because time has passed, by the alarms of [`wakes`] (PURE).
 //! * [`peer`] is what workers say to each other. PURE.
-//! * `dial` connects to a path's hosts, in the order that `order` gives (PURE).
+//! * `dial` connects to a path's hosts, in the order that `order` gives, from the source that `sources`
+//!   gives (both PURE).
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
 
@@ -28,6 +29,7 @@ mod order;
 pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
+mod sources;
 #[cfg(feature = "runtime")]
 mod times;
 pub mod wakes;

@@ -133,6 +133,7 @@ impl World {
 
     fn spec(&self, path: PathId) -> Arc<PathSpec> {
         Arc::new(PathSpec {
+            pool: Arc::default(),
             id: path,
             version: 1,
             name: "path".into(),

@@ -8,6 +8,7 @@
 
 mod labels;
 mod measure;
+mod named;
 mod roles;
 
 pub use labels::{
@@ -18,4 +19,5 @@ pub use measure::{
     Counter, GROUP_BOUNDS, Gauge, Histogram, HistogramSnapshot, LATENCY_BOUNDS_MICROS, Latency, Measure,
     Sizes,
 };
+pub use named::{ByName, SourceFigures};
 pub use roles::{RoleSnapshot, ShardMetrics, ShardSnapshot, WorkerMetrics, WorkerSnapshot};

@@ -59,7 +59,8 @@ impl Queue {
             }
             let slot = self.legs.take();
             let generation = self.legs[slot].generation;
-            let flow = self.routes.join_flow(part.domain, tenant);
+            let way = self.options.pools.way(envelope.pool(), tenant, part.domain);
+            let flow = self.routes.join_flow(&way, tenant);
             let due = Wall48::from(envelope.accepted_at());
             self.legs[slot] = Leg { message, flow, generation, first: part.first, due, ..Leg::default() };
             match last {

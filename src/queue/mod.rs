@@ -43,11 +43,13 @@ use crate::clock::{Moment, Now, WallTime};
 use crate::envelope::Envelope;
 use crate::id::{LegRef, Location, MessageId, PathId};
 use crate::outcome::{Bounced, LegResult, LegState, Outcome, Reply, Verdict};
+use crate::routing::source::Pools;
 use index::{Index, TABLES_MANY};
 use leg::{Leg, Message, Mixed, Replies};
 use retry::{Retry, RetryOptions};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 use wheel::Wheel;
 
@@ -75,6 +77,8 @@ pub struct QueueOptions {
     pub reply_bytes_max: usize,
     /// Domains without legs whose path is remembered.
     pub idle_domains_max: usize,
+    /// Which pool mail leaves by.
+    pub pools: Arc<Pools>,
 }
 
 impl Default for QueueOptions {
@@ -88,6 +92,7 @@ impl Default for QueueOptions {
             quantum_bytes: 64 * 1024,
             reply_bytes_max: 8 * 1024 * 1024,
             idle_domains_max: 4096,
+            pools: Arc::default(),
         }
     }
 }

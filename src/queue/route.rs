@@ -2,7 +2,7 @@
 //!
 //! | entry | key | holds |
 //! | --- | --- | --- |
-//! | domain | name | its path, and how it is being asked for |
+//! | domain | name, and pool of sources if any: its *way* | its path, and how it is being asked for |
 //! | flow | domain × tenant | ready legs, first in first out |
 //! | turn | path × tenant | flows with ready legs, in rotation; the tenant's deficit |
 //! | path | [`PathId`] | turns with ready legs, in rotation; what was last said about its demand |
@@ -18,7 +18,7 @@ use super::{Job, Queue};
 use crate::clock::{Moment, Now};
 use crate::id::PathId;
 use crate::outcome::Reply;
-use crate::routing::DomainHosts;
+use crate::routing::{DomainHosts, source};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -154,7 +154,7 @@ impl Routes {
     }
 
     pub fn domain_name(&self, flow: u32) -> &str {
-        &self.domains[self.flows[flow].domain].name
+        source::domain_of(&self.domains[self.flows[flow].domain].name)
     }
 
     /// The path of a flow's domain.

@@ -13,6 +13,7 @@ use super::door::Door;
 use super::seats::{Seat, ShardSeat, WorkerSeat};
 use super::{CHANNEL_ROOM, WINDOW};
 use crate::config::{Config, Listener, ListenerKind, Network};
+use crate::control::resolver;
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
 use crate::delivery::pool::{self, Pool};
@@ -242,6 +243,7 @@ fn make_worker<S: Storage>(
         },
         disk,
         metrics: metrics.clone(),
+        events: events.clone(),
     };
     Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders)
 }
@@ -379,6 +381,7 @@ pub(super) fn policy_of(
         cleartext: within(&config.auth.cleartext_networks),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),
+        pool_header: config.delivery.pool_header.as_str().into(),
     }
 }
 
@@ -392,6 +395,7 @@ fn queue_options(config: &Config) -> QueueOptions {
             jitter: delivery.retry_jitter,
         },
         hold_max: delivery.hold_max,
+        pools: Arc::new(resolver::pools(config)),
         ..QueueOptions::default()
     }
 }

@@ -8,6 +8,7 @@
 //! | `kills` | kill -9 under load |
 //! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
 //! | `exchanges` | routing by MX |
+//! | `sources` | where mail is sent from |
 //! | `tls` | STARTTLS, both ways |
 //! | `door` | listeners of several kinds |
 //! | `policy` | who may send what, and how much |
@@ -37,6 +38,7 @@ mod path;
 mod policy;
 mod retries;
 mod seeing;
+mod sources;
 mod stopped;
 mod stops;
 mod tls;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::routing::site::{Site, SiteRules};
+use crate::routing::source::Source;
 use std::time::Duration;
 
 fn map() -> PathMap {
@@ -30,8 +31,12 @@ fn hosts(texts: &[&str]) -> Vec<Resolved> {
     texts.iter().map(host).collect()
 }
 
+fn asked(domain: &str) -> Asked<'_> {
+    Asked { domain, target: &Target::Mx, pool: Arc::default() }
+}
+
 fn path(map: &mut PathMap, texts: &[&str]) -> Arc<PathSpec> {
-    match map.decide("d.example", &Target::Mx, hosts(texts), AddressRule::Public) {
+    match map.decide(&asked("d.example"), hosts(texts), AddressRule::Public) {
         Decision::Path { spec, .. } => spec,
         other => panic!("{other:?}"),
     }
@@ -90,7 +95,7 @@ fn new_addresses_raise_the_version_and_another_order_does_not() {
 fn a_host_that_is_not_known_now_leaves_the_path_its_identity() {
     let mut map = map();
     let whole = path(&mut map, &["1 a 192.0.2.1", "2 b 192.0.2.2"]);
-    match map.decide("d.example", &Target::Mx, hosts(&["1 a fail", "2 b 192.0.2.2"]), AddressRule::Public) {
+    match map.decide(&asked("d.example"), hosts(&["1 a fail", "2 b 192.0.2.2"]), AddressRule::Public) {
         Decision::Path { spec, complete: false, .. } => assert_eq!((spec.id, spec.version), (whole.id, 2)),
         other => panic!("{other:?}"),
     }
@@ -99,7 +104,7 @@ fn a_host_that_is_not_known_now_leaves_the_path_its_identity() {
 #[test]
 fn without_a_usable_host_doubt_delays_and_certainty_refuses() {
     let check = |texts: &[&str], want: Option<Enhanced>| {
-        let refused = match map().decide("d.example", &Target::Mx, hosts(texts), AddressRule::Public) {
+        let refused = match map().decide(&asked("d.example"), hosts(texts), AddressRule::Public) {
             Decision::Refused(reply) => Some(reply.enhanced),
             Decision::Delayed(reply) => {
                 assert_eq!(reply.enhanced, Enhanced(4, 4, 3));
@@ -164,11 +169,10 @@ fn what_a_site_matches_shares_its_path_and_keeps_its_hosts() {
     let site = Site { name: "big".into(), mx: vec!["*.big.example".into()], rules, ..Site::default() };
     let mut map = map();
     map.sites = Sites::new(map.sites.delivery(), &[site]);
-    let mut path =
-        |texts: &[&str]| match map.decide("d.example", &Target::Mx, hosts(texts), AddressRule::Public) {
-            Decision::Path { spec, hosts, .. } => (spec, hosts),
-            other => panic!("{other:?}"),
-        };
+    let mut path = |texts: &[&str]| match map.decide(&asked("d.example"), hosts(texts), AddressRule::Public) {
+        Decision::Path { spec, hosts, .. } => (spec, hosts),
+        other => panic!("{other:?}"),
+    };
     let (one, one_hosts) = path(&["1 mx1.big.example 192.0.2.1"]);
     let (two, two_hosts) = path(&["1 mx2.big.example 192.0.2.2"]);
     let (own, no_hosts) = path(&["1 mx1.big.example 192.0.2.1", "2 backup.example 192.0.2.9"]);
@@ -182,4 +186,26 @@ fn what_a_site_matches_shares_its_path_and_keeps_its_hosts() {
     assert!(Arc::ptr_eq(&one_hosts, &again.expect("its own")), "the same hosts are one allocation");
     let (_, moved) = path(&["5 mx1.big.example 192.0.2.5"]);
     assert!(!Arc::ptr_eq(&one_hosts, &moved.expect("its own")));
+}
+
+#[test]
+fn each_pool_has_a_path_of_its_own_and_the_limits_of_its_sources() {
+    let rules = SiteRules { connections_max: Some(7), ..SiteRules::default() };
+    let site = Site { name: "warm".into(), sources: vec!["new".into()], rules, ..Site::default() };
+    let mut map = map();
+    map.sites = Sites::new(map.sites.delivery(), &[site]);
+    let mut path = |pool: &str| {
+        let member = (Arc::new(Source { name: pool.into(), ..Source::default() }), 1);
+        let pool = Arc::new(SourcePool { name: pool.into(), members: vec![member] });
+        let asked = Asked { pool, ..asked("d.example") };
+        match map.decide(&asked, hosts(&["1 a 192.0.2.1"]), AddressRule::Public) {
+            Decision::Path { spec, .. } => spec,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (old, new) = (path("old"), path("new"));
+    assert_ne!(old.id, new.id);
+    assert_eq!((old.name.as_str(), old.limits.connections), ("a@old", 1));
+    assert_eq!((new.name.as_str(), new.limits.connections), ("a@new", 7));
+    assert_eq!(path("old").id, old.id);
 }
