@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::cli::{UserAdd, print};
-use crate::users::{Key, Users};
+use crate::users::{Key, Users, prepared};
 
 /// Longest password, bytes: what fits a command line of SMTP with its name, in base64.
 const PASSWORD_BYTES_MAX: usize = 1000;
@@ -69,9 +69,12 @@ fn line_of(wanted: &UserAdd) -> Result<String, String> {
         "-".to_owned()
     } else {
         let password = password().map_err(|error| format!("cannot read the password: {error}"))?;
-        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX || password.contains('\0') {
-            return Err(format!("allowed is a password of 1 to {PASSWORD_BYTES_MAX} bytes, on one line"));
-        }
+        let Some(password) = prepared(&password).filter(|_| password.len() <= PASSWORD_BYTES_MAX) else {
+            return Err(format!(
+                "allowed is a password of 1 to {PASSWORD_BYTES_MAX} bytes, on one line, with no characters that SASLprep \
+                 (RFC 4013) forbids, such as control characters"
+            ));
+        };
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).map_err(|error| format!("no randomness: {error}"))?;
         match wanted.scram {

@@ -71,6 +71,16 @@ impl Notify {
     pub fn on_failure(self) -> bool {
         self.0 == 0 || self.0 & Self::FAILURE != 0
     }
+
+    /// Whether success must be reported to the sender.
+    pub fn on_success(self) -> bool {
+        self.0 & (Self::NEVER | Self::SUCCESS) == Self::SUCCESS
+    }
+
+    /// Whether a delay should be reported to the sender: RFC 3461 §4.1 leaves it to us where nothing was said.
+    pub fn on_delay(self) -> bool {
+        self.0 == 0 || self.0 & (Self::NEVER | Self::DELAY) == Self::DELAY
+    }
 }
 
 /// What the bounce should carry of the message (RFC 3461 §4.3).

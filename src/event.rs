@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::clock::WallTime;
 use crate::envelope::Envelope;
 use crate::id::MessageId;
-use crate::outcome::{Reply, Verdict};
+use crate::outcome::{Reply, Topic, Verdict};
 
 /// Events that may wait for the log thread: at 50 ms a look, 40,000 a second leave 2,000 waiting.
 pub const EVENTS_WAITING_MAX: usize = 16 * 1024;
@@ -62,13 +62,15 @@ pub enum Event {
         /// When the next try is due, if there is one.
         due: Option<WallTime>,
     },
-    /// A failure was reported to the sender, or must not be.
+    /// The sender was told what became of recipients, or must not be.
     Bounced {
         /// When.
         at: WallTime,
-        /// The message that failed.
+        /// The message that is reported on.
         id: MessageId,
-        /// Recipients concerned.
+        /// What was told; `None` if nothing.
+        topic: Option<Topic>,
+        /// Recipients that are settled by it.
         recipients: u16,
         /// The status notification, if one was queued.
         notification: Option<MessageId>,

@@ -7,12 +7,24 @@ use crate::limits::REPLY_TEXT_BYTES_MAX;
 /// What a result means for its recipients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The remote took responsibility (2xx to the final dot).
+    /// The remote took responsibility (2xx to the final dot), and reports itself to a sender who asked for it. Or nobody
+    /// asked.
     Delivered,
+    /// The remote took it from a sender who asked to be told of success, and cannot report (no DSN): we owe the report.
+    Relayed,
+    /// It is where it was to go and nobody further on will report: a mailbox of our own. A sender who asked is owed a report.
+    Placed,
     /// To be tried again (4xx, broken connection, time-out).
     Deferred,
     /// Refused for good (5xx, or the message expired): a bounce is owed.
     Failed,
+}
+
+impl Verdict {
+    /// Whether the recipient has it, as far as it is ours to know.
+    pub fn is_success(self) -> bool {
+        matches!(self, Verdict::Delivered | Verdict::Relayed | Verdict::Placed)
+    }
 }
 
 /// An enhanced status code: class, subject, detail (RFC 3463).
@@ -76,8 +88,8 @@ pub struct Outcome {
     pub results: Vec<LegResult>,
 }
 
-/// State of a leg, as carried by the moved copy of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// State of a leg, as carried by the moved copy of a message. No recipient stands in two of its sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LegState {
     /// Which leg: the index of its first recipient.
     pub leg: u16,
@@ -89,17 +101,48 @@ pub struct LegState {
     pub open: u64,
     /// Recipients that failed and for whom no bounce has been queued yet.
     pub owed: u64,
-    /// Last reply of the recipients that are open or owed, as far as it is still known.
+    /// Recipients that were [`Verdict::Relayed`], and of whom the sender has not been told.
+    pub relayed: u64,
+    /// Recipients that were [`Verdict::Placed`], likewise.
+    pub placed: u64,
+    /// Whether the sender has been told that those that are open are late.
+    pub delay_told: bool,
+    /// Last reply of the recipients above, as far as it is still known.
     pub replies: Vec<LegResult>,
+}
+
+impl LegState {
+    /// Recipients of whom the sender is still to be told: failed, relayed or placed.
+    pub fn reports(&self) -> u64 {
+        self.owed | self.relayed | self.placed
+    }
+
+    /// Recipients of whom anything is left to be done.
+    pub fn unsettled(&self) -> u64 {
+        self.open | self.reports()
+    }
+}
+
+/// What a notification is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Recipients failed for good.
+    Failure,
+    /// They have it, or somebody who does not report has taken it for them.
+    Success,
+    /// They have not got it yet.
+    Delay,
 }
 
 /// `Bounced`: owed recipients of a message have been reported (or must not be: null sender, NOTIFY=NEVER).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounced {
-    /// The message that could not be delivered.
+    /// The message that is reported on.
     pub id: MessageId,
     /// For each leg concerned: index of its first recipient, and the bits now settled.
     pub legs: Vec<(u16, u64)>,
+    /// Legs (by their first recipients) of whose delay the sender has been told; once is enough.
+    pub delayed: Vec<u16>,
     /// The status notification, accepted in the same batch; `None` if none may be sent.
     pub notification: Option<MessageId>,
 }

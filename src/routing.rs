@@ -5,6 +5,7 @@
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
 mod domain_map;
+pub mod security;
 pub mod site;
 pub mod source;
 
@@ -18,10 +19,13 @@ use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
+pub use security::{Security, TlsPolicy, Way};
 use source::SourcePool;
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
+/// Likewise of a `smtps://` target (RFC 8314 §3.3).
+const SMTPS_PORT: u16 = 465;
 
 /// What the operator wants done with the mail of a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +38,8 @@ pub enum Target {
         host: Box<str>,
         /// TCP port, never 0.
         port: u16,
+        /// Whether TLS comes from the first byte on.
+        implicit_tls: bool,
     },
     /// Nowhere: taken as delivered at once. For measuring.
     Discard,
@@ -43,7 +49,9 @@ pub enum Target {
 
 /// A text that is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `discard` and `hold`")]
+#[error(
+    "`{0}` is not a target: allowed are `mx`, `smtp://HOST:PORT`, `smtps://HOST:PORT`, `discard` and `hold`"
+)]
 pub struct ParseTargetError(pub String);
 
 impl FromStr for Target {
@@ -57,7 +65,10 @@ impl FromStr for Target {
             "hold" => return Ok(Target::Hold),
             _ => {}
         }
-        let rest = text.strip_prefix("smtp://").ok_or_else(wrong)?;
+        let implicit = text.strip_prefix("smtps://");
+        let (implicit_tls, usual_port) =
+            if implicit.is_some() { (true, SMTPS_PORT) } else { (false, SMTP_PORT) };
+        let rest = implicit.or_else(|| text.strip_prefix("smtp://")).ok_or_else(wrong)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = if let Some(bracketed) = rest.strip_prefix('[') {
             let (host, port) = bracketed.split_once(']').ok_or_else(wrong)?;
@@ -71,12 +82,12 @@ impl FromStr for Target {
         };
         let port = match port {
             Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
-            None => SMTP_PORT,
+            None => usual_port,
         };
         if host.parse::<IpAddr>().is_err() && !is_host_name(host) {
             return Err(wrong());
         }
-        Ok(Target::Smtp { host: host.to_ascii_lowercase().into_boxed_str(), port })
+        Ok(Target::Smtp { host: host.to_ascii_lowercase().into_boxed_str(), port, implicit_tls })
     }
 }
 
@@ -84,8 +95,11 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Mx => f.write_str("mx"),
-            Target::Smtp { host, port } if host.contains(':') => write!(f, "smtp://[{host}]:{port}"),
-            Target::Smtp { host, port } => write!(f, "smtp://{host}:{port}"),
+            Target::Smtp { host, port, implicit_tls } => {
+                let scheme = if *implicit_tls { "smtps" } else { "smtp" };
+                let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+                write!(f, "{scheme}://{open}{host}{close}:{port}")
+            }
             Target::Discard => f.write_str("discard"),
             Target::Hold => f.write_str("hold"),
         }
@@ -204,6 +218,8 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Not how much, but how.
+    pub security: Security,
 }
 
 /// A path as control made it. Immutable: when addresses change, the same id comes with a higher version.
@@ -274,6 +290,8 @@ mod tests {
         check("smtp://127.0.0.1:2526/", "smtp://127.0.0.1:2526");
         check("smtp://[::1]:25", "smtp://[::1]:25");
         check("smtp://[::1]", "smtp://[::1]:25");
+        check("smtps://relay.example", "smtps://relay.example:465");
+        check("smtps://[::1]:4650", "smtps://[::1]:4650");
     }
 
     #[test]
@@ -290,7 +308,7 @@ mod tests {
             "smtp://[::1",
             "smtp://[::1]25",
             "smtp://[a]:25",
-            "smtps://a:465",
+            "smtpss://a:465",
             "smtp://-a:25",
         ] {
             assert_eq!(text.parse::<Target>(), Err(ParseTargetError(text.to_owned())));

@@ -23,6 +23,7 @@ pub mod replay;
 pub mod report;
 pub mod restart;
 mod ring;
+mod salvage;
 pub mod segment;
 mod state;
 pub mod stopped;

@@ -10,7 +10,7 @@ use ringpost::exchange::ledger::{Ledger, WindowLimits};
 use ringpost::id::{Location, MessageId, PartId, PathId};
 use ringpost::outcome::{Enhanced, LegResult, Reply, Verdict};
 use ringpost::queue::{Change, Job, Queue, QueueOptions};
-use ringpost::routing::{PathKind, PathLimits, PathSpec};
+use ringpost::routing::{PathKind, PathLimits, PathSpec, Security};
 
 const NOW: Now = Now { wall: WallTime(1_800_000_000_000), mono: Moment(1_000_000) };
 const PATH: PathId = PathId(1);
@@ -32,6 +32,7 @@ impl Shard {
             recipients_per_transaction: 10,
             window: 1000,
             idle: Duration::from_secs(60),
+            security: Security::default(),
         };
         let spec = PathSpec {
             id: PATH,

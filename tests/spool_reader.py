@@ -6,6 +6,7 @@ import functools, hashlib, json, pathlib, struct, sys
 BLOCK, ONES = 4096, 0xFFFFFFFF
 CRC = [functools.reduce(lambda value, _: value >> 1 ^ (0x82F63B78 if value & 1 else 0), range(8), byte) for byte in range(256)]
 HEAD = "sum version magic salt part number size oldest next_message tail_segment tail_offset tail_batch"
+NOTHING = {"owed": 0, "relayed": 0, "placed": 0}
 SIMPLE = {0x81: "sender", 0x82: "accepted_at", 0x83: "expires_at", 0x86: "flags", 0x87: "needs", 0x07: "envid", 0x08: "tenant", 0x09: "pool"}
 
 def checksum(data, seed=0):
@@ -40,10 +41,13 @@ def batches(segment):
         yield oldest, records
         start, expected = until, expected + 1
 
+def number(data):
+    more, rest = number(data[1:]) if data[0] > 127 else (0, data[1:])
+    return data[0] & 127 | more << 7, rest
+
 def apply(messages, kind, id, place, meta, body):
-    known = message = messages.get(id)
-    if kind == 0x81:
-        message = messages[id] = {"id": id, "place": place, "legs": {}, "chunks": [], "rest": body}
+    known = messages.get(id)
+    message = {"id": id, "place": place, "legs": {}, "chunks": [], "rest": body} if kind == 0x81 else known
     legs, states = message["legs"] if message else {}, {}
     while message and meta:
         (tag, size), value = struct.unpack_from("<BH", meta), meta[3:]
@@ -52,7 +56,7 @@ def apply(messages, kind, id, place, meta, body):
             message[SIMPLE[tag]] = int.from_bytes(value, "little") if tag in (0x82, 0x83, 0x86, 0x87) else value.decode()
         elif tag == 0x84:
             first, due = sum(len(leg["to"]) for leg in legs.values()), message["accepted_at"]
-            leg = legs[first] = dict(domain=value.decode(), attempts=0, due=due, open=0, owed=0, to=[], replies={})
+            leg = legs[first] = dict(domain=value.decode(), attempts=0, due=due, open=0, **NOTHING, to=[], replies={})
         elif tag == 0x85:
             notify, size = struct.unpack_from("<BH", value)
             leg["open"] |= 1 << len(leg["to"])
@@ -61,7 +65,7 @@ def apply(messages, kind, id, place, meta, body):
             message["chunks"] += struct.iter_unpack("<III", value)
         elif tag == 0xA1:
             first, *numbers = struct.unpack("<HHQQQ", value)
-            leg = states[first] = dict(zip(("attempts", "due", "open", "owed"), numbers), replies={})
+            leg = states[first] = {**NOTHING, **dict(zip(("attempts", "due", "open", "owed"), numbers)), "replies": {}}
         elif tag == 0xA2:
             bits, verdict, code, *status = struct.unpack_from("<QBHBHH", value)
             leg["replies"].update((bit, [code, status, value[16:].decode()]) for bit in range(64) if bits >> bit & 1)
@@ -70,25 +74,28 @@ def apply(messages, kind, id, place, meta, body):
                 leg["due"] = due if attempts > before else max(due, leg["due"])
             elif verdict != 2:
                 leg["open"], leg["owed"] = leg["open"] & ~hit, leg["owed"] | (hit if verdict == 3 else 0)
+        elif tag == 0x26:
+            leg[("relayed", "placed")[value[0] - 1]] |= hit
+        elif tag == 0x27:
+            for leg in states.values():
+                (leg["relayed"], value), (leg["placed"], value) = (pair := number(value[1:])), number(pair[1])
         elif tag == 0xA3:
             first, attempts, _, due = struct.unpack("<HHQQ", value)
             leg, before = legs[first], legs[first]["attempts"]
             leg["attempts"] = max(before, attempts)
         elif tag == 0xA4:
             first, bits = struct.unpack("<HQ", value)
-            legs[first]["owed"] &= ~bits
+            legs[first].update((name, legs[first][name] & ~bits) for name in NOTHING)
     for first, leg in legs.items() if states else ():
-        leg.update(states.get(first, {"open": 0, "owed": 0}))
-    if kind == 0x81 and known and not states:
-        message["legs"] = known["legs"]
-    if message and (kind == 0x85 or not any(leg["open"] | leg["owed"] for leg in message["legs"].values())):
-        del messages[id]
+        leg.update(states.get(first, {"open": 0, **NOTHING}))
+    message and known and kind == 0x81 and not states and message.update(legs=known["legs"])
+    is_open = message and kind != 0x85 and any(leg["open"] or any(map(leg.get, NOTHING)) for leg in message["legs"].values())
+    messages.update({id: message}) if is_open else messages.pop(id, None)
 
-root = pathlib.Path(sys.argv[1])
-assert (root / "format").read_text().startswith("ringpost spool\nformat 1\n"), "no spool of version 1"
-for part in sorted(root.glob("part-*")):
-    messages, chunks = {}, {}
-    log = [segment for segment in map(read_segment, sorted(part.glob("segment-*"))) if not segment["prepared"]]
+assert pathlib.Path(sys.argv[1], "format").read_text().startswith("ringpost spool\nformat 1\n"), "no spool of version 1"
+for part in sorted(pathlib.Path(sys.argv[1]).glob("part-*")):
+    messages, chunks, segments = {}, {}, map(read_segment, sorted(part.glob("segment-*")))
+    log = [segment for segment in segments if not segment["prepared"]]
     for segment, after in zip(log, log[1:]):
         segment["end"] = after["tail_offset"] if after["tail_segment"] == segment["number"] else segment["end"]
     oldest = max((oldest for segment in log[-1:] for oldest in (segment["oldest"], *(b[0] for b in batches(segment)))), default=0)

@@ -4,6 +4,7 @@ use ringpost::envelope::{Notify, Parameters, Recipient};
 use ringpost::outcome::Verdict;
 use ringpost::protocol::client::{Client, Event, Loss, Options, Transaction};
 use ringpost::protocol::remote::ReplyParser;
+use ringpost::protocol::sasl::prove::Credentials;
 
 const MAILBOXES: [&str; 3] = ["a@b.test", "b@b.test", "c@b.test"];
 const TRANSACTIONS_MAX: u64 = 4;
@@ -17,6 +18,8 @@ struct Driver {
     binary: bool,
     /// STARTTLS is wanted and has not been tried.
     tls: bool,
+    /// A login is wanted and has not been tried.
+    login: bool,
     quit: bool,
     open: bool,
 }
@@ -32,6 +35,7 @@ impl Driver {
             body_ready: choice & 4 != 0,
             binary: choice & 32 != 0,
             tls: choice & 8 != 0,
+            login: choice & 64 != 0,
             quit: choice & 16 != 0,
             open: false,
         }
@@ -72,7 +76,14 @@ impl Driver {
                 self.tls = false;
                 self.client.start_tls();
             }
-            Event::Ready | Event::TlsRefused(_) => self.open = true,
+            Event::Ready | Event::TlsRefused(_) if self.login => {
+                self.login = false;
+                let credentials = Credentials { user: "user".into(), password: b"password"[..].into() };
+                self.client.log_in(&credentials, &[7; 18]);
+            }
+            Event::Ready | Event::TlsRefused(_) | Event::LoggedIn | Event::LoginRefused(_) => {
+                self.open = true
+            }
             Event::TlsWanted => self.client.tls_established(),
             Event::BodyWanted { tag } => {
                 if self.client.body_piece(tag, b"x\r\n", false) {
@@ -89,7 +100,9 @@ impl Driver {
                     // Code 0 is a refusal of our own, made before anything was said.
                     let class = result.reply.code / 100;
                     match result.verdict {
-                        Verdict::Delivered => assert_eq!(class, 2, "{result:?}"),
+                        Verdict::Delivered | Verdict::Relayed | Verdict::Placed => {
+                            assert_eq!(class, 2, "{result:?}")
+                        }
                         Verdict::Deferred => deferred |= result.recipients,
                         Verdict::Failed => assert!(matches!(class, 0 | 5), "{result:?}"),
                     }

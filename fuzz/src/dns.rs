@@ -9,7 +9,7 @@ use ringpost::control::path_map::{
     ADDRESSES_MAX, AddressRule, Asked, Decision, Exchanges, HOSTS_MAX, Missing, PathMap, Resolved, exchanges,
 };
 use ringpost::routing::site::Sites;
-use ringpost::routing::{PathKind, PathLimits, Target, is_host_name};
+use ringpost::routing::{PathKind, PathLimits, Security, Target, is_host_name};
 
 /// Takes bytes off the input; zero when there are none.
 struct Tape<'a>(&'a [u8]);
@@ -83,6 +83,7 @@ pub fn check(bytes: &[u8]) {
         recipients_per_transaction: 1,
         window: 1,
         idle: Duration::ZERO,
+        security: Security::default(),
     };
     let mut paths = PathMap::new(Sites::new(limits, &[]));
     for _ in 0..4 {

@@ -1,13 +1,15 @@
-//! PURE. Delivery status notifications: tells a sender which recipients failed and why (RFC 3461, 3464, 6522, 6533).
+//! PURE. Delivery status notifications: tells a sender what became of which recipients, and why (RFC 3461, 3464, 6522, 6533).
 //!
 //! Builds the notification's envelope and body; when one is owed, and that it is queued durably with the settlement, is
-//! the queue's and the spool's business. Only failures are reported. A notification fits one record
-//! ([`BODY_INLINE_BYTES_MAX`]): when there are more recipients than fit, it covers the first of them and says how many.
+//! the queue's and the spool's business. A notification is about one [`Topic`]: failure, success or delay. It fits one
+//! record ([`BODY_INLINE_BYTES_MAX`]): when there are more recipients than fit, it covers the first of them and says how many.
 
+mod address;
 mod class;
 mod status;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use class::{BounceClass, classify};
 
@@ -15,7 +17,7 @@ use crate::clock::WallTime;
 use crate::envelope::{Content, Envelope, EnvelopeBuilder, Notify, Parameters, Recipient, Return};
 use crate::id::MessageId;
 use crate::limits::BODY_INLINE_BYTES_MAX;
-use crate::outcome::Reply;
+use crate::outcome::{Reply, Topic};
 use mail_builder::MessageBuilder;
 use mail_builder::headers::content_type::ContentType;
 use mail_builder::headers::date::Date;
@@ -27,7 +29,7 @@ const REPORT_BYTES_MAX: usize = 36 * 1024;
 /// Bytes kept free for headers, MIME part headers and boundaries: sender and host at their longest, six boundaries.
 const FRAME_BYTES: usize = 4 * 1024;
 
-/// The message that failed.
+/// The message that is reported on.
 #[derive(Clone, Copy, Debug)]
 pub struct Original<'a> {
     /// Its identity.
@@ -41,14 +43,52 @@ pub struct Original<'a> {
     pub is_whole: bool,
 }
 
-/// A recipient that failed for good.
+/// What became of a recipient (RFC 3464 §2.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It failed for good.
+    Failed,
+    /// It has not got it yet, and will be tried until then.
+    Delayed {
+        /// The deadline.
+        until: WallTime,
+    },
+    /// It was handed on to a server that does not report.
+    Relayed,
+    /// It is where it was to go.
+    Delivered,
+}
+
+impl Fate {
+    /// What a notification that tells of it is about.
+    pub fn topic(self) -> Topic {
+        match self {
+            Fate::Failed => Topic::Failure,
+            Fate::Delayed { .. } => Topic::Delay,
+            Fate::Relayed | Fate::Delivered => Topic::Success,
+        }
+    }
+}
+
+/// Whether the sender wants to be told of `topic`, for a recipient with this NOTIFY.
+fn is_wanted(topic: Topic, notify: Notify) -> bool {
+    match topic {
+        Topic::Failure => notify.on_failure(),
+        Topic::Success => notify.on_success(),
+        Topic::Delay => notify.on_delay(),
+    }
+}
+
+/// A recipient, and what became of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Failed<'a> {
+pub struct Reported<'a> {
     /// As the envelope has it.
     pub recipient: Recipient<'a>,
-    /// Why; code 0 if the reason is ours.
-    pub reply: &'a Reply,
-    /// Host name of the remote that said so; empty if there was none.
+    /// What became of it.
+    pub fate: Fate,
+    /// Why; code 0 if the reason is ours. `None` when there is nothing to quote.
+    pub reply: Option<&'a Reply>,
+    /// Host name of the remote that said so; empty if there was none, or it is not known any more.
     pub remote: &'a str,
 }
 
@@ -72,28 +112,29 @@ pub struct Notification {
     pub envelope: Envelope,
     /// At most [`BODY_INLINE_BYTES_MAX`] bytes, lines end in CRLF.
     pub body: Vec<u8>,
-    /// How many of the failed recipients, from the first, are dealt with: reported, or not to be. Ask again for the rest.
+    /// How many of the recipients, from the first, are dealt with: reported, or not to be. Ask again for the rest.
     pub covered: usize,
 }
 
-/// The notification that `failed` recipients of `original` call for. `None` if none may be sent: the original has the null
-/// sender (it is a notification itself), its sender has no domain, or NOTIFY forbids it for each of them.
+/// The notification about `topic` that `reported` recipients of `original`, all of that topic, call for. `None` if none may
+/// be sent: the original has the null sender (it is a notification itself), its sender has no domain, or NOTIFY forbids it
+/// for each of them.
 pub fn notification(
     original: &Original<'_>,
-    failed: &[Failed<'_>],
+    topic: Topic,
+    reported: &[Reported<'_>],
     reporter: &Reporter<'_>,
 ) -> Option<Notification> {
     let sender = original.envelope.sender();
     if sender.is_empty() || !sender.contains('@') {
         return None;
     }
-    let is_reported = |failed: &&Failed<'_>| failed.recipient.notify.on_failure();
-    // RFC 6533: only who can send from such an address, or asked for SMTPUTF8, can read such a report.
-    let utf8 = original.envelope.parameters().smtputf8 || !sender.is_ascii();
-    let report = Report::new(original, failed, reporter.host, utf8);
-    failed[..report.covered].iter().find(is_reported)?;
+    assert!(reported.iter().all(|one| one.fate.topic() == topic), "one notification, one topic");
+    let utf8 = needs_utf8(original, reported);
+    let report = Report::new(original, topic, reported, reporter.host, utf8);
     let covered = report.covered;
-    let body = assemble(original, reporter, report, utf8);
+    reported[..covered].iter().find(|one| is_wanted(topic, one.recipient.notify))?;
+    let body = assemble(original, topic, reporter, report, utf8);
     assert!(body.len() <= BODY_INLINE_BYTES_MAX, "a notification fits one record");
     let eight_bit = !body.is_ascii();
     let content = Content { eight_bit, eight_bit_header: !sender.is_ascii() };
@@ -107,7 +148,21 @@ pub fn notification(
     Some(Notification { envelope, body, covered })
 }
 
-/// The two accounts of what failed.
+/// Whether the report is an internationalised one (RFC 6533): there is something beyond ASCII to say, and the sender can
+/// read it, having such an address or having asked for SMTPUTF8.
+fn needs_utf8(original: &Original<'_>, reported: &[Reported<'_>]) -> bool {
+    let sender = original.envelope.sender();
+    let is_more = |one: &Reported<'_>| {
+        let said = one.reply.is_none_or(|reply| reply.text.is_ascii());
+        let kind = one.recipient.original.as_bytes().first_chunk();
+        let typed = kind.is_some_and(|kind: &[u8; 6]| kind.eq_ignore_ascii_case(b"utf-8;"));
+        !one.recipient.mailbox.is_ascii() || !one.recipient.original.is_ascii() || typed || !said
+    };
+    let read = original.envelope.parameters().smtputf8 || !sender.is_ascii();
+    read && (!sender.is_ascii() || !header(original.content).is_ascii() || reported.iter().any(is_more))
+}
+
+/// The two accounts of what happened.
 struct Report {
     text: String,
     fields: String,
@@ -115,34 +170,40 @@ struct Report {
 }
 
 impl Report {
-    fn new(original: &Original<'_>, failed: &[Failed<'_>], host: &str, utf8: bool) -> Self {
+    fn new(original: &Original<'_>, topic: Topic, reported: &[Reported<'_>], host: &str, utf8: bool) -> Self {
         let (mut text, mut fields) = (String::new(), String::new());
-        status::push_greeting(&mut text, original, host, utf8);
+        words::push_greeting(&mut text, original, topic, host, utf8);
         status::push_message_fields(&mut fields, original, host, utf8);
         let mut covered = 0;
-        let mut reported = 0;
-        for failed in failed {
-            if failed.recipient.notify.on_failure() {
+        let mut told = 0;
+        for one in reported {
+            if is_wanted(topic, one.recipient.notify) {
                 let before = (text.len(), fields.len());
-                status::push_explanation(&mut text, failed, utf8);
-                status::push_recipient_fields(&mut fields, failed, utf8);
-                if reported > 0 && text.len() + fields.len() > REPORT_BYTES_MAX {
+                words::push_explanation(&mut text, one, utf8);
+                status::push_recipient_fields(&mut fields, one, utf8);
+                if told > 0 && text.len() + fields.len() > REPORT_BYTES_MAX {
                     text.truncate(before.0);
                     fields.truncate(before.1);
                     break;
                 }
-                reported += 1;
+                told += 1;
             }
             covered += 1;
         }
-        status::push_closing(&mut text, original);
+        words::push_closing(&mut text, original, topic);
         Self { text, fields, covered }
     }
 }
 
-fn assemble(original: &Original<'_>, reporter: &Reporter<'_>, report: Report, utf8: bool) -> Vec<u8> {
+fn assemble(
+    original: &Original<'_>,
+    topic: Topic,
+    reporter: &Reporter<'_>,
+    report: Report,
+    utf8: bool,
+) -> Vec<u8> {
     let room = BODY_INLINE_BYTES_MAX - FRAME_BYTES - report.text.len() - report.fields.len();
-    let (returned_type, returned) = returned(original, room, utf8);
+    let (returned_type, returned) = returned(original, topic, room, utf8);
     let kind = if utf8 { "global-delivery-status" } else { "delivery-status" };
     let boundary = boundary(reporter.id, returned, &report);
     let mut host = String::new();
@@ -160,7 +221,7 @@ fn assemble(original: &Original<'_>, reporter: &Reporter<'_>, report: Report, ut
     MessageBuilder::new()
         .header("From", Raw::new(format!("Mail Delivery System <MAILER-DAEMON@{host}>")))
         .header("To", Raw::new(format!("<{sender}>")))
-        .header("Subject", Raw::new("Undelivered mail: returned to sender"))
+        .header("Subject", Raw::new(words::subject(topic)))
         .header("Date", Date::new(i64::try_from(reporter.now.0 / 1000).unwrap_or(0)))
         .header("Message-ID", Raw::new(format!("<{}@{host}>", reporter.id)))
         // RFC 3834 §5: keeps vacation programs from answering.
@@ -177,17 +238,15 @@ fn part(content_type: ContentType<'static>, content: Vec<u8>) -> MimePart<'stati
 }
 
 /// What is returned of the original, within `room` bytes, and its type: all of it if the sender asked for that and it
-/// fits, otherwise its headers (RFC 3461 §4.3), cut at a line's end if they do not fit.
-fn returned<'a>(original: &Original<'a>, room: usize, utf8: bool) -> (&'static str, &'a [u8]) {
+/// fits and something failed, otherwise its headers (RFC 3461 §4.3), cut at a line's end if they do not fit.
+fn returned<'a>(original: &Original<'a>, topic: Topic, room: usize, utf8: bool) -> (&'static str, &'a [u8]) {
     let content = original.content;
     let Parameters { ret, binary, .. } = original.envelope.parameters();
-    if ret == Return::Full && original.is_whole && content.len() <= room && !binary {
+    let full = ret == Return::Full && topic == Topic::Failure;
+    if full && original.is_whole && content.len() <= room && !binary {
         return (if utf8 { "message/global" } else { "message/rfc822" }, content);
     }
-    let headers = match memchr::memmem::find(content, b"\r\n\r\n") {
-        Some(end) => &content[..end + 2],
-        None => content,
-    };
+    let headers = header(content);
     let headers = match headers.get(..room) {
         Some(cut) => &cut[..memchr::memrchr(b'\n', cut).map_or(0, |lf| lf + 1)],
         None => headers,
@@ -195,6 +254,14 @@ fn returned<'a>(original: &Original<'a>, room: usize, utf8: bool) -> (&'static s
     // A notification goes by DATA: octets that are no lines cannot be in it.
     let headers = if binary && !is_lines(headers) { &[] } else { headers };
     (if utf8 { "message/global-headers" } else { "text/rfc822-headers" }, headers)
+}
+
+/// The header of a message, up to its empty line.
+fn header(content: &[u8]) -> &[u8] {
+    match memchr::memmem::find(content, b"\r\n\r\n") {
+        Some(end) => &content[..end + 2],
+        None => content,
+    }
 }
 
 /// Whether CR and LF stand in pairs only, and NUL nowhere.

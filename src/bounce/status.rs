@@ -1,11 +1,11 @@
-//! PURE. The parts of a notification: the text for people, and the fields for machines (RFC 3464 §2.2, §2.3).
+//! PURE. The fields of a notification, for machines (RFC 3464 §2.2, §2.3).
 //!
 //! Every value comes from a client or a remote, so each goes through [`push_clean`]: one line stays one line.
 
-use super::{Failed, Original};
-use crate::bounce::class::{BounceClass, classify};
+use super::address::{decode_xtext, push_mailbox, push_original};
+use super::{Fate, Original, Reported};
 use crate::clock::WallTime;
-use crate::outcome::Reply;
+use crate::outcome::{Enhanced, Reply};
 use jiff::Timestamp;
 
 /// Longest value in a field, bytes: keeps every line below the 998 of RFC 5322 §2.1.1.
@@ -36,24 +36,6 @@ pub(super) fn date(at: WallTime) -> String {
     at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
 }
 
-/// Turns xtext into what it stands for (RFC 3461 §4); text that is not xtext stays as it is.
-pub(super) fn decode_xtext(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, more)) = rest.split_first() {
-        let pair = more.split_first_chunk::<2>().filter(|_| byte == b'+');
-        let code = pair.and_then(|(hex, more)| {
-            let hex =
-                std::str::from_utf8(hex).ok().filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
-            Some((u8::from_str_radix(hex, 16).ok()?, more))
-        });
-        let (byte, more) = code.unwrap_or((byte, more));
-        bytes.push(byte);
-        rest = more;
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
 fn push_field(out: &mut String, name: &str, kind: &str, value: &str, utf8: bool) {
     out.push_str(name);
     out.push_str(": ");
@@ -73,123 +55,66 @@ pub(super) fn push_message_fields(out: &mut String, original: &Original<'_>, hos
 }
 
 /// The fields about one recipient, with the empty line before them.
-pub(super) fn push_recipient_fields(out: &mut String, failed: &Failed<'_>, utf8: bool) {
-    out.push_str("\r\n");
-    if let Some((kind, address)) = failed.recipient.original.split_once(';') {
-        let address = decode_xtext(address);
-        out.push_str("Original-Recipient: ");
-        push_clean(out, kind.trim(), false);
-        out.push_str("; ");
-        push_clean(out, &address, utf8);
+pub(super) fn push_recipient_fields(out: &mut String, reported: &Reported<'_>, utf8: bool) {
+    out.push_str("\r\nOriginal-Recipient: ");
+    if push_original(out, reported.recipient.original, utf8) {
         out.push_str("\r\n");
-    }
-    let kind = if utf8 && !failed.recipient.mailbox.is_ascii() { "utf-8; " } else { "rfc822; " };
-    push_field(out, "Final-Recipient", kind, failed.recipient.mailbox, utf8);
-    out.push_str("Action: failed\r\nStatus: ");
-    out.push_str(&status(failed.reply));
-    out.push_str("\r\n");
-    if !failed.remote.is_empty() {
-        push_field(out, "Remote-MTA", "dns; ", failed.remote, utf8);
-    }
-    if failed.reply.code == 0 {
-        push_field(out, "Diagnostic-Code", "x-ringpost; ", &failed.reply.text, utf8);
     } else {
-        push_field(out, "Diagnostic-Code", "smtp; ", &said(failed.reply), utf8);
+        out.truncate(out.len() - "Original-Recipient: ".len());
+    }
+    out.push_str("Final-Recipient: ");
+    push_mailbox(out, reported.recipient.mailbox, utf8);
+    let action = match reported.fate {
+        Fate::Failed => "failed",
+        Fate::Delayed { .. } => "delayed",
+        Fate::Relayed => "relayed",
+        Fate::Delivered => "delivered",
+    };
+    push_field(out, "\r\nAction", "", action, utf8);
+    push_field(out, "Status", "", &status(reported), utf8);
+    if !reported.remote.is_empty() {
+        push_field(out, "Remote-MTA", "dns; ", reported.remote, utf8);
+    }
+    match reported.reply {
+        Some(reply) if reply.code == 0 => {
+            push_field(out, "Diagnostic-Code", "x-ringpost; ", &reply.text, utf8)
+        }
+        Some(reply) => push_field(out, "Diagnostic-Code", "smtp; ", &said(reply), utf8),
+        None => {}
+    }
+    if let Fate::Delayed { until } = reported.fate {
+        push_field(out, "Will-Retry-Until", "", &date(until), utf8);
     }
 }
 
-/// Enhanced status; `5.0.0` if there is none of class 4 or 5, since the recipient has failed (RFC 3464 §2.3.4).
-fn status(reply: &Reply) -> String {
-    let enhanced = reply.enhanced;
-    match enhanced.0 {
-        4 | 5 => format!("{}.{}.{}", enhanced.0, enhanced.1.min(999), enhanced.2.min(999)),
-        _ => "5.0.0".to_owned(),
+/// Enhanced status, of a class that goes with what happened (RFC 3464 §2.3.4); `N.0.0` where there is none.
+fn status(reported: &Reported<'_>) -> String {
+    let classes: &[u8] = match reported.fate {
+        Fate::Failed => &[5, 4],
+        Fate::Delayed { .. } => &[4],
+        Fate::Relayed | Fate::Delivered => &[2],
+    };
+    match reported.reply.map(|reply| reply.enhanced) {
+        Some(enhanced) if classes.contains(&enhanced.0) => dotted(enhanced),
+        _ => format!("{}.0.0", classes[0]),
     }
+}
+
+fn dotted(Enhanced(class, subject, detail): Enhanced) -> String {
+    format!("{class}.{}.{}", subject.min(999), detail.min(999))
 }
 
 /// The reply as the remote gave it, on one line.
-fn said(reply: &Reply) -> String {
-    format!("{} {} {}", reply.code, status(reply), reply.text)
-}
-
-/// The beginning of the text for people.
-pub(super) fn push_greeting(out: &mut String, original: &Original<'_>, host: &str, utf8: bool) {
-    out.push_str("This is the mail system at ");
-    push_clean(out, host, utf8);
-    out.push_str(".\r\n\r\nYour message, accepted on ");
-    out.push_str(&date(original.envelope.accepted_at()));
-    out.push_str(",\r\ncould not be delivered to the recipients below. It will not be tried again.\r\n");
-}
-
-/// One recipient in the text for people: who, what was said by whom, what to do.
-pub(super) fn push_explanation(out: &mut String, failed: &Failed<'_>, utf8: bool) {
-    out.push_str("\r\n  <");
-    push_clean(out, failed.recipient.mailbox, utf8);
-    out.push_str(">\r\n    ");
-    if failed.reply.code == 0 {
-        out.push_str("Reason: ");
-        push_clean(out, &failed.reply.text, utf8);
-    } else {
-        let remote = if failed.remote.is_empty() { "The receiving server" } else { failed.remote };
-        push_clean(out, remote, utf8);
-        out.push_str(" said:\r\n      ");
-        push_clean(out, &said(failed.reply), utf8);
-    }
-    out.push_str("\r\n    ");
-    out.push_str(advice(classify(failed.reply)));
-    out.push_str("\r\n");
-}
-
-/// The end of the text for people.
-pub(super) fn push_closing(out: &mut String, original: &Original<'_>) {
-    out.push_str("\r\nIf you ask for help, please quote this message's id: ");
-    out.push_str(&original.id.to_string());
-    out.push_str("\r\n");
-}
-
-fn advice(class: BounceClass) -> &'static str {
-    match class {
-        BounceClass::BadMailbox => {
-            "Check the address for typing errors, and remove it from lists if it is right."
-        }
-        BounceClass::BadDomain => "Check the part behind the @ for typing errors: no mail can be sent there.",
-        BounceClass::Policy => {
-            "The receiving side refuses it by its rules; ask its postmaster, or your mail administrator."
-        }
-        BounceClass::Spam => "It was taken for spam; ask your mail administrator before you send it again.",
-        BounceClass::Quota => "The mailbox is full; try again later or reach the recipient in another way.",
-        BounceClass::TooLarge => "The message is too large; send less or a link instead of attachments.",
-        BounceClass::Protocol => {
-            "The receiving server cannot handle this message; your mail administrator can find out why."
-        }
-        BounceClass::Expired => {
-            "The receiving server could not be reached for too long; send it again later."
-        }
-        BounceClass::RelayDenied => {
-            "The receiving server does not take mail for this domain; its owner must correct that."
-        }
-        BounceClass::Other => "If the reason above does not help, ask your mail administrator.",
+pub(super) fn said(reply: &Reply) -> String {
+    match reply.enhanced {
+        Enhanced(2 | 4 | 5, ..) => format!("{} {} {}", reply.code, dotted(reply.enhanced), reply.text),
+        _ => format!("{} {}", reply.code, reply.text),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn xtext_is_decoded_and_other_text_left_alone() {
-        for (text, want) in [
-            ("a+2Bb+3D", "a+b="),
-            ("plain", "plain"),
-            ("+", "+"),
-            ("+4", "+4"),
-            ("+zz", "+zz"),
-            ("+FF", "+FF"),
-            ("a+é", "a+é"),
-        ] {
-            assert_eq!(decode_xtext(text), want);
-        }
-    }
 
     #[test]
     fn dates_are_rfc_5322_at_any_time() {

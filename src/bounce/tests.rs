@@ -20,15 +20,28 @@ fn envelope(sender: &str, ret: Return, smtputf8: bool, recipients: &[(&str, u8, 
 }
 
 fn report(envelope: &Envelope, content: &[u8], reply: &Reply, remote: &str) -> Option<Notification> {
+    report_of(Fate::Failed, envelope, content, reply, remote)
+}
+
+fn report_of(
+    fate: Fate,
+    envelope: &Envelope,
+    content: &[u8],
+    reply: &Reply,
+    remote: &str,
+) -> Option<Notification> {
     let original = Original { id: MessageId::new(PartId(1), 7), envelope, content, is_whole: true };
-    let failed: Vec<_> = envelope.recipients().map(|recipient| Failed { recipient, reply, remote }).collect();
+    let failed: Vec<_> = envelope
+        .recipients()
+        .map(|recipient| Reported { recipient, fate, reply: Some(reply), remote })
+        .collect();
     let reporter = Reporter {
         host: "relay.test",
         id: MessageId::new(PartId(1), 8),
         now: WallTime(784_887_152_000),
         expires_at: WallTime(784_887_153_000),
     };
-    notification(&original, &failed, &reporter)
+    notification(&original, fate.topic(), &failed, &reporter)
 }
 
 #[test]
@@ -158,6 +171,71 @@ fn an_internationalised_message_gets_a_global_report() {
 }
 
 #[test]
+fn a_report_is_internationalised_only_when_it_has_to_be_and_can_be_read() {
+    let kind = |sender: &str, smtputf8, mailbox: &str, original: &str, content: &str| {
+        let envelope = envelope(sender, Return::Full, smtputf8, &[(mailbox, 0, original)]);
+        let notification = report(&envelope, content.as_bytes(), &unknown_user(), "").unwrap();
+        let fields = text(&notification).contains("report-type=\"global-delivery-status\"");
+        assert_eq!(text(&notification).contains("Content-Type: message/global\r\n"), fields);
+        fields
+    };
+    assert!(!kind("s@b.test", true, "r@c.test", "", "Subject: x\r\n\r\n8-bit: é\r\n"));
+    assert!(kind("s@b.test", true, "é@c.test", "", ""));
+    assert!(kind("s@b.test", true, "r@c.test", "utf-8;\\x{E9}@c.test", ""));
+    assert!(kind("s@b.test", true, "r@c.test", "", "Subject: é\r\n\r\n"));
+    assert!(kind("é@b.test", false, "r@c.test", "", ""));
+    assert!(!kind("s@b.test", false, "r@c.test", "", "Subject: é\r\n\r\n"), "the sender could not read it");
+}
+
+#[test]
+fn success_is_told_to_who_asked_with_headers_alone_and_no_advice() {
+    let to = [("r@there.test", Notify::SUCCESS, ""), ("silent@there.test", 0, "")];
+    let envelope = envelope("s@b.test", Return::Full, false, &to);
+    let taken = Reply::new(250, Enhanced(2, 6, 0), "queued as 7");
+    for (fate, action) in [(Fate::Relayed, "relayed"), (Fate::Delivered, "delivered")] {
+        let told = report_of(fate, &envelope, CONTENT, &taken, "").unwrap();
+        let body = text(&told);
+        for line in [
+            &format!("Action: {action}"),
+            "Status: 2.6.0",
+            "Diagnostic-Code: smtp; 250 2.6.0 queued as 7",
+            "Subject: Delivered mail: the report you asked for",
+        ] {
+            assert!(body.split("\r\n").any(|have| have == line), "{line} is missing in\n{body}");
+        }
+        assert!(
+            !body.contains("silent@") && !body.contains("secret") && !body.contains("Will-Retry"),
+            "{body}"
+        );
+        assert_eq!(told.covered, 2);
+    }
+    let unasked = super::tests::envelope("s@b.test", Return::Full, false, &to[1..]);
+    assert_eq!(report_of(Fate::Relayed, &unasked, CONTENT, &taken, ""), None);
+}
+
+#[test]
+fn a_delay_says_until_when_it_is_tried_and_what_stood_in_the_way() {
+    let to =
+        [("r@there.test", 0, ""), ("d@there.test", Notify::DELAY, ""), ("f@there.test", Notify::FAILURE, "")];
+    let envelope = envelope("s@b.test", Return::Full, false, &to);
+    let until = WallTime(784_987_151_000);
+    let busy = Reply::new(552, Enhanced(5, 2, 2), "mailbox full");
+    let body = report_of(Fate::Delayed { until }, &envelope, CONTENT, &busy, "mx.there.test").unwrap().body;
+    let body = String::from_utf8(body).unwrap();
+    for (line, count) in [
+        ("Action: delayed", 2),
+        ("Status: 4.0.0", 2),
+        ("Will-Retry-Until: Wed, 16 Nov 1994 11:59:11 +0000", 2),
+        ("    It will be tried until Wed, 16 Nov 1994 11:59:11 +0000.", 2),
+        ("      552 5.2.2 mailbox full", 2),
+        ("Subject: Delayed mail: still being tried", 1),
+    ] {
+        assert_eq!(body.split("\r\n").filter(|have| *have == line).count(), count, "{line} in\n{body}");
+    }
+    assert!(!body.contains("f@there.test") && !body.contains("secret"), "{body}");
+}
+
+#[test]
 fn many_recipients_are_covered_by_several_notifications() {
     let mailboxes: Vec<_> = (0..1000).map(|i| format!("u{i}@{}.test", "x".repeat(20))).collect();
     let recipients: Vec<_> = mailboxes.iter().map(|mailbox| (mailbox.as_str(), 0, "")).collect();
@@ -167,7 +245,7 @@ fn many_recipients_are_covered_by_several_notifications() {
     let reply = Reply::new(550, Enhanced(5, 1, 1), &"word ".repeat(60));
     let failed: Vec<_> = envelope
         .recipients()
-        .map(|recipient| Failed { recipient, reply: &reply, remote: "mx.test" })
+        .map(|recipient| Reported { recipient, fate: Fate::Failed, reply: Some(&reply), remote: "mx.test" })
         .collect();
     let reporter = Reporter {
         host: "relay.test",
@@ -177,7 +255,7 @@ fn many_recipients_are_covered_by_several_notifications() {
     };
     let (mut rest, mut told) = (failed.as_slice(), 0);
     while !rest.is_empty() {
-        let notification = notification(&original, rest, &reporter).unwrap();
+        let notification = notification(&original, Topic::Failure, rest, &reporter).unwrap();
         assert!(notification.covered > 10 && notification.body.len() <= BODY_INLINE_BYTES_MAX);
         told += text(&notification).matches("Final-Recipient: ").count();
         rest = &rest[notification.covered..];

@@ -28,6 +28,12 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// Its own relay networks; without them a relay has those of `smtp`, and the other kinds none.
     pub relay_networks: Option<Vec<Network>>,
+    /// Its own proxies with PROXY headers; without them those of `smtp`.
+    pub proxy_networks: Option<Vec<Network>>,
+    /// Its own proxies with XCLIENT; likewise.
+    pub xclient_networks: Option<Vec<Network>>,
+    /// Whether the limits of addresses hold, and the wait for the banner.
+    pub limits: bool,
     /// Clients with these certificates may relay too.
     pub relay_certificates: Vec<Fingerprint>,
     /// Whose mail it is when nobody has logged in; empty is nobody's.
@@ -43,6 +49,9 @@ impl Default for Listener {
             address,
             kind: ListenerKind::Submission,
             relay_networks: None,
+            proxy_networks: None,
+            xclient_networks: None,
+            limits: true,
             relay_certificates: Vec::new(),
             tenant: String::new(),
             tenant_header: String::new(),
@@ -66,6 +75,8 @@ impl Config {
                 ListenerKind::Relay => Some(self.smtp.relay_networks.clone()),
                 _ => None,
             });
+            listener.proxy_networks.get_or_insert_with(|| self.smtp.proxy_networks.clone());
+            listener.xclient_networks.get_or_insert_with(|| self.smtp.xclient_networks.clone());
             listener
         };
         plain.chain(self.listeners.iter().cloned()).map(complete).collect()

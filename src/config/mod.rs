@@ -5,6 +5,7 @@
 //! | `options` | the structs that modules are given, with their defaults. PURE |
 //! | `listener` | likewise for the places where mail is taken. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
+//! | `from_text` | likewise what is written as a text. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
 //! | `read` | text → `Config`, with every error of the file at once, each with its place. PURE |
 //! | `sending` | rules between sites, sources and pools. PURE |
@@ -13,6 +14,7 @@
 //! `ringpost config --default` and the list of known keys in errors are made from the same table that reads the file, so
 //! they cannot drift apart. This module reads the file and asks for the host name; it opens nothing else.
 
+mod from_text;
 mod listener;
 mod options;
 mod read;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::listener::Listener;
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
-use crate::routing::RouteTable;
 use crate::routing::site::Site;
 use crate::routing::source::{Pool, Source};
+use crate::routing::{RouteTable, TlsPolicy};
 
 /// Bytes in a KiB.
 pub(super) const KIB: u64 = 1 << 10;
@@ -142,7 +142,7 @@ pub struct Auth {
     pub users_file: PathBuf,
     /// Clients in these networks may send passwords in the clear.
     pub cleartext_networks: Vec<Network>,
-    /// Failures within the window after which an address must wait.
+    /// Failures within the window after which an address must wait; its network after `limits.network_factor` times as many.
     pub failures_by_address: u32,
     /// Likewise for a user.
     pub failures_by_user: u32,
@@ -242,8 +242,8 @@ pub struct Delivery {
     pub mx_port: u16,
     /// Whether loopback and private addresses may be MX targets: for tests and labs.
     pub allow_loopback_mx: bool,
-    /// Whether to use TLS where the remote offers it.
-    pub starttls: bool,
+    /// What encryption is asked for where no site says otherwise.
+    pub tls: TlsPolicy,
     /// Connections open at once to one path.
     pub connections_max: u16,
     /// Messages after which a connection is closed.
@@ -314,7 +314,7 @@ impl Default for Delivery {
             pool_header: String::new(),
             mx_port: 25,
             allow_loopback_mx: false,
-            starttls: true,
+            tls: TlsPolicy::Opportunistic,
             connections_max: 10,
             messages_per_connection_max: 100,
             recipients_per_transaction_max: LEG_RECIPIENTS_MAX as u16,

@@ -9,8 +9,8 @@ use toml::de::DeValue;
 use super::listener::Listener;
 use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
 use super::value::{
-    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, NameOrEmpty, Own, PathOrEmpty,
-    Size, Switch, TIMEOUT, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, NameOrEmpty, Own,
+    PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
 };
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::Target;
@@ -74,7 +74,7 @@ pub(super) const SECTIONS: &[Section] = &[
         about: "Where mail goes, by recipient domain: the exact domain first, then the longest \"*.suffix\"\n\
                 # (which does not match the suffix itself), then \"*\". The order of the lines means nothing.\n\
                 #   \"mx\"                to the hosts of the domain's MX records\n\
-                #   \"smtp://HOST:PORT\"  to this host\n\
+                #   \"smtp://HOST:PORT\"  to this host; \"smtps://HOST:PORT\" with TLS from the first byte on\n\
                 #   \"discard\"           nowhere, taken as delivered: for measuring\n\
                 #   \"hold\"              kept in the spool until the route changes",
     },
@@ -148,7 +148,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
          # it names is the one that policy, limits, Received and log lines go by.";
     "smtp" "xclient_networks": smtp.xclient_networks = list::<Network>(0, NETWORK),
         "Mail proxies (nginx, Postfix) that may say by XCLIENT for whom they speak. Whoever is in one of these lists can pose\n\
-         # as any client.";
+         # as any client; a client that was introduced can introduce no other, unless its address is in the list.";
     "smtp" "message_bytes_max": smtp.message_bytes_max = Size(64 * KIB..=2 * GIB),
         "Longest message.";
     "smtp" "recipients_max": smtp.recipients_max = Count(1..=RECIPIENTS_MAX as u16),
@@ -175,9 +175,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "auth" "cleartext_networks": auth.cleartext_networks = list::<Network>(0, NETWORK),
         "Clients in these networks may log in without TLS.";
     "auth" "failures_by_address": auth.failures_by_address = Count(1..=1_000_000u32),
-        "Failed logins within the window after which an address (of IPv6 a /64) must wait: 454 4.7.0.";
+        "Failed logins within the window after which an address must wait: 421. Of a network limits.network_factor times as many.\n\
+         # Clients in relay networks are exempt.";
     "auth" "failures_by_user": auth.failures_by_user = Count(1..=1_000_000u32),
-        "Likewise for a user, from wherever they come.";
+        "Likewise for a user, from wherever they come: 454.";
     "auth" "failure_window": auth.failure_window = LIFETIME, "";
 
     "limits" "connections_max": limits.connections_max = Count(1..=1_000_000u32),
@@ -220,8 +221,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
         "Whether MX records may name loopback and private addresses. For tests and labs: with it, anybody\n\
          # who controls a domain can make the relay connect to hosts behind your firewall.";
-    "delivery" "starttls": delivery.starttls = Switch,
-        "Whether to encrypt where the remote offers it, whatever its certificate says.";
+    "delivery" "tls": delivery.tls = TLS_POLICY,
+        "Encryption towards remotes: \"off\"; \"opportunistic\": where it is offered, with any certificate, else in the\n\
+         # clear; \"required\": with any certificate, never in the clear; \"verified\": with a certificate that the system's\n\
+         # trust store believes for the host's name. What the last two cannot get waits, and bounces when it expires.";
     "delivery" "connections_max": delivery.connections_max = CONNECTIONS,
         "Connections open at once to one path (all domains with the same MX hosts share a path).";
     "delivery" "messages_per_connection_max": delivery.messages_per_connection_max = MESSAGES_PER_CONNECTION,
@@ -294,6 +297,11 @@ pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
          # smtp.relay_domains only.";
     "listener" "relay_networks": relay_networks = Own(list::<Network>(0, NETWORK)),
         "Clients in these networks may send to any domain here. Left out, a relay has smtp.relay_networks.";
+    "listener" "proxy_networks": proxy_networks = Own(list::<Network>(0, NETWORK)),
+        "As in smtp, for connections here. Left out, those of smtp.";
+    "listener" "xclient_networks": xclient_networks = Own(list::<Network>(0, NETWORK)), "";
+    "listener" "limits": limits = Switch,
+        "Whether the limits of addresses hold here, and clients must wait for the banner.";
     "listener" "relay_certificates": relay_certificates = list::<Fingerprint>(0, FINGERPRINTS),
         "Clients with these certificates may as well; see `openssl x509 -noout -fingerprint -sha256`.";
     "listener" "tenant": tenant = WordOrEmpty,
@@ -326,6 +334,15 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
     "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
     "site" "window": rules.window = Own(WINDOW), "";
     "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+    "site" "tls": rules.tls = Own(TLS_POLICY), "";
+    "site" "client_certificate": rules.client_certificate = PathOrEmpty,
+        "PEM file with the chain that is shown to remotes that ask for one. Read at the start.";
+    "site" "client_key": rules.client_key = PathOrEmpty, "PEM file with its key.";
+    "site" "auth_user": rules.auth_user = LineOrEmpty,
+        "Who logs in, by SCRAM-SHA-256 where it is offered, else PLAIN or LOGIN; only over TLS, or to loopback. Whoever can\n\
+         # pretend to be the host gets a password of the last two: tls = \"verified\" prevents it.";
+    "site" "auth_password_file": rules.auth_password_file = PathOrEmpty,
+        "File with nothing but the password. Read at the start.";
 };
 
 /// The settings of a `[[source]]`.
@@ -428,6 +445,7 @@ fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> S
 mod tests {
     use super::super::listener::ListenerKind;
     use super::*;
+    use crate::routing::TlsPolicy;
     use crate::routing::site::SiteRules;
 
     #[test]
@@ -445,6 +463,9 @@ mod tests {
                 address: "[::1]:25".parse().expect("address"),
                 kind: ListenerKind::Mx,
                 relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
+                proxy_networks: Some(Vec::new()),
+                xclient_networks: Some(vec!["::1".parse().expect("network")]),
+                limits: false,
                 relay_certificates: vec![[7; 32]],
                 tenant: "acme".into(),
                 tenant_header: "X-Tenant".into(),
@@ -466,7 +487,15 @@ mod tests {
             hosts: vec!["smtp://[::1]:26".parse().expect("target")],
             domains: vec!["a.example".into()],
             sources: vec!["out-1".into()],
-            rules: SiteRules { window: Some(3), ..SiteRules::default() },
+            rules: SiteRules {
+                window: Some(3),
+                tls: Some(TlsPolicy::Verified),
+                client_certificate: "a.pem".into(),
+                client_key: "a.key".into(),
+                auth_user: "me \"é\" @a.example".into(),
+                auth_password_file: "password".into(),
+                ..SiteRules::default()
+            },
         }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();

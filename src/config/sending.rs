@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::options::Config;
 use super::read::Reader;
+use crate::routing::site::Site;
 
 impl Reader<'_> {
     pub(super) fn sending_rules(&mut self, config: &Config) {
@@ -19,6 +20,7 @@ impl Reader<'_> {
                 "site.name",
                 format!("`{}` matches nothing; a site needs mx, hosts, domains or sources", site.name),
             );
+            self.paired(index, site);
             let name = site.sources.iter().find_map(|name| unknown(name));
             self.rule_at(index, name.is_none(), "site.name", no_source(&site.name, name, &sources));
         }
@@ -42,6 +44,28 @@ impl Reader<'_> {
             ["delivery.pool"; 2],
             format!("there is no pool `{pool}`; allowed is the name of a [[pool]], or \"\""),
         );
+    }
+
+    /// Keys of a site that mean nothing without each other.
+    fn paired(&mut self, index: usize, site: &Site) {
+        let name = &site.name;
+        let rules = &site.rules;
+        let is_set = |path: &std::path::Path| !path.as_os_str().is_empty();
+        for (one, other, names) in [
+            (
+                is_set(&rules.client_certificate),
+                is_set(&rules.client_key),
+                ["client_certificate", "client_key"],
+            ),
+            (
+                !rules.auth_user.is_empty(),
+                is_set(&rules.auth_password_file),
+                ["auth_user", "auth_password_file"],
+            ),
+        ] {
+            let what = format!("`{name}` sets only one of {}; allowed is both or none", names.join(" and "));
+            self.rule_at(index, one == other, "site.name", what);
+        }
     }
 
     /// Each table has a name, and one of its own.

@@ -9,11 +9,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::from_text::FromText;
 use super::listener::ListenerKind;
-use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
-use crate::routing::source::Member;
-use crate::routing::{Target, is_domain, is_host_name};
-use crate::users::{Fingerprint, fingerprint};
+use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Wiring};
+use crate::routing::{TlsPolicy, is_host_name};
 
 /// A kind of value. Reading never panics; what it says on failure completes "found …".
 pub(super) trait Kind {
@@ -199,105 +198,6 @@ pub(super) fn show_size(bytes: u64) -> String {
     show_quantity(bytes, &SIZE_UNITS)
 }
 
-/// Types that read themselves from a text.
-pub(super) trait FromText: Sized {
-    fn from_text(text: &str) -> Result<Self, Wrong>;
-    fn to_text(&self) -> String;
-}
-
-impl FromText for std::net::SocketAddr {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        text.parse().map_err(|_| Wrong::Form)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for Network {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        text.parse().map_err(Wrong::Reason)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for PathBuf {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        if text.is_empty() || text.contains('\0') { Err(Wrong::Form) } else { Ok(text.into()) }
-    }
-    fn to_text(&self) -> String {
-        self.to_string_lossy().into_owned()
-    }
-}
-
-/// A target with a host, written as in `[routes]`; for SMTP the scheme can be left out.
-impl FromText for Target {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        let full = if text.contains("://") { text.to_owned() } else { format!("smtp://{text}") };
-        full.parse().map_err(|_| Wrong::Form)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for Fingerprint {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        fingerprint(text).map_err(Wrong::Reason)
-    }
-    fn to_text(&self) -> String {
-        self.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl FromText for std::net::IpAddr {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        text.parse().map_err(|_| Wrong::Form)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-/// A name, with a weight behind a colon if it is not 1.
-impl FromText for Member {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        let (name, weight) = text.split_once(':').unwrap_or((text, "1"));
-        let weight = weight.parse().ok().filter(|weight| (1..=1_000_000).contains(weight));
-        match weight {
-            Some(weight) if is_domain(name) => Ok(Self { source: name.to_owned(), weight }),
-            _ => Err(Wrong::Form),
-        }
-    }
-    fn to_text(&self) -> String {
-        if self.weight == 1 { self.source.clone() } else { format!("{}:{}", self.source, self.weight) }
-    }
-}
-
-/// A word.
-impl FromText for Box<str> {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        let splits = |c: char| c.is_control() || c.is_whitespace();
-        if text.is_empty() || text.contains(splits) { Err(Wrong::Form) } else { Ok(text.into()) }
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-/// A domain, or `*.domain`.
-impl FromText for String {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        let name = text.strip_prefix("*.").unwrap_or(text);
-        if is_domain(name) { Ok(text.to_lowercase()) } else { Err(Wrong::Form) }
-    }
-    fn to_text(&self) -> String {
-        self.clone()
-    }
-}
-
 /// A text that a type reads itself.
 pub(super) struct Parsed<T>(&'static str, PhantomData<T>);
 
@@ -420,6 +320,27 @@ impl Kind for WordOrEmpty {
     }
 }
 
+/// A line of text; empty where there is none.
+pub(super) struct LineOrEmpty;
+
+impl Kind for LineOrEmpty {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Wrong> {
+        let line = value.as_str().ok_or(Wrong::Form)?;
+        let fits = line.len() <= 255 && !line.contains(char::is_control);
+        if fits { Ok(line.to_owned()) } else { Err(Wrong::Form) }
+    }
+
+    fn show(&self, value: &String) -> String {
+        quoted(value)
+    }
+
+    fn allowed(&self) -> String {
+        "up to 255 bytes without control characters, or \"\"".into()
+    }
+}
+
 /// A path; empty where there is none.
 pub(super) struct PathOrEmpty;
 
@@ -451,6 +372,13 @@ pub(super) const LISTENER_KIND: Choice<ListenerKind> = Choice(&[
     ("submission", ListenerKind::Submission),
     ("submissions", ListenerKind::Submissions),
     ("mx", ListenerKind::Mx),
+]);
+/// Words of `delivery.tls`.
+pub(super) const TLS_POLICY: Choice<TlsPolicy> = Choice(&[
+    ("off", TlsPolicy::Off),
+    ("opportunistic", TlsPolicy::Opportunistic),
+    ("required", TlsPolicy::Required),
+    ("verified", TlsPolicy::Verified),
 ]);
 /// Words of `log.format`.
 pub(super) const LOG_FORMAT: Choice<LogFormat> =

@@ -1,5 +1,5 @@
 //! The thread that checks passwords: slow by intent, so it is none of a shard's. It sees every try, and so the limits of
-//! failures hold for the whole process.
+//! a user's failures hold for the whole process.
 
 use std::io;
 use std::time::Instant;
@@ -31,7 +31,7 @@ pub fn start(
 }
 
 fn decide(failures: &mut Failures, question: &Question, now: Moment) -> Answer {
-    if !failures.allow(question.peer, &question.user, now) {
+    if !failures.allow(&question.user, now) {
         return Answer::Later;
     }
     let holds = match &question.evidence {
@@ -39,7 +39,7 @@ fn decide(failures: &mut Failures, question: &Question, now: Moment) -> Answer {
         Evidence::Decided(holds) => *holds,
     };
     if !holds {
-        failures.failed(question.peer, &question.user, now);
+        failures.failed(&question.user, now);
         return Answer::Refused;
     }
     Answer::Granted
@@ -54,13 +54,12 @@ mod tests {
 
     #[test]
     fn a_user_with_the_right_password_waits_as_well_once_the_failures_are_too_many() {
-        let limits = FailureLimits { by_address: 2, by_user: 9, window: Duration::from_secs(60) };
+        let limits = FailureLimits { by_user: 2, window: Duration::from_secs(60) };
         let mut failures = Failures::new(limits);
         let mut ask = |holds, second: u64| {
             let question = Question {
                 shard: ShardIndex(0),
                 ticket: 0,
-                peer: [127, 0, 0, 1].into(),
                 user: "a".into(),
                 evidence: Evidence::Decided(holds),
                 users: Arc::new(Users::default()),

@@ -17,8 +17,8 @@ use super::resolver::ResolverCounters;
 use crate::config::{Config, Wiring};
 use crate::metrics::{
     AttemptStage, BounceClass, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
-    LegStateLabel, LimitKind, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics, ShardSnapshot,
-    SourceFigures, WorkerMetrics, WorkerSnapshot,
+    LegStateLabel, LimitKind, LoginResult, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics,
+    ShardSnapshot, SourceFigures, WorkerMetrics, WorkerSnapshot,
 };
 
 /// The last snapshot of each role, and what else is shown.
@@ -118,6 +118,13 @@ impl Exposition {
             "reason",
             &[],
             sums(all, |shard| &shard.rejects),
+        );
+        page.by_label::<LoginResult>(
+            "ringpost_logins_total",
+            "Logins, by what became of them.",
+            "result",
+            &[],
+            sums(all, |shard| &shard.logins),
         );
         page.by_label::<LimitKind>(
             "ringpost_limits_total",

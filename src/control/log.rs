@@ -23,7 +23,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use crate::clock::WallTime;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::event::{Event, event_channel};
-use crate::outcome::{Enhanced, Reply, Verdict};
+use crate::outcome::{Enhanced, Reply, Topic, Verdict};
 
 /// Time between two looks into the channel.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -233,7 +233,8 @@ fn emit(event: &Event) {
         }
         Event::Outcome { id, domain, recipients, verdict, reply, host, attempts, delay, due, at } => {
             let verdict = match verdict {
-                Verdict::Delivered => "delivered",
+                Verdict::Delivered | Verdict::Placed => "delivered",
+                Verdict::Relayed => "relayed",
                 Verdict::Deferred => "deferred",
                 Verdict::Failed => "failed",
             };
@@ -243,9 +244,14 @@ fn emit(event: &Event) {
                 enhanced = %Dotted(*enhanced), reply = &*shown(text), host = &*shown(host), attempts,
                 delay_seconds = delay.as_secs_f64(), retry_seconds, "{verdict}");
         }
-        Event::Bounced { id, recipients, notification, .. } => {
+        Event::Bounced { id, topic, recipients, notification, .. } => {
             let notification = notification.map(tracing::field::display);
-            tracing::info!(target: "mail", %id, recipients, notification, "bounced");
+            let what = match topic {
+                Some(Topic::Success) => "success reported",
+                Some(Topic::Delay) => "delay reported",
+                Some(Topic::Failure) | None => "bounced",
+            };
+            tracing::info!(target: "mail", %id, recipients, notification, "{what}");
         }
         Event::Rejected { client, reply, about, .. } => {
             tracing::info!(target: "mail", %client, about = &*shown(about), code = reply.code,

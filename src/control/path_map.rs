@@ -14,7 +14,7 @@ use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
 use crate::routing::site::{Destination, Ruling, Sites};
 use crate::routing::source::SourcePool;
-use crate::routing::{DomainHosts, PathHost, PathKind, PathLimits, PathSpec, Target, is_host_name};
+use crate::routing::{DomainHosts, PathHost, PathKind, PathLimits, PathSpec, Target, Way, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
 pub const HOSTS_MAX: usize = 16;
@@ -151,11 +151,11 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
 /// Names and ports of hosts in order of preference, the preferences reduced to their order.
 type HostsKey = Vec<(u16, String, u16)>;
 
-/// The identity of a path.
+/// The identity of a path: how its hosts are known, and which they are or what sites they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
-    Hosts(HostsKey),
-    Sites(String),
+    Hosts(Way, HostsKey),
+    Sites(Way, String),
     Discard,
     Hold,
 }
@@ -272,7 +272,13 @@ impl PathMap {
                 };
             }
             let shared = PathKind::Smtp { hosts: Vec::new() };
-            let spec = self.fixed(&asked.pool, PathKey::Sites(sites.clone()), &sites, shared, limits);
+            let spec = self.fixed(
+                &asked.pool,
+                PathKey::Sites(limits.security.way, sites.clone()),
+                &sites,
+                shared,
+                limits,
+            );
             return Decision::Path { spec, hosts: Some(self.canonical(key, usable)), complete };
         }
         match (unknown, refused) {
@@ -323,7 +329,7 @@ impl PathMap {
             [one] => label(one),
             all => format!("{}+{}", label(&all[0]), all.len() - 1),
         };
-        let key = (pool.name.as_str().into(), PathKey::Hosts(key));
+        let key = (pool.name.as_str().into(), PathKey::Hosts(limits.security.way, key));
         let known = self.paths.get(&key);
         if let Some(spec) = known
             && matches!(&spec.kind, PathKind::Smtp { hosts: known } if same_addresses(known, &hosts))

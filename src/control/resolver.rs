@@ -27,7 +27,7 @@ use crate::config::{Config, Resolver as Options};
 use crate::id::ShardIndex;
 use crate::routing::site::Sites;
 use crate::routing::source::Pools;
-use crate::routing::{PathLimits, RouteAnswer, RouteTable, Target, literal_address};
+use crate::routing::{PathLimits, RouteAnswer, RouteTable, Security, Target, literal_address};
 
 /// Questions that may wait in the channel.
 const QUESTIONS_MAX: usize = 16 * 1024;
@@ -78,7 +78,7 @@ pub struct ResolverHandle {
 }
 
 impl ResolverHandle {
-    /// Asks where mail for `domain` (lower case; a way, if it leaves by a pool) goes. Never waits; the answer comes through the callback given to
+    /// Asks where mail for `domain` (lower case; a course, if it leaves by a pool) goes. Never waits; the answer comes through the callback given to
     /// [`start`]. False when too many questions wait: ask again later.
     #[must_use]
     pub fn ask(&self, shard: ShardIndex, domain: &str) -> bool {
@@ -158,6 +158,7 @@ pub fn sites(config: &Config) -> Sites {
         recipients_per_transaction: delivery.recipients_per_transaction_max,
         window: delivery.window,
         idle: delivery.idle_timeout,
+        security: Security { tls: delivery.tls, ..Security::default() },
     };
     Sites::new(limits, &config.sites)
 }
@@ -315,16 +316,16 @@ impl Control {
         Some((RouteAnswer::Path { spec, hosts, valid_for }, kept.found_at))
     }
 
-    /// Where mail that goes this way goes, and how long that holds.
-    async fn look_up(self: Rc<Self>, way: Box<str>) -> (Decision, Duration) {
-        let (domain, pool) = self.pools.split(&way);
+    /// Where mail of this course goes, and how long that holds.
+    async fn look_up(self: Rc<Self>, course: Box<str>) -> (Decision, Duration) {
+        let (domain, pool) = self.pools.split(&course);
         let target = self.routes.target(domain);
         let asked = Asked { domain, target, pool };
         let fixed = |spec| (Decision::Path { spec, hosts: None, complete: true }, self.options.ttl_max);
         match target {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
-            Target::Smtp { host, port } => self.smart_host(&asked, host, *port).await,
+            Target::Smtp { host, port, .. } => self.smart_host(&asked, host, *port).await,
             Target::Mx => self.mail_exchanges(&asked).await,
         }
     }

@@ -4,6 +4,8 @@
 //! read for each message. What ends a connection: the remote (421, or a broken socket), a time-out, its message limit,
 //! home wanting the slot back, idleness, or the stop.
 
+mod opening;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,17 +16,18 @@ use std::time::Duration;
 use super::content::Content;
 use super::dial::{Call, Dialled, dial};
 use super::job::ActiveJob;
+use super::keys::Keys;
 use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::clock::Moment;
+use crate::id::Location;
 use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
 use crate::net;
 use crate::net::buffer::ReceiveBuffer;
 use crate::net::stream::Stream;
-use crate::net::tls::ClientTls;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
 use crate::protocol::client::{Client, Event, Loss, Options, Stage};
-use crate::routing::PathSpec;
+use crate::routing::{PathSpec, Security, TlsPolicy};
 use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
 
@@ -44,8 +47,8 @@ pub struct ConnectionOptions {
     pub ehlo_name: String,
     /// Waits for the remote.
     pub timeouts: Timeouts,
-    /// To shake hands with remotes that offer STARTTLS; `None` leaves all mail in the clear.
-    pub tls: Option<ClientTls>,
+    /// To shake hands with remotes.
+    pub keys: Keys,
 }
 
 /// Waits for the remote; RFC 5321 §4.5.3.2 says at least how long where it has a word on it.
@@ -77,7 +80,7 @@ impl Timeouts {
             Stage::Data => self.data,
             Stage::Body => self.block,
             Stage::FinalDot => self.end_of_data,
-            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Idle => self.command,
+            Stage::Ehlo | Stage::StartTls | Stage::Login | Stage::Mail | Stage::Idle => self.command,
             // Nothing depends on the answer to QUIT.
             Stage::Quit => self.command.min(Duration::from_secs(5)),
         }
@@ -86,10 +89,11 @@ impl Timeouts {
 
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
-    // Opportunistic: a remote that offers STARTTLS and cannot shake hands gets its mail in the clear (RFC 7435 §4.1).
     let Some(mut call) = pool.dialler().call(path) else { return };
-    if open(pool, path, &mut call, pool.options().tls.as_ref()).await == Ended::HandshakeFailed {
-        open(pool, path, &mut call, None).await;
+    let security = path.lane.borrow().spec().limits.security;
+    if open(pool, path, &mut call, security).await == Ended::FallsBack {
+        // To the same host.
+        open(pool, path, &mut call, Security { tls: TlsPolicy::Off, ..security }).await;
     }
 }
 
@@ -98,15 +102,15 @@ pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
 enum Ended {
     /// As connections do.
     Served,
-    /// TLS could not be agreed on; no transaction was begun.
-    HandshakeFailed,
+    /// TLS could not be agreed on, and the policy allows another connection in the clear; no transaction was begun.
+    FallsBack,
 }
 
 async fn open<S: Storage>(
     pool: &Rc<Pool<S>>,
     path: &Rc<PathState<S>>,
     call: &mut Call,
-    tls: Option<&ClientTls>,
+    security: Security,
 ) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
@@ -144,7 +148,8 @@ async fn open<S: Storage>(
         stream,
         remote: host,
         address,
-        tls,
+        security,
+        is_encrypted: false,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
@@ -158,7 +163,9 @@ async fn open<S: Storage>(
         waits_since: began,
         ended: None,
     };
-    connection.serve().await;
+    if connection.begin_encrypted().await {
+        connection.serve().await;
+    }
     connection.ended.unwrap_or(Ended::Served)
 }
 
@@ -181,6 +188,8 @@ struct Flight<S: Storage> {
     tag: u64,
     job: ActiveJob<S>,
     content: Content<S::Pin>,
+    /// The record of its message that turned out to be damaged on the way.
+    damaged: Option<Location>,
 }
 
 struct Connection<'a, S: Storage> {
@@ -191,8 +200,8 @@ struct Connection<'a, S: Storage> {
     stream: Stream,
     remote: Arc<str>,
     address: SocketAddr,
-    /// To shake hands with if the remote offers it; taken when that is done.
-    tls: Option<&'a ClientTls>,
+    security: Security,
+    is_encrypted: bool,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -257,7 +266,7 @@ impl<S: Storage> Connection<'_, S> {
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
             }
-            self.flights.push_back(Flight { tag, job, content });
+            self.flights.push_back(Flight { tag, job, content, damaged: None });
             // A body that goes with its envelope must be given before the next transaction can begin.
             if !self.handle_events().await {
                 return false;
@@ -266,8 +275,13 @@ impl<S: Storage> Connection<'_, S> {
         true
     }
 
-    /// The message cannot be read back: nothing was said to the remote. It is tried again by the schedule.
+    /// The message cannot be read back: nothing was said to the remote. Unless it is damaged, it is tried again by the
+    /// schedule.
     fn unreadable(&mut self, mut job: ActiveJob<S>, error: &ReadError) {
+        if let ReadError::Damaged { at, .. } = error {
+            job.damaged(*at);
+            return self.give_back();
+        }
         job.begin(net::now().mono);
         let reply = Reply::new(0, Enhanced(4, 3, 0), &error.to_string());
         let recipients = job.job().recipients;
@@ -306,36 +320,9 @@ impl<S: Storage> Connection<'_, S> {
         true
     }
 
-    /// The remote said yes to STARTTLS; `false` when the connection is lost.
-    async fn shake_hands(&mut self) -> bool {
-        let Some(tls) = self.tls.take() else { return true };
-        self.stream.set_read_timeout(self.pool.options().timeouts.command);
-        self.stream.set_write_timeout(self.pool.options().timeouts.command);
-        match self.stream.connect_tls(tls, &self.remote).await {
-            Ok(()) => {
-                self.client.tls_established();
-                true
-            }
-            Err(_) => {
-                self.client.lost(Loss::GivenUp, "the TLS handshake failed");
-                self.ended = Some(Ended::HandshakeFailed);
-                false
-            }
-        }
-    }
-
     fn note(&mut self, event: Event) {
         match event {
-            Event::Ready if self.tls.is_some() && self.client.capabilities().starttls => {
-                self.client.start_tls();
-            }
-            Event::Ready => {
-                self.ready = true;
-                self.pool.dialler().answered(self.address);
-                self.open.set(true);
-                self.path.lane.borrow_mut().set_ready(true);
-                self.pool.path_succeeded(self.spec.id);
-            }
+            Event::Ready => self.greeted(),
             Event::Refused { reply, .. } => self.refused(&reply),
             Event::Finished { tag, results, in_doubt, .. } => self.finish(tag, results, in_doubt),
             Event::Closing(reply) => {
@@ -345,11 +332,9 @@ impl<S: Storage> Connection<'_, S> {
                 self.ended = Some(Ended::Served);
             }
             Event::Closed => self.ended = Some(Ended::Served),
-            // The session goes on in the clear.
-            Event::TlsRefused(_) => {
-                self.tls = None;
-                self.note(Event::Ready);
-            }
+            Event::TlsRefused(reply) => self.tls_refused(&reply),
+            Event::LoggedIn => self.opened(),
+            Event::LoginRefused(reply) => self.refused(&reply),
             Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }
@@ -364,11 +349,11 @@ impl<S: Storage> Connection<'_, S> {
 
     /// Gives the session the body of a transaction, chunk by chunk if it is long.
     async fn send_body(&mut self, tag: u64) -> bool {
-        let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return true };
-        self.pool.metrics().sent_bytes.add(u64::from(self.flights[at].job.job().bytes));
+        let Some(flight) = self.flights.iter().position(|flight| flight.tag == tag) else { return true };
+        self.pool.metrics().sent_bytes.add(u64::from(self.flights[flight].job.job().bytes));
         let mut nth = 0;
         loop {
-            let piece = self.flights[at].content.piece(self.pool, nth).await;
+            let piece = self.flights[flight].content.piece(self.pool, nth).await;
             match piece {
                 Ok((piece, last)) => {
                     if !self.client.body_piece(tag, &piece, last) || last {
@@ -377,6 +362,9 @@ impl<S: Storage> Connection<'_, S> {
                 }
                 Err(error) => {
                     // The remote must not take what there is for the whole: the connection is the only way to say so.
+                    if let ReadError::Damaged { at, .. } = &error {
+                        self.flights[flight].damaged = Some(*at);
+                    }
                     self.lose(Loss::GivenUp, &error.to_string());
                     return false;
                 }
@@ -390,8 +378,12 @@ impl<S: Storage> Connection<'_, S> {
 
     fn finish(&mut self, tag: u64, results: Vec<LegResult>, in_doubt: u64) {
         let Some(at) = self.flights.iter().position(|flight| flight.tag == tag) else { return };
-        let Some(Flight { job, .. }) = self.flights.remove(at) else { return };
+        let Some(Flight { job, damaged, .. }) = self.flights.remove(at) else { return };
         let now = net::now().mono;
+        if let Some(at) = damaged {
+            job.damaged(at);
+            return self.give_back();
+        }
         let metrics = self.pool.metrics();
         if let Some(began) = job.began() {
             metrics.attempt[AttemptStage::Total].observe(now.since(began));
@@ -399,7 +391,7 @@ impl<S: Storage> Connection<'_, S> {
         for result in &results {
             let count = u64::from(result.recipients.count_ones());
             let label = match result.verdict {
-                Verdict::Delivered => DeliveryResult::Delivered,
+                Verdict::Delivered | Verdict::Relayed | Verdict::Placed => DeliveryResult::Delivered,
                 Verdict::Deferred if result.recipients & in_doubt != 0 => DeliveryResult::Unknown,
                 Verdict::Deferred => DeliveryResult::Deferred,
                 Verdict::Failed => DeliveryResult::Failed,
@@ -491,7 +483,7 @@ impl<S: Storage> Connection<'_, S> {
     fn note_stage(&mut self, stage: Stage) {
         let label = match stage {
             Stage::Banner => AttemptStage::Banner,
-            Stage::Ehlo | Stage::StartTls => AttemptStage::Ehlo,
+            Stage::Ehlo | Stage::StartTls | Stage::Login => AttemptStage::Ehlo,
             Stage::Mail => AttemptStage::Mail,
             Stage::Rcpt => AttemptStage::Rcpt,
             Stage::Data => AttemptStage::Data,
@@ -543,7 +535,8 @@ impl<S: Storage> Connection<'_, S> {
     fn lose(&mut self, loss: Loss, why: &str) {
         // A remote that takes sessions and drops them at the first MAIL is as useless as one that takes none: the path
         // rests, or it would be asked again at once.
-        let useless = !self.ready || (!self.answered && !self.flights.is_empty());
+        let ours = self.flights.iter().any(|flight| flight.damaged.is_some());
+        let useless = !self.ready || (!self.answered && !self.flights.is_empty() && !ours);
         self.part();
         self.client.lost(loss, why);
         while let Some(event) = self.client.poll_event() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::pool::Pool;
 use crate::clock::Moment;
 use crate::exchange::{End, Job};
+use crate::id::Location;
 use crate::message::Message;
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
@@ -72,11 +73,16 @@ impl<S: Storage> ActiveJob<S> {
         self.report(end);
     }
 
+    /// Reports that its message is damaged on disk, in the record at `at`.
+    pub(super) fn damaged(mut self, at: Location) {
+        self.report(End::Damaged { at });
+    }
+
     /// Reports it delivered without sending it: the target is `discard`.
     pub(super) fn discard(mut self) {
         self.begin(net::now().mono);
         let reply = Reply::new(250, Enhanced(2, 0, 0), "discarded");
-        let result = LegResult { recipients: self.job.recipients, verdict: Verdict::Delivered, reply };
+        let result = LegResult { recipients: self.job.recipients, verdict: Verdict::Placed, reply };
         self.finish(vec![result], Arc::from("discard"));
     }
 

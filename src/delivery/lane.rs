@@ -209,7 +209,7 @@ impl<J> Lane<J> {
 mod tests {
     use super::*;
     use crate::id::PathId;
-    use crate::routing::{PathKind, PathLimits};
+    use crate::routing::{PathKind, PathLimits, Security};
     use std::time::Duration;
 
     fn lane(slots: u32) -> Lane<u32> {
@@ -219,6 +219,7 @@ mod tests {
             recipients_per_transaction: 10,
             window: 100,
             idle: Duration::from_secs(60),
+            security: Security::default(),
         };
         let spec = PathSpec {
             id: PathId(1),

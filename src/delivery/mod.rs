@@ -7,6 +7,7 @@
 //! * [`peer`] is what workers say to each other. PURE.
 //! * `dial` connects to a path's hosts, in the order that `order` gives, from the source that `sources`
 //!   gives (both PURE).
+//! * [`encryption`] says what a path's policy makes of a remote's TLS. PURE. [`keys`] has what is shown and trusted.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
 
@@ -16,9 +17,12 @@ pub mod connection;
 mod content;
 #[cfg(feature = "runtime")]
 mod dial;
+pub mod encryption;
 pub mod home;
 #[cfg(feature = "runtime")]
 pub mod job;
+#[cfg(feature = "runtime")]
+pub mod keys;
 pub mod lane;
 #[cfg(feature = "runtime")]
 pub mod peer;

@@ -15,7 +15,7 @@ use crate::exchange::grants::Grants;
 use crate::exchange::ledger::{Ledger, WindowLimits};
 use crate::exchange::{Demand, Grant, home};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
-use crate::routing::{PathKind, PathLimits, PathSpec};
+use crate::routing::{PathKind, PathLimits, PathSpec, Security};
 
 const PATHS: u32 = 3;
 const WINDOW: WindowLimits = WindowLimits { jobs: 6, bytes: 10_000 };
@@ -110,6 +110,7 @@ impl World {
             recipients_per_transaction: 50,
             window,
             idle: Duration::from_secs(1),
+            security: Security::default(),
         };
         let near = |index: u16| (shared && index < workers).then_some(WorkerIndex(index));
         Self {

@@ -321,7 +321,7 @@ impl<S: Storage> Pool<S> {
 
     fn say_path_error(&self, path: &PathState<S>, reply: &Reply) {
         let id = path.lane.borrow().spec().id;
-        let shards: Vec<_> = path.lane.borrow_mut().grants().demanding().collect();
+        let shards: Vec<_> = path.lane.borrow_mut().grants().known().collect();
         for shard in shards {
             // Words for a later bounce: lost without harm when the channel is full.
             if exchange::has_control_room(self.to_shard(shard).room()) {

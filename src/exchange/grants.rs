@@ -167,6 +167,11 @@ impl Grants {
             .map(|account| account.shard)
     }
 
+    /// All shards that ever had legs for the path: their jobs may wait here, however long ago they came.
+    pub fn known(&self) -> impl Iterator<Item = ShardIndex> {
+        self.accounts.iter().map(|account| account.shard)
+    }
+
     /// Whether a shard has said that it has legs.
     pub fn has_ready(&self, shard: ShardIndex) -> bool {
         self.accounts.iter().any(|account| account.shard == shard && account.ready > 0)

@@ -23,7 +23,7 @@ pub mod ledger;
 use std::sync::Arc;
 
 use crate::clock::{Moment, WallTime};
-use crate::id::{LegRef, MessageId, PathId, ShardIndex, WorkerIndex};
+use crate::id::{LegRef, Location, MessageId, PathId, ShardIndex, WorkerIndex};
 use crate::outcome::{LegResult, Reply};
 use crate::routing::{DomainHosts, PathSpec};
 
@@ -126,6 +126,11 @@ pub enum End {
         remote: Arc<str>,
         /// When the job's first command was written.
         began: Moment,
+    },
+    /// The message is damaged on disk: it was not sent, and never can be.
+    Damaged {
+        /// Which of its records.
+        at: Location,
     },
     /// The worker dropped it in a way that leaves open whether the remote has the message (a bug was caught).
     Unknown,

@@ -23,31 +23,26 @@ const PROXY_WAIT: Duration = Duration::from_secs(5);
 impl<S: Storage> Driver<'_, S> {
     /// Everything up to the banner; `false` when the session is over.
     pub(super) async fn greet(&mut self) -> bool {
-        let mut known = true;
-        if (self.inbound.proxies)(self.peer) {
+        if (self.listener.proxies)(self.peer) {
             let Some(header) = self.read_proxy_header().await else {
                 self.note_limit(LimitKind::Proxy, "no PROXY header");
                 return self.close(&reply::PROXY_EXPECTED).await;
             };
-            known = header.client.is_some();
+            self.is_known = header.client.is_some();
             if let Some(client) = header.client {
                 self.peer = client.ip().to_canonical();
             }
         }
-        if let Err(refusal) = self.admit(known) {
+        if let Err(refusal) = self.admit() {
             return self.close(&refusal).await;
         }
-        if known && (self.inbound.introducers)(self.peer) {
-            self.session.offer_xclient();
-        }
         if let Some(tls) = self.listener.implicit_tls() {
-            // Bytes behind a PROXY header are not the handshake's any more.
-            if !self.input.filled().is_empty() || !self.shake_hands(tls).await {
+            if !self.shake_hands(tls).await {
                 return false;
             }
             self.session.begin_secured();
         }
-        self.offer_auth();
+        self.offer_what_it_may();
         if self.policy.pass.is_some() && !self.waits_for_banner().await {
             return false;
         }
@@ -55,14 +50,12 @@ impl<S: Storage> Driver<'_, S> {
         true
     }
 
-    /// The client is from now on the one at `self.peer`; if that is not known to be the client's own address, it is
-    /// neither trusted nor limited for it.
-    fn admit(&mut self, known: bool) -> Result<(), Refusal> {
-        let trusted = known && (self.listener.trusts)(self.peer);
+    /// The client is from now on the one at `self.peer`.
+    fn admit(&mut self) -> Result<(), Refusal> {
         // The pass of whoever was here before is given back first.
-        self.policy = SessionPolicy::new(&self.listener.rules, trusted, net::random);
-        self.waiting.is_trusted.set(trusted);
-        if trusted || !known {
+        self.policy.pass = None;
+        self.start_over();
+        if self.policy.is_trusted() || !self.is_known || !self.listener.is_limited {
             return Ok(());
         }
         match self.inbound.clients.admit(self.peer, net::now().mono) {
@@ -72,6 +65,23 @@ impl<S: Storage> Driver<'_, S> {
             }
             Err(excess) => Err(self.refuse_excess(&excess)),
         }
+    }
+
+    /// Nothing holds any more of what the client has said and shown of itself, its login and certificate; what its address
+    /// may do and has done still does.
+    fn start_over(&mut self) {
+        let pass = self.policy.pass.take();
+        let trusted = self.is_known && (self.listener.trusts)(self.peer);
+        self.policy = SessionPolicy::new(&self.listener.rules, trusted, net::random);
+        self.policy.pass = pass;
+        self.waiting.is_trusted.set(trusted);
+    }
+
+    fn offer_what_it_may(&mut self) {
+        if self.is_known && (self.listener.introducers)(self.peer) {
+            self.session.offer_xclient();
+        }
+        self.offer_auth();
     }
 
     /// Counts a limit that was met, and words it for the client.
@@ -99,9 +109,14 @@ impl<S: Storage> Driver<'_, S> {
                 Ok(None) => {}
                 Err(proxy::Malformed) => return None,
             }
+            // What is behind the header must be left to the handshake.
+            let most = match self.listener.implicit_tls() {
+                Some(_) => proxy::least_missing(self.input.filled()),
+                None => usize::MAX,
+            };
             let left = until.since(net::now().mono);
             self.stream.set_read_timeout(left);
-            if left.is_zero() || !matches!(self.stream.read(&mut self.input).await, Ok(1..)) {
+            if left.is_zero() || !matches!(self.stream.read_at_most(most, &mut self.input).await, Ok(1..)) {
                 return None;
             }
         }
@@ -124,16 +139,23 @@ impl<S: Storage> Driver<'_, S> {
     /// XCLIENT: another client from now on; `false` when the session is over.
     pub(super) async fn introduce(&mut self) -> bool {
         let admitted = match self.session.introduce().address {
-            Address::Kept => Ok(()),
-            Address::Unknown => self.admit(false),
+            Address::Kept if self.policy.pass.is_some() => {
+                self.start_over();
+                Ok(())
+            }
+            Address::Kept => self.admit(),
+            Address::Unknown => {
+                self.is_known = false;
+                self.admit()
+            }
             Address::Is(address) => {
-                self.peer = address;
-                self.admit(true)
+                (self.peer, self.is_known) = (address, true);
+                self.admit()
             }
         };
         match admitted {
             Ok(()) => {
-                self.offer_auth();
+                self.offer_what_it_may();
                 self.session.banner(&self.listener.options, &mut self.out);
                 true
             }
@@ -148,6 +170,7 @@ impl<S: Storage> Driver<'_, S> {
         if !self.input.filled().is_empty() || !self.flush().await {
             return false;
         }
+        self.start_over();
         let secured = self.shake_hands(tls).await;
         if secured {
             self.session.tls_established();
@@ -165,6 +188,10 @@ impl<S: Storage> Driver<'_, S> {
             Ok(()) => {
                 if let Some(certificate) = self.stream.peer_certificate() {
                     self.policy.certified(sha256(&certificate));
+                    if self.policy.is_trusted() {
+                        self.waiting.is_trusted.set(true);
+                        self.policy.pass = None;
+                    }
                 }
                 true
             }

@@ -1,4 +1,4 @@
-//! PURE. What one address, and the network around it, may do at once and a minute: connections, messages, errors.
+//! PURE. What one address, and the network around it, may do at once and in a time: connections, messages, errors, logins.
 //!
 //! All shards share one table, because a client's connections are spread over shards: a table for each would have to
 //! guess how many of them it sees, and a limit divided by the shards would refuse a client whose connections happen to be
@@ -33,12 +33,12 @@ const WAYS: usize = 8;
 const SLOTS_PER_CONNECTION: usize = 4;
 /// Fewest slots, and most: 64 bytes each.
 const SLOTS: (usize, usize) = (4096, 1 << 20);
-/// The time that rates are given for, and the longest burst, microseconds.
-const MINUTE: u64 = 60_000_000;
+/// The time that most rates are given for.
+const MINUTE: Duration = Duration::from_secs(60);
 /// Leading bits that one network shares, IPv4 and IPv6.
 const NETWORK_BITS: (u8, u8) = (24, 64);
 
-/// What is counted by the minute.
+/// What is counted by the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// A connection was opened.
@@ -47,7 +47,7 @@ pub enum Act {
     Message,
     /// A command was answered 5xx.
     Error,
-    /// AUTH failed.
+    /// AUTH failed. It is counted before it is known, so that tries made at once do not pass together.
     AuthFailure,
 }
 
@@ -64,20 +64,43 @@ pub struct Limits {
     pub messages_per_minute: u32,
     /// Commands answered 5xx a minute.
     pub errors_per_minute: u32,
-    /// Failures of AUTH a minute.
-    pub auth_failures_per_minute: u32,
+    /// Failures of AUTH within their time.
+    pub auth_failures: u32,
+    /// That time.
+    pub auth_failure_window: Duration,
     /// How many times as much its network may do.
     pub network_factor: u32,
 }
 
+/// A token bucket that holds `count` and is filled in `within`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rate {
+    count: u32,
+    within: Duration,
+}
+
+impl Rate {
+    fn within_us(self) -> u64 {
+        u64::try_from(self.within.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What one token costs, microseconds.
+    fn token(self) -> u64 {
+        self.within_us() / u64::from(self.count)
+    }
+}
+
 impl Limits {
-    fn per_minute(&self, act: Act) -> u32 {
-        match act {
-            Act::Connection => self.connections_per_minute,
-            Act::Message => self.messages_per_minute,
-            Act::Error => self.errors_per_minute,
-            Act::AuthFailure => self.auth_failures_per_minute,
-        }
+    /// What `who` may do; `None` is no limit.
+    fn rate(&self, act: Act, who: Who) -> Option<Rate> {
+        let (count, within) = match act {
+            Act::Connection => (self.connections_per_minute, MINUTE),
+            Act::Message => (self.messages_per_minute, MINUTE),
+            Act::Error => (self.errors_per_minute, MINUTE),
+            Act::AuthFailure => (self.auth_failures, self.auth_failure_window),
+        };
+        let count = count.saturating_mul(who.times(self));
+        (count > 0).then_some(Rate { count, within })
     }
 }
 
@@ -99,22 +122,28 @@ impl Slot {
         self.full_at.iter().map(|at| at.load(Relaxed)).max().unwrap_or(0)
     }
 
-    /// Takes one token of a bucket that holds `limit` and is filled at `limit` a minute, or says how long to wait.
-    fn take(&self, act: Act, limit: u32, now: Moment) -> Result<(), Duration> {
+    /// Takes one token, or says how long to wait.
+    fn take(&self, act: Act, rate: Rate, now: Moment) -> Result<(), Duration> {
         let taken = |full_at: u64| {
-            let next = full_at.max(now.0) + MINUTE / u64::from(limit);
-            (next <= now.0 + MINUTE).then_some(next)
+            let next = full_at.max(now.0) + rate.token();
+            (next <= now.0 + rate.within_us()).then_some(next)
         };
         match self.full_at[act as usize].fetch_update(Relaxed, Relaxed, taken) {
             Ok(_) => Ok(()),
-            Err(_) => Err(self.wait(act, limit, now)),
+            Err(_) => Err(self.wait(act, rate, now)),
         }
     }
 
+    /// Gives a token back.
+    fn give_back(&self, act: Act, rate: Rate) {
+        let given = |full_at: u64| Some(full_at.saturating_sub(rate.token()));
+        let _ = self.full_at[act as usize].fetch_update(Relaxed, Relaxed, given);
+    }
+
     /// How long until there is a token.
-    fn wait(&self, act: Act, limit: u32, now: Moment) -> Duration {
-        let next = self.full_at[act as usize].load(Relaxed).max(now.0) + MINUTE / u64::from(limit);
-        Duration::from_micros(next.saturating_sub(now.0 + MINUTE))
+    fn wait(&self, act: Act, rate: Rate, now: Moment) -> Duration {
+        let next = self.full_at[act as usize].load(Relaxed).max(now.0) + rate.token();
+        Duration::from_micros(next.saturating_sub(now.0 + rate.within_us()))
     }
 }
 
@@ -174,6 +203,8 @@ pub struct Excess {
     pub act: Option<Act>,
     /// The limit.
     pub limit: u32,
+    /// The time that it is for; zero: at once.
+    pub within: Duration,
     /// When there is room again; zero when nobody can say.
     pub wait: Duration,
 }
@@ -192,12 +223,16 @@ impl Excess {
 
     /// What the client is told: what it has too many of, how many it may have, when to come again.
     pub fn refusal(&self) -> Refusal {
-        let (what, unit) = match self.act {
-            None => ("connections", "at once"),
-            Some(Act::Connection) => ("connections", "a minute"),
-            Some(Act::Message) => ("messages", "a minute"),
-            Some(Act::Error) => ("errors", "a minute"),
-            Some(Act::AuthFailure) => ("failed logins", "a minute"),
+        let what = match self.act {
+            None | Some(Act::Connection) => "connections",
+            Some(Act::Message) => "messages",
+            Some(Act::Error) => "errors",
+            Some(Act::AuthFailure) => "failed logins",
+        };
+        let unit = match self.within {
+            Duration::ZERO => "at once".to_owned(),
+            MINUTE => "a minute".to_owned(),
+            other => format!("in {} s", other.as_secs()),
         };
         let when = match self.act {
             None => "when one is closed".to_owned(),
@@ -236,11 +271,12 @@ impl Clients {
             *place = Some(found);
             let limit = self.limits.connections.saturating_mul(who.times(&self.limits));
             if limit > 0 && open > limit {
-                return Err(Excess { who, act: None, limit, wait: Duration::ZERO });
+                let (within, wait) = (Duration::ZERO, Duration::ZERO);
+                return Err(Excess { who, act: None, limit, within, wait });
             }
         }
         for act in [Act::Error, Act::AuthFailure] {
-            pass.each(act, |slot, limit| match slot.wait(act, limit, now) {
+            pass.each(act, |slot, rate| match slot.wait(act, rate, now) {
                 Duration::ZERO => Ok(()),
                 wait => Err(wait),
             })?;
@@ -301,18 +337,25 @@ impl Pass {
     /// # Errors
     /// When its address, or its network, has done it too often; then it is not counted.
     pub fn count(&self, act: Act, now: Moment) -> Result<(), Excess> {
-        self.each(act, |slot, limit| slot.take(act, limit, now))
+        self.each(act, |slot, rate| slot.take(act, rate, now))
     }
 
-    fn each(&self, act: Act, take: impl Fn(&Slot, u32) -> Result<(), Duration>) -> Result<(), Excess> {
-        let limits = &self.clients.limits;
+    /// It was not what it was counted as.
+    pub fn take_back(&self, act: Act) {
+        let given = self.each(act, |slot, rate| {
+            slot.give_back(act, rate);
+            Ok(())
+        });
+        debug_assert!(given.is_ok(), "giving back meets no limit");
+    }
+
+    fn each(&self, act: Act, take: impl Fn(&Slot, Rate) -> Result<(), Duration>) -> Result<(), Excess> {
         for (who, place) in self.who.into_iter().zip(self.places) {
-            let limit = limits.per_minute(act).saturating_mul(who.times(limits));
             if let Some(place) = place
-                && limit > 0
-                && let Err(wait) = take(&self.clients.slots[place], limit)
+                && let Some(rate) = self.clients.limits.rate(act, who)
+                && let Err(wait) = take(&self.clients.slots[place], rate)
             {
-                return Err(Excess { who, act: Some(act), limit, wait });
+                return Err(Excess { who, act: Some(act), limit: rate.count, within: rate.within, wait });
             }
         }
         Ok(())

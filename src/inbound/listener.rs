@@ -32,8 +32,8 @@ pub enum Encryption {
     Implicit(ServerTls),
 }
 
-/// Whether a client's address is in the relay networks.
-pub type Trusts = Box<dyn Fn(IpAddr) -> bool>;
+/// Says which addresses belong to some networks.
+pub type Networks = Box<dyn Fn(IpAddr) -> bool>;
 
 /// A listener's policy. A session keeps the one it began with.
 pub struct ListenerPolicy {
@@ -44,9 +44,15 @@ pub struct ListenerPolicy {
     /// Domains that take mail from anybody.
     pub rules: RelayRules,
     /// Who may relay anywhere.
-    pub trusts: Trusts,
+    pub trusts: Networks,
+    /// Who must begin with a PROXY header.
+    pub proxies: Networks,
+    /// Who may say by XCLIENT for whom it speaks.
+    pub introducers: Networks,
+    /// Whether the limits of addresses hold for those who may not relay, and the wait for the banner.
+    pub is_limited: bool,
     /// Who may log in without TLS.
-    pub cleartext: Trusts,
+    pub cleartext: Networks,
     /// Whose mail it is when nobody has logged in.
     pub tenant: Box<str>,
     /// Header field in which clients that may relay say so; empty is none.
@@ -56,6 +62,12 @@ pub struct ListenerPolicy {
 }
 
 impl ListenerPolicy {
+    /// Whether the other end of a connection may relay by its address. For a proxy that is not said yet: the connections
+    /// that are kept for those who may are not for whoever comes through it.
+    pub fn trusts_at_once(&self, peer: IpAddr) -> bool {
+        (self.trusts)(peer) && !(self.proxies)(peer)
+    }
+
     /// To shake hands with in the middle of a session.
     pub fn starttls(&self) -> Option<&ServerTls> {
         match &self.encryption {

@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::limits::Act;
 use super::session::Driver;
 use crate::hash::HashState;
 use crate::id::ShardIndex;
-use crate::metrics::RejectReason;
+use crate::metrics::{LoginResult, RejectReason};
+use crate::net;
 use crate::net::event::WaitList;
 use crate::protocol::reply;
 use crate::protocol::sasl::Claim;
@@ -34,12 +35,12 @@ impl Logins {
     }
 
     /// Asks, and waits for the answer.
-    pub async fn ask(&self, peer: IpAddr, user: &str, evidence: Evidence, users: &Arc<Users>) -> Answer {
+    pub async fn ask(&self, user: &str, evidence: Evidence, users: &Arc<Users>) -> Answer {
         let Some(asker) = &self.asker else { return Answer::Refused };
         let ticket = self.next.get();
         self.next.set(ticket + 1);
         let (user, users) = (user.into(), users.clone());
-        if !asker.ask(Question { shard: self.shard, ticket, peer, user, evidence, users }) {
+        if !asker.ask(Question { shard: self.shard, ticket, user, evidence, users }) {
             return Answer::Later;
         }
         self.open.borrow_mut().insert(ticket, None);
@@ -68,20 +69,30 @@ impl<S: Storage> Driver<'_, S> {
     pub(super) fn offer_auth(&mut self) {
         let offer = match self.listener.rules.users() {
             None => AuthOffer::None,
-            Some(_) if !self.session.is_secured() && !(self.listener.cleartext)(self.peer) => {
-                AuthOffer::AfterTls
-            }
+            Some(_) if !self.session.is_secured() && !self.is_in_cleartext_network() => AuthOffer::AfterTls,
             Some(_) if self.policy.certificate_user().is_some() => AuthOffer::PasswordsAndCertificate,
             Some(_) => AuthOffer::Passwords,
         };
         self.session.offer_auth(offer);
     }
 
-    /// Finds out whether the client is who it claims to be.
-    pub(super) async fn authenticate(&mut self) {
+    fn is_in_cleartext_network(&self) -> bool {
+        self.is_known && (self.listener.cleartext)(self.peer)
+    }
+
+    /// Finds out whether the client is who it claims to be; `false` when the session is over.
+    pub(super) async fn authenticate(&mut self) -> bool {
         let Some(users) = self.listener.rules.users() else {
-            return self.session.authenticated(Err(reply::NOT_OFFERED), &mut self.out);
+            self.session.authenticated(Err(reply::NOT_OFFERED), &mut self.out);
+            return true;
         };
+        let counted = self.policy.pass.as_ref().map(|pass| pass.count(Act::AuthFailure, net::now().mono));
+        if let Some(Err(excess)) = counted {
+            self.inbound.metrics.logins[LoginResult::Limited].inc();
+            self.reject(RejectReason::Auth);
+            let refusal = self.refuse_excess(&excess);
+            return self.close(&refusal).await;
+        }
         let (user, evidence) = match self.session.claim().clone() {
             Claim::Password { user, password } => (user, Evidence::Password(password)),
             Claim::Proof { user, holds } => (user, Evidence::Decided(holds)),
@@ -91,15 +102,23 @@ impl<S: Storage> Driver<'_, S> {
                 (own, Evidence::Decided(holds))
             }
         };
-        let result = match self.inbound.logins.ask(self.peer, &user, evidence, users).await {
-            Answer::Granted => Ok(&*user),
-            Answer::Refused => Err(reply::BAD_CREDENTIALS),
-            Answer::Later => Err(reply::AUTH_LATER),
+        let answer = self.inbound.logins.ask(&user, evidence, users).await;
+        if answer != Answer::Refused
+            && let Some(pass) = &self.policy.pass
+        {
+            pass.take_back(Act::AuthFailure);
+        }
+        let (counted, result) = match answer {
+            Answer::Granted => (LoginResult::Granted, Ok(&*user)),
+            Answer::Refused => (LoginResult::Refused, Err(reply::BAD_CREDENTIALS)),
+            Answer::Later => (LoginResult::Later, Err(reply::AUTH_LATER)),
         };
+        self.inbound.metrics.logins[counted].inc();
         match &result {
             Ok(name) => self.policy.logged_in(name),
             Err(refusal) => self.log_refusal(RejectReason::Auth, refusal, user.clone()),
         }
         self.session.authenticated(result, &mut self.out);
+        true
     }
 }

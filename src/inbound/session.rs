@@ -43,17 +43,10 @@ const BODY_ROOM: usize = 8 * 1024;
 /// Called when a message has become durable, before its 250 is written.
 pub type OnAccepted = Box<dyn Fn(Arc<Message>, Location, u64)>;
 
-/// Says which addresses belong to some networks.
-pub type Networks = Box<dyn Fn(IpAddr) -> bool>;
-
 /// What the sessions of a shard share.
 pub struct Inbound<S: Storage> {
     /// What differs from listener to listener.
     pub listeners: RefCell<Listeners>,
-    /// Who must begin with a PROXY header.
-    pub proxies: Networks,
-    /// Who may say by XCLIENT for whom it speaks.
-    pub introducers: Networks,
     /// The clients of all shards, and their limits.
     pub clients: Arc<Clients>,
     /// How long a client must be silent before the banner.
@@ -108,6 +101,7 @@ pub async fn serve<S: Storage>(
         listener,
         stream,
         peer,
+        is_known: true,
         session: Session::new(),
         // Until the greeting knows better.
         policy: SessionPolicy::new(&listener.rules, false, net::random),
@@ -150,6 +144,9 @@ pub(super) struct Driver<'a, S: Storage> {
     pub(super) stream: Stream,
     /// The client: the other end of the connection, or whom a proxy there speaks for.
     pub(super) peer: IpAddr,
+    /// Whether `peer` is the client's own address. A client that its proxy does not name has no rights by an address, and
+    /// no limits.
+    pub(super) is_known: bool,
     pub(super) session: Session,
     pub(super) policy: SessionPolicy<'a>,
     pub(super) input: ReceiveBuffer,
@@ -218,7 +215,9 @@ impl<S: Storage> Driver<'_, S> {
                     if !self.flush().await {
                         return;
                     }
-                    self.authenticate().await;
+                    if !self.authenticate().await {
+                        return;
+                    }
                 }
                 Want::Close => {
                     self.flush().await;
@@ -236,7 +235,9 @@ impl<S: Storage> Driver<'_, S> {
         self.count_replies();
         self.stream.set_write_timeout(self.inbound.patience.command);
         self.waiting.is_writing.set(true);
-        self.waiting.scarce_by.set(Some(net::now().mono + SCARCE_WAIT));
+        if !self.waiting.is_trusted.get() {
+            self.waiting.scarce_by.set(Some(net::now().mono + SCARCE_WAIT));
+        }
         let written = self.stream.write_all(&self.out).await;
         self.waiting.scarce_by.set(None);
         self.waiting.is_writing.set(false);

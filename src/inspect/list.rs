@@ -66,6 +66,21 @@ enum State {
     Open,
     /// Failed, and the sender has not been told.
     Owed,
+    /// Handed on, and the sender, who asked, has not been told.
+    Relayed,
+    /// Delivered here, likewise.
+    Placed,
+}
+
+impl State {
+    /// What is to be done, in words.
+    fn owes(self) -> &'static str {
+        match self {
+            State::Open => "",
+            State::Owed => ", bounce owed",
+            State::Relayed | State::Placed => ", report of success owed",
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -169,15 +184,18 @@ fn recipients<'a>(
     envelope: &'a Envelope,
     leg: &LegState,
 ) -> impl Iterator<Item = (Recipient<'a>, u64, State)> {
-    let (first, open, owed) = (leg.leg, leg.open, leg.owed);
+    let first = leg.leg;
+    let states = [
+        (leg.open, State::Open),
+        (leg.owed, State::Owed),
+        (leg.relayed, State::Relayed),
+        (leg.placed, State::Placed),
+    ];
     envelope.recipients().filter_map(move |recipient| {
         let place = recipient.index.checked_sub(first).filter(|place| *place < 64)?;
         let bit = 1u64 << place;
-        match (open & bit != 0, owed & bit != 0) {
-            (true, _) => Some((recipient, bit, State::Open)),
-            (false, true) => Some((recipient, bit, State::Owed)),
-            (false, false) => None,
-        }
+        let (_, state) = states.iter().find(|(recipients, _)| recipients & bit != 0)?;
+        Some((recipient, bit, *state))
     })
 }
 
@@ -220,15 +238,15 @@ fn text(row: &Row<'_>, envelope: &Envelope, legs: &[&LegView], now: WallTime) ->
     let mut text = format!("{}  {} old, {}, from {sender}\n", row.id, age, size(row.size));
     for (leg, view) in row.legs.iter().zip(legs) {
         let due = match (view.state.open, view.state.due.since(now)) {
-            (0, _) => "bounce owed".to_owned(),
+            (0, _) if view.state.owed != 0 => "bounce owed".to_owned(),
+            (0, _) => "report of success owed".to_owned(),
             (_, Duration::ZERO) => "due now".to_owned(),
             (_, wait) => format!("due in {}", span(wait)),
         };
         let attempts = count(leg.attempts.into(), "attempt");
         let _ = writeln!(text, "    {}: {due}, {attempts}", shown(leg.domain));
         for recipient in &leg.recipients {
-            let state = if recipient.state == State::Owed { ", bounce owed" } else { "" };
-            let _ = write!(text, "        {}{state}", shown(recipient.address));
+            let _ = write!(text, "        {}{}", shown(recipient.address), recipient.state.owes());
             match &recipient.reply {
                 Some(reply) if reply.code == 0 => {
                     let _ = writeln!(text, ": {} {}", reply.enhanced, shown(reply.text));
@@ -250,6 +268,7 @@ struct Totals {
     bytes: u64,
     open: u64,
     owed: u64,
+    succeeded: u64,
 }
 
 impl Totals {
@@ -257,17 +276,24 @@ impl Totals {
         self.messages += 1;
         self.bytes += row.size;
         for recipient in row.legs.iter().flat_map(|leg| &leg.recipients) {
-            *(if recipient.state == State::Open { &mut self.open } else { &mut self.owed }) += 1;
+            *match recipient.state {
+                State::Open => &mut self.open,
+                State::Owed => &mut self.owed,
+                State::Relayed | State::Placed => &mut self.succeeded,
+            } += 1;
         }
     }
 }
 
 impl std::fmt::Display for Totals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { messages, bytes, open, owed } = self;
+        let Self { messages, bytes, open, owed, succeeded } = self;
         let recipients = count(*open, "recipient");
         write!(f, "{}, {}, {recipients} open", count(*messages, "message"), size(*bytes))?;
-        if *owed > 0 { write!(f, ", {owed} with a bounce owed") } else { Ok(()) }
+        if *owed > 0 {
+            write!(f, ", {owed} with a bounce owed")?;
+        }
+        if *succeeded > 0 { write!(f, ", {succeeded} with a report of success owed") } else { Ok(()) }
     }
 }
 

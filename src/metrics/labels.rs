@@ -105,6 +105,16 @@ labels! {
         Timeout = "timeout",
         Other = "other",
     }
+    /// What became of a login.
+    LoginResult {
+        Granted = "granted",
+        /// Wrong name, password, proof or certificate.
+        Refused = "refused",
+        /// Nobody looked: too many failures of the user, or too many logins at once.
+        Later = "later",
+        /// Nobody looked: too many failures of the address or its network.
+        Limited = "limited",
+    }
     /// A limit that a client met.
     LimitKind {
         /// Too many open at once from its address or network.
@@ -149,7 +159,7 @@ labels! {
         Torn = "torn",
         /// Acknowledged bytes.
         Rot = "rot",
-        /// One of two copies of a segment's header.
+        /// One or both copies of a segment's header.
         Header = "header",
         /// A segment's footer, whose batches were read instead.
         Footer = "footer",
@@ -157,7 +167,7 @@ labels! {
         Unreadable = "unreadable",
         /// A segment that is gone.
         Missing = "missing",
-        /// A message that could not be moved: it is not queued any more.
+        /// A message that could not be read back: it is not sent.
         Message = "message",
     }
     /// Part of a delivery attempt.

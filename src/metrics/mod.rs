@@ -13,7 +13,7 @@ mod roles;
 
 pub use labels::{
     AttemptStage, BounceClass, By, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
-    LegStateLabel, LimitKind, RejectReason, ReplyClass,
+    LegStateLabel, LimitKind, LoginResult, RejectReason, ReplyClass,
 };
 pub use measure::{
     Counter, GROUP_BOUNDS, Gauge, Histogram, HistogramSnapshot, LATENCY_BOUNDS_MICROS, Latency, Measure,

@@ -2,7 +2,7 @@
 
 use super::labels::{
     AttemptStage, BounceClass, By, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
-    LegStateLabel, LimitKind, RejectReason, ReplyClass,
+    LegStateLabel, LimitKind, LoginResult, RejectReason, ReplyClass,
 };
 use super::measure::{Counter, Gauge, Latency, Measure, Sizes};
 use super::named::{ByName, SourceFigures};
@@ -43,6 +43,8 @@ role_metrics! {
         replies: By<ReplyClass, Counter, { ReplyClass::COUNT }>,
         /// Commands and transactions refused.
         rejects: By<RejectReason, Counter, { RejectReason::COUNT }>,
+        /// Logins that came to a claim.
+        logins: By<LoginResult, Counter, { LoginResult::COUNT }>,
         /// Limits that clients met.
         limits: By<LimitKind, Counter, { LimitKind::COUNT }>,
         /// Messages answered 250.

@@ -20,7 +20,7 @@ use super::fd;
 use super::listener::Detached;
 #[cfg(feature = "simulation")]
 use super::simulated::{World, network::SocketId};
-use super::tls::{ClientTls, ServerTls};
+use super::tls::{ClientTls, ServerTls, Trust};
 
 /// One end of a connection. The socket sits in a cell so that a [`Handle`] can shut it while its task waits.
 pub struct Stream {
@@ -34,8 +34,8 @@ enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
     #[cfg(feature = "simulation")]
     Simulated(SocketId),
-    /// With the handshake that is going on, or closed by one that failed.
-    Away,
+    /// With the handshake that is going on: a second descriptor, to shut it. Without one, closed by a handshake that failed.
+    Away(Option<OwnedFd>),
 }
 
 impl Socket {
@@ -43,7 +43,7 @@ impl Socket {
         match self {
             Self::Plain(tcp) => Some(tcp),
             Self::Tls(tls) => Some(tls.get_ref().0),
-            Self::Away => None,
+            Self::Away(_) => None,
             #[cfg(feature = "simulation")]
             Self::Simulated(_) => None,
         }
@@ -55,7 +55,7 @@ impl Socket {
             Self::Tls(tls) => Pin::new(&mut **tls).poll_read(context, room),
             #[cfg(feature = "simulation")]
             Self::Simulated(socket) => socket.poll_read(context, room),
-            Self::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Away(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -65,7 +65,7 @@ impl Socket {
             Self::Tls(tls) => Pin::new(&mut **tls).poll_write(context, bytes),
             #[cfg(feature = "simulation")]
             Self::Simulated(socket) => socket.poll_write(context, bytes),
-            Self::Away => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Away(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -156,17 +156,15 @@ impl Stream {
         // set here would hold for whatever is read next.
         tcp.set_read_timeout(None).map_err(io::Error::from)?;
         tcp.set_write_timeout(None).map_err(io::Error::from)?;
-        let stream = super::task::within(limit, tls.accept(tcp)).await.ok_or(io::ErrorKind::TimedOut)??;
-        *self.socket.borrow_mut() = Socket::Tls(Box::new(stream.into()));
-        Ok(())
+        let shaken = super::task::within(limit, tls.accept(tcp)).await;
+        self.put_back(shaken.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())).map(TlsStream::from))
     }
 
     /// Shakes hands as the client of `name`. Time-outs are those of reads and writes. On an error the connection is closed.
     pub async fn connect_tls(&mut self, tls: &ClientTls, name: &str) -> io::Result<()> {
         let tcp = self.take_plain()?;
-        let stream = tls.connect(tcp, name).await?;
-        *self.socket.borrow_mut() = Socket::Tls(Box::new(stream.into()));
-        Ok(())
+        let shaken = tls.connect(tcp, name).await;
+        self.put_back(shaken.map(TlsStream::from))
     }
 
     /// What the client showed in the handshake, DER; its key signed the handshake.
@@ -177,11 +175,35 @@ impl Stream {
         }
     }
 
+    /// Whether the certificate that the server showed is one that `trust` believes for the host `name`.
+    ///
+    /// # Errors
+    /// With what is wrong with it, or that the connection is in the clear.
+    pub fn judge_server(&self, trust: &Trust, name: &str) -> io::Result<()> {
+        match &*self.socket.borrow() {
+            Socket::Tls(tls) => trust.judge(tls.get_ref().1.peer_certificates().unwrap_or_default(), name),
+            _ => Err(io::Error::other("the connection is not encrypted")),
+        }
+    }
+
     fn take_plain(&self) -> io::Result<TcpStream> {
-        match self.socket.replace(Socket::Away) {
-            Socket::Plain(tcp) => Ok(tcp),
+        match self.socket.replace(Socket::Away(None)) {
+            Socket::Plain(tcp) => {
+                let own = fd::duplicate(&tcp)?;
+                self.socket.replace(Socket::Away(Some(own)));
+                Ok(tcp)
+            }
             _ => Err(io::Error::other("the connection is not in the clear")),
         }
+    }
+
+    fn put_back(&self, shaken: io::Result<TlsStream<TcpStream>>) -> io::Result<()> {
+        let (socket, result) = match shaken {
+            Ok(stream) => (Socket::Tls(Box::new(stream)), Ok(())),
+            Err(error) => (Socket::Away(None), Err(error)),
+        };
+        self.socket.replace(socket);
+        result
     }
 
     /// A handle to shut it.
@@ -230,11 +252,17 @@ impl Stream {
     /// Reads behind what `buffer` holds; 0 is the end of input. The buffer has memory only while there are bytes in it.
     /// A full buffer is an error: the caller must consume first.
     pub async fn read(&mut self, buffer: &mut ReceiveBuffer) -> io::Result<usize> {
+        self.read_at_most(usize::MAX, buffer).await
+    }
+
+    /// The same, leaving what is behind the next `most` bytes, 1 at least.
+    pub async fn read_at_most(&mut self, most: usize, buffer: &mut ReceiveBuffer) -> io::Result<usize> {
         poll_fn(|context| {
             let Some(room) = buffer.room() else {
                 return Poll::Ready(Err(io::Error::other("receive buffer is full")));
             };
-            match self.socket.borrow_mut().poll_read(context, room) {
+            let most = most.min(room.len());
+            match self.socket.borrow_mut().poll_read(context, &mut room[..most]) {
                 Poll::Ready(Ok(count)) => {
                     buffer.fill(count);
                     buffer.release();
@@ -289,6 +317,15 @@ fn shut(socket: &Socket, how: Shutdown) {
     #[cfg(feature = "simulation")]
     if let Socket::Simulated(socket) = socket {
         return socket.shutdown(how);
+    }
+    if let Socket::Away(Some(own)) = socket {
+        let how = match how {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        let _ = rustix::net::shutdown(own, how);
+        return;
     }
     let Some(tcp) = socket.tcp() else { return };
     let mut shutdown = std::pin::pin!(tcp.shutdown(how));

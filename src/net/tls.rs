@@ -1,19 +1,19 @@
 //! TLS in both directions, by rustls. A full handshake costs its executor some hundred µs of CPU.
 //!
-//! `server` chooses the certificate by the name that the client wants; this file has what sending needs.
+//! `server` chooses the certificate by the name that the client wants; `client` judges the certificates of remotes.
 
+mod client;
 mod server;
 
-use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
-use futures_rustls::{TlsConnector, client};
-use glommio::net::TcpStream;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
+pub use client::{ClientTls, Trust};
 pub use server::{Certificates, ServerTls, Tickets};
 
 /// Why TLS could not be set up. Each names the file and what it must hold.
@@ -49,76 +49,24 @@ pub enum TlsError {
     },
 }
 
-/// What a client needs to shake hands.
-#[derive(Clone)]
-pub struct ClientTls(TlsConnector);
-
-impl ClientTls {
-    /// Opportunistic TLS (RFC 7435): encrypts against listeners, and takes any certificate, since a server that offers none
-    /// we could verify would otherwise get the mail in the clear.
-    pub fn opportunistic() -> Self {
-        let provider = provider();
-        let verifier = Arc::new(AnyCertificate(provider.clone()));
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has suites for both versions")
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
-        Self(TlsConnector::from(Arc::new(config)))
-    }
-
-    pub(super) async fn connect(
-        &self,
-        tcp: TcpStream,
-        name: &str,
-    ) -> io::Result<client::TlsStream<TcpStream>> {
-        let name = ServerName::try_from(name.to_owned()).map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidInput, "the host's name cannot be sent in TLS")
-        })?;
-        self.0.connect(name, tcp).await
-    }
-}
-
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// Takes any certificate, but checks that its key signed this handshake.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+fn load_pair(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+    let file_error = |path: &Path, reason: String, wanted| TlsError::File {
+        path: path.display().to_string(),
+        reason,
+        wanted,
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| file_error(certificate, error.to_string(), "a certificate chain"))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| file_error(key, error.to_string(), "a private key"))?;
+    let pair = CertifiedKey::from_der(chain, private, &provider());
+    pair.map(Arc::new).map_err(|reason| TlsError::Pair {
+        certificate: certificate.display().to_string(),
+        key: key.display().to_string(),
+        reason: reason.to_string(),
+    })
 }

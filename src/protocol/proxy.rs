@@ -34,6 +34,23 @@ pub fn parse(input: &[u8]) -> Result<Option<Header>, Malformed> {
     if input.first() == V2_SIGNATURE.first() { version_2(input) } else { version_1(input) }
 }
 
+/// At least so many bytes are missing of a header that begins with `input`: whoever reads no more than that reads nothing of
+/// what the client says. 1 at least.
+pub fn least_missing(input: &[u8]) -> usize {
+    let shortest = b"PROXY UNKNOWN\r\n".len();
+    if input.len() < shortest {
+        return shortest - input.len();
+    }
+    if input.first() != V2_SIGNATURE.first() {
+        return if input.ends_with(b"\r") { 1 } else { 2 };
+    }
+    let whole = match input.get(V2_FIXED_BYTES - 2..V2_FIXED_BYTES) {
+        Some(length) => V2_FIXED_BYTES + usize::from(u16::from_be_bytes([length[0], length[1]])),
+        None => V2_FIXED_BYTES,
+    };
+    whole.saturating_sub(input.len()).max(1)
+}
+
 fn version_1(input: &[u8]) -> Result<Option<Header>, Malformed> {
     let start = b"PROXY ";
     let common = start.len().min(input.len());
@@ -218,6 +235,13 @@ mod tests {
                 prop_assert!(header.bytes <= input.len());
                 prop_assert_eq!(parse(&input[..header.bytes]), whole);
                 prop_assert_eq!(parse(&input[..header.bytes - 1]), Ok(None));
+                // Read by what is missing at least, it ends where it ends.
+                let mut read = 0;
+                while parse(&input[..read]) == Ok(None) {
+                    read += least_missing(&input[..read]);
+                    prop_assert!(read <= header.bytes, "{} of {}", read, header.bytes);
+                }
+                prop_assert_eq!(read, header.bytes);
             }
         }
     }

@@ -1,15 +1,15 @@
-//! PURE. What time brings: legs that are due, messages that expire, bounces to be sent.
+//! PURE. What time brings: legs that are due, late or expired, and reports to be made.
 //!
-//! Each message has one timer, at the earliest of its deadlines, of the time by which failures are gathered, and of the
-//! time at which an offered bounce is offered again. It may fire early, never late; what fires is looked at afresh.
+//! Each message has one timer, at the earliest of its deadlines, of the times at which legs count as late, of the time by
+//! which failures are gathered, and of the time at which an offered report is offered again. It may fire early, never late; what fires is looked at afresh.
 
-use super::leg::Place;
+use super::leg::{Place, Wishes};
 use super::slab::NONE;
 use super::wheel::Step;
-use super::{Expired, Queue};
-use crate::clock::{Moment, Now};
-use crate::id::MessageId;
-use crate::outcome::LegState;
+use super::{Expired, Late, Queue};
+use crate::clock::{Moment, Now, WallTime};
+use crate::id::{MessageId, PathId};
+use crate::outcome::{LegState, Reply};
 use std::time::Duration;
 
 impl Queue {
@@ -57,27 +57,73 @@ impl Queue {
         self.set_bits(slot, bits, false);
     }
 
-    /// The tick at which a leg that is not in flight expires.
-    fn leg_deadline(&self, slot: u32) -> u32 {
-        let leg = &self.legs[slot];
-        let message = &self.messages[leg.message];
-        let ticks = |wait: Duration| u32::try_from(wait.as_micros() >> super::TICK_SHIFT).unwrap_or(NONE);
-        if self.routes.path_of(leg.flow).is_some_and(|path| path.hold) {
-            let lifetime = message.expires_at().since(message.accepted_at());
-            return message.deadline.saturating_add(ticks(self.options.hold_max.saturating_sub(lifetime)));
-        }
-        if leg.tried || message.fresh {
-            return message.deadline;
-        }
-        // Ticks count from the start of the process: so does the grace.
-        message.deadline.max(ticks(self.options.untried_grace))
+    /// How old a leg may become.
+    fn lifetime(&self, slot: u32) -> Duration {
+        let message = &self.messages[self.legs[slot].message];
+        let given = || message.expires_at().since(message.accepted_at());
+        self.schedule(slot).expire_after.unwrap_or_else(given)
     }
 
-    /// Sees to it that the message's timer fires when this leg expires.
+    /// When a leg expires.
+    pub(super) fn expires_at(&self, slot: u32) -> WallTime {
+        self.messages[self.legs[slot].message].accepted_at() + self.lifetime(slot)
+    }
+
+    /// The tick at which a leg reaches an age.
+    fn tick_at_age(&self, slot: u32, age: Duration) -> u32 {
+        let born = i64::from(self.messages[self.legs[slot].message].born);
+        let tick = born.saturating_add(i64::from(super::ticks(age)) + 1);
+        u32::try_from(tick.max(0)).unwrap_or(NONE).min(NONE - 1)
+    }
+
+    /// [`Self::tick_at_age`], if the leg has had its chance in this process by then; else when it has had time for one.
+    fn tick_at_fair_age(&self, slot: u32, age: Duration) -> u32 {
+        let tick = self.tick_at_age(slot, age);
+        let leg = &self.legs[slot];
+        if leg.tried || self.messages[leg.message].fresh {
+            return tick;
+        }
+        // Ticks count from the start of the process: so does the grace.
+        tick.max(super::ticks(self.options.untried_grace))
+    }
+
+    fn is_held(&self, slot: u32) -> bool {
+        self.routes.path_of(self.legs[slot].flow).is_some_and(|path| path.hold)
+    }
+
+    /// The tick at which a leg that is not in flight expires.
+    fn leg_deadline(&self, slot: u32) -> u32 {
+        let lifetime = self.lifetime(slot);
+        if self.is_held(slot) {
+            return self.tick_at_age(slot, lifetime.max(self.options.hold_max));
+        }
+        self.tick_at_fair_age(slot, lifetime)
+    }
+
+    /// The tick at which the sender is to be told that a leg is late; `None` if that is done, not wanted, or of no use: an
+    /// operator holds it, or it expires before.
+    fn leg_delay(&self, slot: u32) -> Option<u32> {
+        let leg = &self.legs[slot];
+        let wanted = self.messages[leg.message].wishes.has(Wishes::DELAY);
+        let after = self.schedule(slot).delay_after.filter(|_| wanted && !leg.delay_told)?;
+        let useful = after < self.lifetime(slot) && !self.is_held(slot);
+        useful.then(|| self.tick_at_fair_age(slot, after))
+    }
+
+    fn is_late(&self, slot: u32) -> bool {
+        let bits = self.bits(slot);
+        let now = self.tick_now();
+        bits.open & !bits.flying != 0
+            && self.leg_deadline(slot) > now
+            && self.leg_delay(slot).is_some_and(|tick| tick <= now)
+    }
+
+    /// Sees to it that the message's timer fires when this leg is late, or expires.
     pub(super) fn watch_deadline(&mut self, slot: u32) {
         let bits = self.bits(slot);
         if bits.open & !bits.flying != 0 {
             let tick = self.leg_deadline(slot);
+            let tick = self.leg_delay(slot).map_or(tick, |delay| delay.min(tick));
             self.watch(self.legs[slot].message, tick);
         }
     }
@@ -99,7 +145,7 @@ impl Queue {
         let mut owed = false;
         while slot != NONE {
             let bits = self.bits(slot);
-            owed |= bits.owed != 0;
+            owed |= bits.reports() != 0;
             if bits.open & !bits.flying != 0 {
                 let deadline = self.leg_deadline(slot);
                 if deadline > now {
@@ -108,6 +154,11 @@ impl Queue {
                     self.legs[slot].expired = true;
                     let leg = self.leg_ref(slot);
                     self.expired.push_back(leg);
+                }
+                match self.leg_delay(slot) {
+                    Some(tick) if tick > now => self.watch(message, tick),
+                    Some(_) if deadline > now => owed = true,
+                    _ => {}
                 }
             }
             slot = self.legs[slot].sibling;
@@ -134,14 +185,30 @@ impl Queue {
                 self.watch_deadline(slot);
                 continue;
             }
-            let flow = self.legs[slot].flow;
-            let domain = &self.routes.domains[self.routes.flows[flow].domain];
-            let path = self.routes.path_of(flow).map(|path| path.id);
-            let said = || Some(self.replies.reply(self.replies_of(slot).last()?.1).clone());
-            let reason = domain.reason.as_deref().cloned().or_else(said);
+            let (path, reason) = self.hindrance(slot);
             return Some(Expired { job: self.launch(slot, idle), path, reason });
         }
         None
+    }
+
+    /// What stands in a leg's way, as far as the queue knows: its path, why its domain has none, or the last reply.
+    fn hindrance(&self, slot: u32) -> (Option<PathId>, Option<Reply>) {
+        let flow = self.legs[slot].flow;
+        let domain = &self.routes.domains[self.routes.flows[flow].domain];
+        let path = self.routes.path_of(flow).map(|path| path.id);
+        let said = || Some(self.replies.reply(self.replies_of(slot).last()?.1).clone());
+        (path, domain.reason.as_deref().cloned().or_else(said))
+    }
+
+    /// Legs of a message of whose delay the sender is to be told; empty if there are none.
+    pub fn late(&self, id: MessageId) -> Vec<Late> {
+        let Some(message) = self.find(id) else { return Vec::new() };
+        let late = self.legs_of(message).filter(|slot| self.is_late(*slot));
+        late.map(|slot| {
+            let (path, reason) = self.hindrance(slot);
+            Late { state: self.leg_state(slot), until: self.expires_at(slot), path, reason }
+        })
+        .collect()
     }
 
     /// After a change that left recipients owed: now if nothing else is open, else when failures have been gathered.
@@ -170,7 +237,7 @@ impl Queue {
         }
     }
 
-    /// A message for which a bounce is to be made now, of all that [`Self::owed`] says. Until `Bounced` is applied it is
+    /// A message whose sender is to be told now of what [`Self::owed`] and [`Self::late`] say. Until `Bounced` is applied it is
     /// offered again each [`super::QueueOptions::bounce_again`].
     pub fn poll_owed(&mut self, now: Now) -> Option<MessageId> {
         self.touch(now.mono);
@@ -179,7 +246,8 @@ impl Queue {
                 continue;
             }
             self.messages[message].offered = false;
-            if self.legs_of(message).any(|slot| self.bits(slot).owed != 0) {
+            let owes = |slot| self.bits(slot).reports() != 0 || self.is_late(slot);
+            if self.legs_of(message).any(owes) {
                 let again = self.tick_ceil(self.now + self.options.bounce_again);
                 self.leased.insert(id, again);
                 self.watch(message, again);
@@ -189,9 +257,9 @@ impl Queue {
         None
     }
 
-    /// The legs of a message that have owed recipients, with their replies; empty if there are none.
+    /// The legs of a message that have recipients of whom the sender is to be told, with their replies.
     pub fn owed(&self, id: MessageId) -> Vec<LegState> {
         let states = self.state(id).map(|(_, states)| states).unwrap_or_default();
-        states.into_iter().filter(|state| state.owed != 0).collect()
+        states.into_iter().filter(|state| state.reports() != 0).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! PURE. The fold: what a record does to the queue, live and in recovery alike.
 
-use super::leg::{Bits, Form, Leg, Message, Mixed, Place, REPLIES_MANY, Replies, Wall48, halves};
+use super::leg::{Bits, Form, Leg, Message, Mixed, Place, REPLIES_MANY, Replies, Wall48, Wishes, halves};
 use super::slab::{Link, NONE};
 use super::{Applied, Change, Queue};
 use crate::clock::{Moment, Now, WallTime};
@@ -9,7 +9,7 @@ use crate::id::{Location, MessageId};
 use crate::outcome::{Bounced, LegResult, LegState, Outcome, Verdict};
 use std::time::Duration;
 
-/// A message that has lost more of its time than this since it was accepted is taken to be recovered.
+/// A message that was accepted longer ago than this is taken to be recovered.
 const FRESH_WITHIN: Duration = Duration::from_secs(60);
 
 impl Queue {
@@ -53,14 +53,14 @@ impl Queue {
         for part in envelope.legs() {
             let all = if part.count >= 64 { u64::MAX } else { (1 << part.count) - 1 };
             let state = states.iter().find(|state| state.leg == part.first);
-            let known = state.map_or(0, |state| state.open | state.owed);
+            let known = state.map_or(0, LegState::unsettled);
             if !states.is_empty() && known & all == 0 {
                 continue;
             }
             let slot = self.legs.take();
             let generation = self.legs[slot].generation;
-            let way = self.options.pools.way(envelope.pool(), tenant, part.domain);
-            let flow = self.routes.join_flow(&way, tenant);
+            let course = self.options.pools.course(envelope.pool(), tenant, part.domain);
+            let flow = self.routes.join_flow(&course, tenant, &self.options.schedules);
             let due = Wall48::from(envelope.accepted_at());
             self.legs[slot] = Leg { message, flow, generation, first: part.first, due, ..Leg::default() };
             match last {
@@ -70,12 +70,16 @@ impl Queue {
             last = slot;
             let mut bits = Bits { open: all, ..Bits::default() };
             if let Some(state) = state {
-                bits = Bits { open: state.open & all, owed: state.owed & all & !state.open, ..bits };
+                bits.open = state.open & all;
+                let closed = all & !state.open;
+                bits.owed = state.owed & closed;
+                (bits.relayed, bits.placed) = (state.relayed & closed, state.placed & closed);
                 // What is due in the past is ready at once: see `set_bits`.
                 bits.deferred = bits.open;
                 bits.round = state.attempts;
                 self.legs[slot].attempts = state.attempts;
                 self.legs[slot].due = state.due.into();
+                self.legs[slot].delay_told = state.delay_told;
                 self.merge_replies(slot, &state.replies, bits);
             }
             self.place_deferred(slot, bits, now);
@@ -93,8 +97,9 @@ impl Queue {
     ) -> u32 {
         let (accepted_at, expires_at) = (envelope.accepted_at(), envelope.expires_at());
         let lifetime = expires_at.since(accepted_at);
-        // A clock that went back does not prolong a life.
-        let left = expires_at.since(now.wall).min(lifetime);
+        // A clock that went back does not prolong a life: nothing is younger than new.
+        let age = now.wall.since(accepted_at);
+        let born = i64::from(self.tick_ceil(now.mono)) - i64::from(super::ticks(age));
         let seconds = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
         let message = self.messages.insert(Message {
             link: Link::default(),
@@ -102,11 +107,12 @@ impl Queue {
             location,
             body_bytes,
             leg: NONE,
-            deadline: self.tick_ceil(now.mono + left),
+            born: i32::try_from(born).unwrap_or(i32::MIN),
             accepted: seconds(accepted_at.0 / 1000),
             expires: seconds(expires_at.0.div_ceil(1000)),
-            fresh: left + FRESH_WITHIN >= lifetime && (left > Duration::ZERO || lifetime.is_zero()),
+            fresh: age <= FRESH_WITHIN && (age < lifetime || lifetime.is_zero()),
             offered: false,
+            wishes: Wishes::of(envelope),
         });
         self.ids.insert(self.ids.hash(id.as_u64()), message);
         *self.ages.entry(self.messages[message].accepted).or_default() += 1;
@@ -127,15 +133,8 @@ impl Queue {
             let legs: Vec<_> = self.legs_of(message).collect();
             for slot in legs {
                 let first = self.legs[slot].first;
-                let empty = LegState {
-                    leg: first,
-                    attempts: 0,
-                    due: WallTime(0),
-                    open: 0,
-                    owed: 0,
-                    replies: Vec::new(),
-                };
-                let state = states.iter().find(|state| state.leg == first).unwrap_or(&empty);
+                let settled = LegState::default();
+                let state = states.iter().find(|state| state.leg == first).unwrap_or(&settled);
                 self.merge_state(slot, state, now);
             }
         }
@@ -144,9 +143,13 @@ impl Queue {
 
     fn merge_state(&mut self, slot: u32, state: &LegState, now: Now) {
         let mut bits = self.bits(slot);
-        let unsettled = (bits.open | bits.owed) & (state.open | state.owed);
+        let unsettled = bits.unsettled() & state.unsettled();
         bits.open &= state.open;
-        bits.owed = unsettled & !bits.open;
+        let reports = unsettled & !bits.open;
+        bits.owed = (bits.owed | state.owed) & reports;
+        bits.relayed = (bits.relayed | state.relayed) & reports;
+        bits.placed = (bits.placed | state.placed) & reports;
+        self.legs[slot].delay_told |= state.delay_told;
         if state.attempts > self.legs[slot].attempts {
             self.legs[slot].attempts = state.attempts;
             self.legs[slot].due = state.due.into();
@@ -169,16 +172,18 @@ impl Queue {
             let recipients = result.recipients & bits.open;
             bits.flying &= !result.recipients;
             match result.verdict {
-                Verdict::Delivered => bits.open &= !recipients,
-                Verdict::Failed => {
-                    bits.open &= !recipients;
-                    bits.owed |= recipients;
-                }
+                Verdict::Delivered => {}
+                Verdict::Relayed => bits.relayed |= recipients,
+                Verdict::Placed => bits.placed |= recipients,
+                Verdict::Failed => bits.owed |= recipients,
                 Verdict::Deferred if current => {
                     bits.deferred |= recipients;
                     deferred_now |= recipients != 0;
                 }
                 Verdict::Deferred => {}
+            }
+            if result.verdict != Verdict::Deferred {
+                bits.open &= !recipients;
             }
         }
         if deferred_now {
@@ -188,7 +193,7 @@ impl Queue {
             leg.due = due.into();
         }
         leg.attempts = leg.attempts.max(outcome.attempts);
-        if current || outcome.results.iter().any(|result| result.verdict == Verdict::Failed) {
+        if current || outcome.results.iter().any(|result| result.verdict != Verdict::Deferred) {
             self.merge_replies(slot, &outcome.results, bits);
         }
         self.place_deferred(slot, bits, now);
@@ -198,11 +203,19 @@ impl Queue {
     fn apply_bounced(&mut self, bounced: &Bounced) -> Applied {
         let Some(message) = self.find(bounced.id) else { return Applied::default() };
         self.leased.remove(&bounced.id);
+        for first in &bounced.delayed {
+            let found = self.legs_of(message).find(|slot| self.legs[*slot].first == *first);
+            if let Some(slot) = found {
+                self.legs[slot].delay_told = true;
+            }
+        }
         for (first, recipients) in &bounced.legs {
             let found = self.legs_of(message).find(|slot| self.legs[*slot].first == *first);
             if let Some(slot) = found {
                 let mut bits = self.bits(slot);
-                bits.owed &= !recipients;
+                for reported in [&mut bits.owed, &mut bits.relayed, &mut bits.placed] {
+                    *reported &= !recipients;
+                }
                 self.merge_replies(slot, &[], bits);
                 self.set_bits(slot, bits, false);
             }
@@ -217,11 +230,11 @@ impl Queue {
         while slot != NONE {
             let next = self.legs[slot].sibling;
             let bits = self.bits(slot);
-            if bits.open | bits.owed == 0 {
+            if bits.unsettled() == 0 {
                 self.free_leg(slot);
             } else {
                 open |= bits.open != 0;
-                owed |= bits.owed != 0;
+                owed |= bits.reports() != 0;
                 self.watch_deadline(slot);
             }
             slot = next;
@@ -302,7 +315,8 @@ impl Queue {
             self.legs[slot].place = Place::Nowhere;
             self.counts.waiting -= 1;
         }
-        let wait = WallTime::from(self.legs[slot].due).since(now.wall).min(self.options.retry.wait_max());
+        let wait =
+            WallTime::from(self.legs[slot].due).since(now.wall).min(self.schedule(slot).retry.wait_max());
         self.change_bits(slot, bits, false, now.mono + wait);
     }
 
@@ -348,6 +362,7 @@ impl Queue {
         let leg = &mut self.legs[slot];
         let one_round = bits.round == leg.attempts;
         let simple = match bits {
+            Bits { relayed: 1.., .. } | Bits { placed: 1.., .. } => None,
             Bits { open, owed: 0, flying: 0, deferred: 0, .. } if one_round || open == 0 => {
                 Some((Form::Fresh, open))
             }
@@ -383,22 +398,25 @@ impl Queue {
         match self.legs[slot].reply {
             NONE => Vec::new(),
             many if many & REPLIES_MANY != 0 => self.many_replies[many & !REPLIES_MANY].list.clone(),
-            one => vec![(bits.open | bits.owed, one)],
+            one => vec![(bits.unsettled(), one)],
         }
     }
 
-    /// Notes replies of recipients that are open or owed with `bits`, and drops those of settled ones. Must come before
+    /// Notes replies of recipients that are not settled with `bits`, and drops those of settled ones. Must come before
     /// the bits are written: the shortest form leaves the recipients out, since they are all.
     fn merge_replies(&mut self, slot: u32, results: &[LegResult], bits: Bits) {
-        let kept = bits.open | bits.owed;
-        let heard = |result: &&LegResult| {
+        let kept = bits.unsettled();
+        let still = |result: &LegResult| {
             let still = match result.verdict {
                 Verdict::Delivered => 0,
+                Verdict::Relayed => bits.relayed,
+                Verdict::Placed => bits.placed,
                 Verdict::Deferred => bits.open,
                 Verdict::Failed => bits.owed,
             };
-            result.recipients & still != 0
+            result.recipients & still
         };
+        let heard = |result: &&LegResult| still(result) != 0;
         let old = self.legs[slot].reply;
         let mut heard = results.iter().filter(heard).peekable();
         if old == NONE && heard.peek().is_none() {
@@ -406,8 +424,7 @@ impl Queue {
         }
         let mut list = self.replies_of(slot);
         for result in heard {
-            let still = if result.verdict == Verdict::Deferred { bits.open } else { bits.owed };
-            let recipients = result.recipients & still;
+            let recipients = still(result);
             list.iter_mut().for_each(|(known, _)| *known &= !recipients);
             list.push((recipients, self.replies.intern(&result.reply)));
         }

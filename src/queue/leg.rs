@@ -12,6 +12,7 @@
 
 use super::slab::{Link, NONE, linked};
 use crate::clock::WallTime;
+use crate::envelope::{Envelope, Recipient};
 use crate::id::{Location, MessageId};
 
 /// What a leg may cost, message and index included.
@@ -28,6 +29,10 @@ pub(super) struct Bits {
     pub open: u64,
     /// Failed, bounce owed.
     pub owed: u64,
+    /// Relayed, report owed.
+    pub relayed: u64,
+    /// Placed, report owed.
+    pub placed: u64,
     /// Open and out with a job.
     pub flying: u64,
     /// Open and waiting for the leg's due time.
@@ -48,7 +53,7 @@ pub(super) enum Place {
     Waiting,
     /// In no list: what is open is out with jobs.
     Flying,
-    /// In no list: a bounce is owed, nothing is open.
+    /// In no list: a report is owed, nothing is open.
     Owed,
 }
 
@@ -56,6 +61,16 @@ impl Bits {
     /// Recipients that can be tried now.
     pub fn fresh(self) -> u64 {
         self.open & !self.flying & !self.deferred
+    }
+
+    /// Of whom the sender is still to be told.
+    pub fn reports(self) -> u64 {
+        self.owed | self.relayed | self.placed
+    }
+
+    /// Those that have not come to their end.
+    pub fn unsettled(self) -> u64 {
+        self.open | self.reports()
     }
 
     /// Where a leg with these bits belongs. Deferred recipients wait until all parts are back, then in the wheel.
@@ -66,7 +81,7 @@ impl Bits {
             Place::Flying
         } else if self.open != 0 {
             Place::Waiting
-        } else if self.owed != 0 {
+        } else if self.reports() != 0 {
             Place::Owed
         } else {
             Place::Nowhere
@@ -119,6 +134,8 @@ pub(super) struct Leg {
     pub tried: bool,
     /// Whether it stands in the list of expired legs.
     pub expired: bool,
+    /// Whether the sender has been told that it is late.
+    pub delay_told: bool,
 }
 linked!(Leg);
 
@@ -142,6 +159,7 @@ impl Default for Leg {
             place: Place::Nowhere,
             tried: false,
             expired: false,
+            delay_told: false,
         }
     }
 }
@@ -172,18 +190,48 @@ pub(super) struct Message {
     pub body_bytes: u32,
     /// Slot of its first leg.
     pub leg: u32,
-    /// Tick at which it expires.
-    pub deadline: u32,
+    /// Tick of its acceptance, on this process's clock: negative if it was before the process began.
+    pub born: i32,
     /// Seconds since 1970, rounded down.
     pub accepted: u32,
     /// Seconds since 1970, rounded up.
     pub expires: u32,
-    /// Whether the deadline counts from acceptance on this process's monotonic clock, so that no jump can have moved it.
+    /// Whether its age counts from acceptance on this process's monotonic clock, so that no jump can have moved it.
     pub fresh: bool,
-    /// Whether it stands in the list of messages that owe a bounce.
+    /// Whether it stands in the list of messages that owe a report.
     pub offered: bool,
+    /// What its envelope asks for: bits of `Wishes`.
+    pub wishes: Wishes,
 }
 linked!(Message);
+
+/// What the envelope of a message asks for that the queue must know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes(u8);
+
+impl Wishes {
+    /// To be told of success, for one recipient at least.
+    pub const SUCCESS: Wishes = Wishes(1);
+    /// To be told of delay, likewise.
+    pub const DELAY: Wishes = Wishes(2);
+
+    /// Those of `envelope`.
+    pub fn of(envelope: &Envelope) -> Self {
+        if envelope.sender().is_empty() {
+            return Self::default();
+        }
+        envelope.recipients().fold(Self::default(), |Self(wishes), Recipient { notify, .. }| {
+            let success = if notify.on_success() { Self::SUCCESS.0 } else { 0 };
+            let delay = if notify.on_delay() { Self::DELAY.0 } else { 0 };
+            Self(wishes | success | delay)
+        })
+    }
+
+    /// Whether `wish` is one of them.
+    pub fn has(self, wish: Wishes) -> bool {
+        self.0 & wish.0 != 0
+    }
+}
 
 impl Message {
     pub fn id(&self) -> MessageId {
@@ -243,6 +291,7 @@ mod tests {
             (Bits { open: 3, flying: 1, deferred: 2, ..Bits::default() }, Place::Flying),
             (Bits { open: 2, deferred: 2, owed: 1, ..Bits::default() }, Place::Waiting),
             (Bits { owed: 1, ..Bits::default() }, Place::Owed),
+            (Bits { placed: 1, ..Bits::default() }, Place::Owed),
             (Bits::default(), Place::Nowhere),
         ];
         for (bits, place) in cases {

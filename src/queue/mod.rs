@@ -1,7 +1,7 @@
 //! PURE. The queue of one shard: which recipients of which messages are to be tried when, and whose turn it is.
 //!
 //! It owns legs (message × domain), their timers, the shard's view of domain → path, fairness between tenants and the
-//! retry policy. It does no I/O and reads no clock, holds no body and no address: those are on disk, and a [`Job`] says
+//! schedules of retries. It does no I/O and reads no clock, holds no body and no address: those are on disk, and a [`Job`] says
 //! where. Envelope, DNS, credits and DSNs are others' work.
 //!
 //! **One way to change what is durable**: [`Queue::apply`], with what has become a record. Live traffic and recovery use
@@ -24,7 +24,7 @@
 //!
 //! **Time.** Records have wall time. When one is applied the wait is worked out, cut to what the options allow, and from
 //! then on only monotonic time counts: a jump of the wall clock moves no timer. What had to be taken from wall time at
-//! a restart does not expire before it was tried, or [`QueueOptions::untried_grace`] has gone by.
+//! a restart neither expires nor counts as late before it was tried, or [`QueueOptions::untried_grace`] has gone by.
 
 mod due;
 mod fold;
@@ -33,6 +33,7 @@ mod leg;
 mod reply;
 pub mod retry;
 mod route;
+pub mod schedule;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -45,8 +46,9 @@ use crate::id::{LegRef, Location, MessageId, PathId};
 use crate::outcome::{Bounced, LegResult, LegState, Outcome, Reply, Verdict};
 use crate::routing::source::Pools;
 use index::{Index, TABLES_MANY};
-use leg::{Leg, Message, Mixed, Replies};
-use retry::{Retry, RetryOptions};
+use leg::{Leg, Message, Mixed, Replies, Wishes};
+use retry::Retry;
+use schedule::{Schedule, Schedules};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -58,16 +60,21 @@ pub use view::{Depth, LegView, MessageView, Stage};
 /// Microseconds of a tick, as a shift: 65.5 ms. Retries wait for minutes; 2³² ticks are nine years.
 const TICK_SHIFT: u32 = 16;
 
+/// Ticks that have gone by after `wait`.
+fn ticks(wait: Duration) -> u32 {
+    u32::try_from(wait.as_micros() >> TICK_SHIFT).unwrap_or(slab::NONE - 1)
+}
+
 /// Settings of a queue.
 #[derive(Clone, Debug)]
 pub struct QueueOptions {
-    /// Back-off of deferred legs.
-    pub retry: RetryOptions,
+    /// Back-off, deadlines and delays.
+    pub schedules: Schedules,
     /// How long a message that was recovered is kept beyond its deadline if it has not been tried since.
     pub untried_grace: Duration,
     /// Longest time in the queue for legs whose path holds mail; the sender's deadline if that is later.
     pub hold_max: Duration,
-    /// How long failures of a message are gathered into one bounce while other legs are still open.
+    /// How long what the sender is to be told of is gathered into one report while other legs are still open.
     pub bounce_gather: Duration,
     /// When a bounce that was offered and has not been recorded is offered again.
     pub bounce_again: Duration,
@@ -84,7 +91,7 @@ pub struct QueueOptions {
 impl Default for QueueOptions {
     fn default() -> Self {
         Self {
-            retry: RetryOptions::default(),
+            schedules: Schedules::default(),
             untried_grace: Duration::from_secs(4 * 3600),
             hold_max: Duration::from_secs(30 * 24 * 3600),
             bounce_gather: Duration::from_secs(60),
@@ -162,6 +169,19 @@ pub struct Expired {
     pub reason: Option<Reply>,
 }
 
+/// Recipients that have not got their mail for so long that the sender is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// Their leg; it is about those that are open.
+    pub state: LegState,
+    /// When they are given up.
+    pub until: WallTime,
+    /// The path that could not be used, whose last error may explain it.
+    pub path: Option<PathId>,
+    /// Why the domain has no path, or else the leg's last reply.
+    pub reason: Option<Reply>,
+}
+
 /// What waits for a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
@@ -213,7 +233,7 @@ impl Queue {
     pub fn new(options: QueueOptions, seed: u64) -> Self {
         let hash_seed = seed.rotate_left(32) ^ 0x5851_F42D_4C95_7F2D;
         Self {
-            retry: Retry::new(options.retry, seed),
+            retry: Retry::new(seed),
             messages: Slab::new(),
             legs: Slab::new(),
             mixed: Slab::new(),
@@ -263,9 +283,16 @@ impl Queue {
             return None;
         }
         self.legs[slot].tried = true;
+        if !self.messages[self.legs[slot].message].wishes.has(Wishes::SUCCESS) {
+            // Nobody is owed a word about it.
+            for result in results.iter_mut().filter(|result| result.verdict.is_success()) {
+                result.verdict = Verdict::Delivered;
+            }
+        }
         let attempts = bits.round.saturating_add(u16::from(counts_as_attempt));
         let deferred = results.iter().any(|result| result.verdict == Verdict::Deferred);
-        let wait = if deferred { self.retry.wait(attempts) } else { Duration::ZERO };
+        let schedule = *self.schedule(slot);
+        let wait = if deferred { self.retry.wait(&schedule.retry, attempts) } else { Duration::ZERO };
         Some(Outcome {
             id: self.messages[self.legs[slot].message].id(),
             leg: self.legs[slot].first,
@@ -284,6 +311,19 @@ impl Queue {
         self.refund(slot);
         self.set_bits(slot, bits, true);
         self.watch_deadline(slot);
+    }
+
+    /// Open recipients of a message that are not out, a leg at a time: to be reported as failed, whatever they wait for,
+    /// since the message itself is of no use any more.
+    pub fn poll_message_legs(&mut self, id: MessageId) -> Option<Job> {
+        let message = self.find(id)?;
+        let idle = |slot: &u32| {
+            let bits = self.bits(*slot);
+            bits.open & !bits.flying
+        };
+        let slot = self.legs_of(message).find(|slot| idle(slot) != 0)?;
+        let recipients = idle(&slot);
+        Some(self.launch(slot, recipients))
     }
 
     /// The message's record has been moved and the old place is free.
@@ -313,6 +353,11 @@ impl Queue {
     /// The first tick that begins no earlier than `moment`.
     fn tick_ceil(&self, moment: Moment) -> u32 {
         self.tick_floor(moment + Duration::from_micros((1 << TICK_SHIFT) - 1))
+    }
+
+    /// How the mail of a leg is tried.
+    fn schedule(&self, slot: u32) -> &Schedule {
+        self.options.schedules.get(self.routes.flows[self.legs[slot].flow].schedule)
     }
 
     fn tick_now(&self) -> u32 {
@@ -351,7 +396,7 @@ impl Queue {
             leg_first: leg.first,
             recipients,
             attempts: self.bits(slot).round,
-            expires_at: message.expires_at(),
+            expires_at: self.expires_at(slot),
             body_bytes: message.body_bytes,
         }
     }

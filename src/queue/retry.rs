@@ -43,13 +43,12 @@ impl RetryOptions {
 /// Draws waits. Its own small generator keeps the queue a function of its inputs.
 #[derive(Debug)]
 pub(super) struct Retry {
-    options: RetryOptions,
     state: u64,
 }
 
 impl Retry {
-    pub fn new(options: RetryOptions, seed: u64) -> Self {
-        Self { options, state: seed }
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
     }
 
     /// SplitMix64.
@@ -62,10 +61,10 @@ impl Retry {
     }
 
     /// How long to wait after `attempts` attempts.
-    pub fn wait(&mut self, attempts: u16) -> Duration {
+    pub fn wait(&mut self, options: &RetryOptions, attempts: u16) -> Duration {
         let unit = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
-        let jitter = self.options.jitter.clamp(0.0, 1.0);
-        self.options.base(attempts).mul_f64(1.0 + jitter * (2.0 * unit - 1.0))
+        let jitter = options.jitter.clamp(0.0, 1.0);
+        options.base(attempts).mul_f64(1.0 + jitter * (2.0 * unit - 1.0))
     }
 }
 
@@ -83,10 +82,10 @@ mod tests {
     #[test]
     fn jitter_spreads_waits_and_stays_within_its_share() {
         let options = RetryOptions::default();
-        let mut retry = Retry::new(options, 7);
-        let waits: Vec<_> = (0..1000).map(|_| retry.wait(1).as_secs_f64() / 300.0).collect();
+        let mut retry = Retry::new(7);
+        let waits: Vec<_> = (0..1000).map(|_| retry.wait(&options, 1).as_secs_f64() / 300.0).collect();
         assert!(waits.iter().all(|wait| (0.8..=1.2).contains(wait)));
         assert!(waits.iter().any(|wait| *wait < 0.85) && waits.iter().any(|wait| *wait > 1.15));
-        assert!((1..100).all(|n| retry.wait(n) <= options.wait_max()));
+        assert!((1..100).all(|n| retry.wait(&options, n) <= options.wait_max()));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | entry | key | holds |
 //! | --- | --- | --- |
-//! | domain | name, and pool of sources if any: its *way* | its path, and how it is being asked for |
+//! | domain | name, and pool of sources if any: its *course* | its path, and how it is being asked for |
 //! | flow | domain × tenant | ready legs, first in first out |
 //! | turn | path × tenant | flows with ready legs, in rotation; the tenant's deficit |
 //! | path | [`PathId`] | turns with ready legs, in rotation; what was last said about its demand |
@@ -13,6 +13,7 @@
 mod dispatch;
 
 use super::index::{Index, TABLES_FEW};
+use super::schedule::Schedules;
 use super::slab::{Link, List, NONE, Slab, linked};
 use super::{Job, Queue};
 use crate::clock::{Moment, Now};
@@ -71,6 +72,8 @@ pub(super) struct Flow {
     link: Link,
     pub domain: u32,
     pub tenant: u32,
+    /// Number of its schedule.
+    pub schedule: u16,
     turn: u32,
     ready: List,
     /// Legs in any state.
@@ -195,13 +198,15 @@ impl Routes {
     }
 
     /// The flow of a domain and a tenant, with one more leg.
-    pub fn join_flow(&mut self, domain: &str, tenant: &str) -> u32 {
+    pub fn join_flow(&mut self, domain: &str, tenant: &str, schedules: &Schedules) -> u32 {
+        let names = (domain, tenant);
         let domain = self.intern_domain(domain);
         let tenant = self.intern_tenant(tenant);
         let hash = self.flow_index.hash((domain, tenant));
         let same = |slot: u32| (self.flows[slot].domain, self.flows[slot].tenant) == (domain, tenant);
         let flow = self.flow_index.find(hash, same).unwrap_or_else(|| {
-            let flow = self.flows.insert(Flow { domain, tenant, turn: NONE, ..Flow::default() });
+            let schedule = schedules.find(names.0, names.1);
+            let flow = self.flows.insert(Flow { domain, tenant, schedule, turn: NONE, ..Flow::default() });
             self.flow_index.insert(hash, flow);
             self.domains[domain].flows.push(flow);
             self.tenants[tenant].flows += 1;

@@ -1,7 +1,9 @@
 //! The queue as a whole: against a naive model, through time, and what it costs.
 
 mod model;
+mod reports;
 
+use super::retry::RetryOptions;
 use super::slab::NONE;
 use super::*;
 use crate::envelope::{EnvelopeBuilder, Notify, Parameters};
@@ -25,11 +27,22 @@ fn place(offset: u64) -> Location {
 }
 
 fn envelope(tenant: &str, mailboxes: &[&str], accepted: WallTime, lifetime: Duration) -> Envelope {
+    let mailboxes: Vec<_> = mailboxes.iter().map(|mailbox| (*mailbox, Notify::DEFAULT)).collect();
+    envelope_wishing("s@a.test", tenant, &mailboxes, accepted, lifetime)
+}
+
+fn envelope_wishing(
+    sender: &str,
+    tenant: &str,
+    mailboxes: &[(&str, Notify)],
+    accepted: WallTime,
+    lifetime: Duration,
+) -> Envelope {
     let mut builder = EnvelopeBuilder::default();
-    builder.begin("s@a.test", Parameters::default(), "");
+    builder.begin(sender, Parameters::default(), "");
     builder.set_tenant(tenant);
-    for mailbox in mailboxes {
-        builder.push_recipient(mailbox, Notify::DEFAULT, "").unwrap();
+    for (mailbox, notify) in mailboxes {
+        builder.push_recipient(mailbox, *notify, "").unwrap();
     }
     builder.encode(accepted, accepted + lifetime)
 }
@@ -106,7 +119,7 @@ impl World {
 
     /// A queue that has read the log, as after a restart now.
     fn recovered(&self, log: &[Record]) -> World {
-        let mut other = World::new();
+        let mut other = World::with(self.queue.options.clone());
         other.now = self.now;
         log.iter().for_each(|record| {
             other.queue.apply(record.change(), self.now);
@@ -117,7 +130,7 @@ impl World {
 
 fn reply(verdict: Verdict) -> Reply {
     match verdict {
-        Verdict::Delivered => Reply::new(250, Enhanced(2, 0, 0), "ok"),
+        Verdict::Delivered | Verdict::Relayed | Verdict::Placed => Reply::new(250, Enhanced(2, 0, 0), "ok"),
         Verdict::Deferred => Reply::new(451, Enhanced(4, 7, 1), "later"),
         Verdict::Failed => Reply::new(550, Enhanced(5, 1, 1), "no such user"),
     }
@@ -300,7 +313,7 @@ fn a_bounce_is_offered_until_it_is_recorded_and_not_twice_meanwhile() {
         owed[0].replies,
         [LegResult { recipients: 1, verdict: Verdict::Failed, reply: reply(Verdict::Failed) }]
     );
-    let bounced = Bounced { id: id(1), legs: vec![(0, 1)], notification: None };
+    let bounced = Bounced { id: id(1), legs: vec![(0, 1)], delayed: Vec::new(), notification: None };
     assert_eq!(world.apply(Record::Bounced(bounced)).settled, Some(place(1)));
 }
 
@@ -476,12 +489,12 @@ fn a_million_waiting_legs_cost_at_most_128_bytes_each() {
         attempts: 1,
         due: START.wall + HOUR,
         open: 1,
-        owed: 0,
         replies: vec![LegResult {
             recipients: 1,
             verdict: Verdict::Deferred,
             reply: reply(Verdict::Deferred),
         }],
+        ..LegState::default()
     };
     let envelopes: Vec<_> = (0..100)
         .map(|i| envelope(&format!("t{}", i % 7), &[&format!("a@d{i}.test")], START.wall, 5 * DAY))

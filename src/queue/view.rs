@@ -1,7 +1,7 @@
 //! PURE. Looking at the queue without changing it: for moved copies, gauges and the operator's questions.
 
 use super::Queue;
-use super::leg::Place;
+use super::leg::{Bits, Place};
 use super::slab::NONE;
 use crate::clock::WallTime;
 use crate::id::{LegRef, Location, MessageId, PathId};
@@ -25,7 +25,7 @@ pub struct Depth {
     pub waiting: usize,
     /// Legs all of whose open recipients are out with jobs.
     pub in_flight: usize,
-    /// Legs with nothing open for which a bounce is owed.
+    /// Legs with nothing open for which a report is owed.
     pub owed: usize,
 }
 
@@ -42,7 +42,7 @@ pub enum Stage {
     Waiting,
     /// It is out with a job.
     InFlight,
-    /// A bounce is owed for what is left of it.
+    /// A report is owed for what is left of it.
     Owed,
 }
 
@@ -88,12 +88,17 @@ impl Queue {
         Some((self.messages[message].location, states))
     }
 
-    fn leg_state(&self, slot: u32) -> LegState {
+    pub(super) fn leg_state(&self, slot: u32) -> LegState {
         let (leg, bits) = (&self.legs[slot], self.bits(slot));
         let mut replies = Vec::new();
         for (recipients, number) in self.replies_of(slot) {
             let reply = self.replies.reply(number);
-            for (held, verdict) in [(bits.open, Verdict::Deferred), (bits.owed, Verdict::Failed)] {
+            for (held, verdict) in [
+                (bits.open, Verdict::Deferred),
+                (bits.owed, Verdict::Failed),
+                (bits.relayed, Verdict::Relayed),
+                (bits.placed, Verdict::Placed),
+            ] {
                 if recipients & held != 0 {
                     let recipients = recipients & held;
                     replies.push(LegResult { recipients, verdict, reply: reply.clone() });
@@ -103,7 +108,9 @@ impl Queue {
         // One due time for all: recipients of which some were deferred and some not tried yet all wait for it after a
         // restart from this copy. What is written depends on records alone, never on how far a timer has come.
         let due = leg.due.into();
-        LegState { leg: leg.first, attempts: leg.attempts, due, open: bits.open, owed: bits.owed, replies }
+        let Bits { open, owed, relayed, placed, .. } = bits;
+        let (leg, attempts, delay_told) = (leg.first, leg.attempts, leg.delay_told);
+        LegState { leg, attempts, due, open, owed, relayed, placed, delay_told, replies }
     }
 
     /// All about a message; `None` if it is unknown (settled, or never accepted here).

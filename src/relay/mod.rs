@@ -23,6 +23,7 @@ use crate::control::admin::Roles;
 use crate::control::auth;
 use crate::control::log::LogThread;
 use crate::control::resolver::{self, ResolverCounters};
+use crate::delivery::keys::{Keys, KeysError};
 use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::{PartId, ShardIndex};
@@ -33,6 +34,7 @@ use crate::net::listener::{self, Bound};
 use crate::net::tls::TlsError;
 use crate::shard;
 use crate::spool::layout::Layout;
+use crate::spool::storage::Storage;
 use crate::spool::storage::disk::Disk;
 use crate::spool::{Fence, SpoolError};
 
@@ -70,6 +72,9 @@ pub enum StartError {
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What outbound connections show could not be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The users file is wrong.
     #[error("{}", .0.join("\n"))]
     Users(Vec<String>),
@@ -160,6 +165,7 @@ impl Relay {
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let shared = is_shared(&config);
         let mut door_keeper = DoorKeeper::new(config.clone())?;
+        let keys = Keys::read(&config.sites)?;
         let (sockets, listening) = bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
@@ -187,21 +193,13 @@ impl Relay {
             events: log.sender(),
             fence: fence.clone(),
             door,
+            keys,
             asker,
             drained: drain,
             recovered,
             shards,
         };
-        let mut executors = Vec::new();
-        for seat in made.seats {
-            let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
-            let main = move || {
-                let disk = open_disk(common.config.clone());
-                roles::run(seat, common, disk)
-            };
-            executors.push(executor::start(&name, cpu, main)?);
-        }
-        drop(common);
+        let executors = start_executors(made.seats, common)?;
         let relay = Self {
             listening,
             door_keeper,
@@ -348,6 +346,23 @@ async fn open_disk(config: Arc<Config>) -> Result<Disk, String> {
     Disk::open(directory).await.map_err(|error| format!("{}: {error}", directory.display()))
 }
 
+/// An executor for each seat; what they share is dropped when the last of them has ended.
+fn start_executors(
+    seats: Vec<seats::Seat<<Disk as Storage>::Pin>>,
+    common: Common,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let mut executors = Vec::new();
+    for seat in seats {
+        let (name, cpu, common) = (seat.name.clone(), seat.cpu, common.clone());
+        let main = move || {
+            let disk = open_disk(common.config.clone());
+            roles::run(seat, common, disk)
+        };
+        executors.push(executor::start(&name, cpu, main)?);
+    }
+    Ok(executors)
+}
+
 /// Starts the thread that checks passwords.
 fn start_auth(
     config: &Config,
@@ -357,11 +372,8 @@ fn start_auth(
         return Ok(None);
     }
     let (asker, questions) = question::questions();
-    let limits = FailureLimits {
-        by_address: config.auth.failures_by_address,
-        by_user: config.auth.failures_by_user,
-        window: config.auth.failure_window,
-    };
+    let auth = &config.auth;
+    let limits = FailureLimits { by_user: auth.failures_by_user, window: auth.failure_window };
     let answer = move |shard: ShardIndex, ticket, answer| {
         // Fails only when the shard has ended.
         let _ = logins[usize::from(shard.0)].send((ticket, answer));

@@ -16,6 +16,7 @@ use crate::config::{Config, Listener, ListenerKind, Network};
 use crate::control::resolver;
 use crate::delivery::connection::{ConnectionOptions, Timeouts};
 use crate::delivery::job::Payload;
+use crate::delivery::keys::Keys;
 use crate::delivery::pool::{self, Pool};
 use crate::event::{Event, EventSender};
 use crate::exchange::ledger::Ledger;
@@ -23,20 +24,21 @@ use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
 use crate::inbound::limits::{Clients, Limits};
-use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy};
+use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Networks};
 use crate::inbound::login::Logins;
 use crate::inbound::pace::Patience;
 use crate::inbound::policy::RelayRules;
-use crate::inbound::session::{Inbound, Networks};
+use crate::inbound::session::Inbound;
 use crate::inbound::sessions::Sessions;
 use crate::metrics::{ShardMetrics, WorkerMetrics};
 use crate::net;
 use crate::net::doorbell::{self, Inbox, Receiver, RemoteSender, Sender};
 use crate::net::event::WaitList;
-use crate::net::tls::{ClientTls, ServerTls};
+use crate::net::tls::ServerTls;
 use crate::protocol::extension::Extensions;
 use crate::protocol::server;
 use crate::queue::retry::RetryOptions;
+use crate::queue::schedule::{Schedule, Schedules};
 use crate::queue::{Queue, QueueOptions};
 use crate::shard::{self, Shard, open};
 use crate::spool::storage::Storage;
@@ -58,6 +60,8 @@ pub struct Common {
     pub clients: Arc<Clients>,
     /// Certificates and users, as they are at the start.
     pub door: Door,
+    /// What outbound connections show and trust.
+    pub keys: Keys,
     /// To the thread that checks passwords.
     pub asker: Option<Asker>,
     /// Parts that a shard leaves empty at the stop.
@@ -76,8 +80,8 @@ pub fn clients(config: &Config) -> Arc<Clients> {
         connections_per_minute: limits.address_connections_per_minute,
         messages_per_minute: limits.address_messages_per_minute,
         errors_per_minute: limits.address_errors_per_minute,
-        // Nothing offers AUTH yet.
-        auth_failures_per_minute: 0,
+        auth_failures: config.auth.failures_by_address,
+        auth_failure_window: config.auth.failure_window,
         network_factor: limits.network_factor,
     };
     Clients::new(each, limits.connections_max)
@@ -239,7 +243,7 @@ fn make_worker<S: Storage>(
                 end_of_data: waits.end_of_data,
                 attempt: waits.attempt,
             },
-            tls: delivery.starttls.then(ClientTls::opportunistic),
+            keys: common.keys.clone(),
         },
         disk,
         metrics: metrics.clone(),
@@ -316,8 +320,6 @@ fn make_inbound<S: Storage>(
     Inbound {
         listeners: RefCell::new(common.door.listeners(config)),
         logins: Logins::new(shard.index(), common.asker.clone()),
-        proxies: within(&smtp.proxy_networks),
-        introducers: within(&smtp.xclient_networks),
         clients: common.clients.clone(),
         banner_wait: smtp.banner_wait,
         admission: Admission::new(Budget {
@@ -378,6 +380,9 @@ pub(super) fn policy_of(
         encryption,
         rules: if submits { rules.with_login_required() } else { rules },
         trusts: within(&listener.relay_networks.unwrap_or_default()),
+        proxies: within(&listener.proxy_networks.unwrap_or_default()),
+        introducers: within(&listener.xclient_networks.unwrap_or_default()),
+        is_limited: listener.limits,
         cleartext: within(&config.auth.cleartext_networks),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),
@@ -385,15 +390,22 @@ pub(super) fn policy_of(
     }
 }
 
+fn schedules(config: &Config) -> Schedules {
+    let delivery = &config.delivery;
+    let retry = RetryOptions {
+        first: delivery.retry_first,
+        factor: delivery.retry_factor,
+        max: delivery.retry_max,
+        jitter: delivery.retry_jitter,
+    };
+    let default = Schedule { retry, expire_after: None, delay_after: None };
+    Schedules { rules: Vec::new(), default }
+}
+
 fn queue_options(config: &Config) -> QueueOptions {
     let delivery = &config.delivery;
     QueueOptions {
-        retry: RetryOptions {
-            first: delivery.retry_first,
-            factor: delivery.retry_factor,
-            max: delivery.retry_max,
-            jitter: delivery.retry_jitter,
-        },
+        schedules: schedules(config),
         hold_max: delivery.hold_max,
         pools: Arc::new(resolver::pools(config)),
         ..QueueOptions::default()

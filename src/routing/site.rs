@@ -4,9 +4,10 @@
 //! those that match and name sources. What a site leaves out it inherits. Sites also make paths: destinations that the same
 //! sites match share one, and its limits hold for all of them together. Those that none matches share it by their hosts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DomainMap, PathLimits, Target};
+use super::{DomainMap, PathLimits, Security, Target, TlsPolicy, Way};
 
 /// One `[[site]]`: what it matches, and what it sets there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,11 +47,22 @@ pub struct SiteRules {
     pub window: Option<u32>,
     /// See [`PathLimits::idle`].
     pub idle_timeout: Option<Duration>,
+    /// See [`Security::tls`].
+    pub tls: Option<TlsPolicy>,
+    /// PEM file with the chain that is shown to remotes that ask for one; empty is inherited.
+    pub client_certificate: PathBuf,
+    /// PEM file with its key; empty if and only if the certificate is.
+    pub client_key: PathBuf,
+    /// Who logs in; empty is inherited.
+    pub auth_user: String,
+    /// File with the password; empty if and only if there is no user.
+    pub auth_password_file: PathBuf,
 }
 
 impl SiteRules {
-    /// `below`, and what is set here in place of it.
-    pub fn over(&self, below: PathLimits) -> PathLimits {
+    /// `below`, and what is set here, at place `nth` of the file, in place of it.
+    pub fn over(&self, nth: usize, below: PathLimits) -> PathLimits {
+        let own = |is_set: bool, below: Option<usize>| if is_set { Some(nth) } else { below };
         PathLimits {
             connections: self.connections_max.unwrap_or(below.connections),
             messages_per_connection: self
@@ -61,6 +73,12 @@ impl SiteRules {
                 .unwrap_or(below.recipients_per_transaction),
             window: self.window.unwrap_or(below.window),
             idle: self.idle_timeout.unwrap_or(below.idle),
+            security: Security {
+                tls: self.tls.unwrap_or(below.security.tls),
+                way: below.security.way,
+                shows: own(!self.client_certificate.as_os_str().is_empty(), below.security.shows),
+                logs_in: own(!self.auth_user.is_empty(), below.security.logs_in),
+            },
         }
     }
 }
@@ -97,20 +115,22 @@ pub struct Sites {
 
 #[derive(Clone, Debug)]
 struct Layer {
+    /// The site's place in the file.
+    nth: usize,
     site: Site,
     mx: DomainMap<()>,
     domains: DomainMap<()>,
 }
 
 impl Layer {
-    fn new(site: &Site) -> Self {
+    fn new((nth, site): (usize, &Site)) -> Self {
         let set = |patterns: &[String]| {
             let mut set = DomainMap::default();
             // What is no pattern matches nothing; the reader of the configuration has refused it.
             patterns.iter().for_each(|pattern| drop(set.insert(pattern, ())));
             set
         };
-        Self { mx: set(&site.mx), domains: set(&site.domains), site: site.clone() }
+        Self { nth, mx: set(&site.mx), domains: set(&site.domains), site: site.clone() }
     }
 
     fn matches(&self, to: Destination<'_>) -> bool {
@@ -129,7 +149,8 @@ impl Layer {
 impl Sites {
     /// `sites` in the order of the file over what `[delivery]` says.
     pub fn new(delivery: PathLimits, sites: &[Site]) -> Self {
-        let (below, above): (Vec<&Site>, Vec<&Site>) = sites.iter().partition(|site| site.sources.is_empty());
+        let (below, above): (Vec<_>, Vec<_>) =
+            sites.iter().enumerate().partition(|(_, site)| site.sources.is_empty());
         Self { delivery, layers: below.into_iter().chain(above).map(Layer::new).collect() }
     }
 
@@ -141,8 +162,9 @@ impl Sites {
     /// What holds for a destination.
     pub fn ruling(&self, to: Destination<'_>) -> Ruling {
         let mut ruling = Ruling { sites: String::new(), limits: self.delivery };
+        ruling.limits.security.way = Way::of(to.target);
         for layer in self.layers.iter().filter(|layer| layer.matches(to)) {
-            ruling.limits = layer.site.rules.over(ruling.limits);
+            ruling.limits = layer.site.rules.over(layer.nth, ruling.limits);
             if layer.site.has_destinations() {
                 let joint = if ruling.sites.is_empty() { "" } else { "/" };
                 ruling.sites.extend([joint, &layer.site.name]);
@@ -162,6 +184,7 @@ mod tests {
         recipients_per_transaction: 50,
         window: 1000,
         idle: Duration::from_secs(60),
+        security: Security { tls: TlsPolicy::Opportunistic, way: Way::Mx, shows: None, logs_in: None },
     };
 
     fn texts(words: &str) -> Vec<String> {
@@ -229,5 +252,26 @@ mod tests {
             sites.ruling(to).limits.idle.as_secs()
         };
         assert_eq!((idle(&smart), idle(&other), idle(&Target::Mx)), (5, 60, 60));
+    }
+
+    #[test]
+    fn a_policy_is_inherited_and_secrets_are_those_of_the_site_that_names_them() {
+        let with = |name: &str, domains: &str, rules| Site { rules, ..site(name, "", domains, "", 1) };
+        let login = SiteRules { auth_user: "me".into(), ..SiteRules::default() };
+        let strict = SiteRules {
+            tls: Some(TlsPolicy::Verified),
+            client_certificate: "own.pem".into(),
+            ..SiteRules::default()
+        };
+        let sites =
+            Sites::new(DELIVERY, &[with("all", "*.test", strict), with("one", "a.test b.example", login)]);
+        let security = |domain| {
+            let to = Destination { domain, target: &Target::Mx, mx: &[], sources: &[] };
+            sites.ruling(to).limits.security
+        };
+        let strict = Security { tls: TlsPolicy::Verified, shows: Some(0), ..Security::default() };
+        assert_eq!(security("b.test"), strict);
+        assert_eq!(security("a.test"), Security { logs_in: Some(1), ..strict });
+        assert_eq!(security("b.example"), Security { logs_in: Some(1), ..Security::default() });
     }
 }

@@ -1,7 +1,7 @@
 //! PURE. Where we send from: sources, pools of them, and which pool a message's mail leaves by.
 //!
 //! A leg's pool is chosen when the leg is queued: by what a trusted client said, else by its tenant, else by its domain, else
-//! it is the configured one. It is part of the leg's *way*, by which legs are gathered and control is asked for a path, so
+//! it is the configured one. It is part of the leg's *course*, by which legs are gathered and control is asked for a path, so
 //! that each pool has paths of its own to the same hosts.
 
 use std::borrow::Cow;
@@ -97,9 +97,9 @@ impl Pools {
         all
     }
 
-    /// The way of a leg to `domain` of a `tenant`'s message; `said` is the pool that its client named. A pool that there
+    /// The course of a leg to `domain` of a `tenant`'s message; `said` is the pool that its client named. A pool that there
     /// is not is as good as none.
-    pub fn way<'a>(&self, said: &str, tenant: &str, domain: &'a str) -> Cow<'a, str> {
+    pub fn course<'a>(&self, said: &str, tenant: &str, domain: &'a str) -> Cow<'a, str> {
         if self.pools.is_empty() {
             return Cow::Borrowed(domain);
         }
@@ -113,23 +113,23 @@ impl Pools {
         }
     }
 
-    /// A way's domain and pool.
-    pub fn split<'a>(&self, way: &'a str) -> (&'a str, Arc<SourcePool>) {
-        let (domain, pool) = split(way);
+    /// A course's domain and pool.
+    pub fn split<'a>(&self, course: &'a str) -> (&'a str, Arc<SourcePool>) {
+        let (domain, pool) = split(course);
         (domain, self.pools.get(pool).unwrap_or(&self.none).clone())
     }
 }
 
-/// Between domain and pool in a way: no domain has it, and no pool.
+/// Between domain and pool in a course: no domain has it, and no pool.
 const SEPARATOR: char = ' ';
 
-/// A way's domain.
-pub fn domain_of(way: &str) -> &str {
-    split(way).0
+/// A course's domain.
+pub fn domain_of(course: &str) -> &str {
+    split(course).0
 }
 
-fn split(way: &str) -> (&str, &str) {
-    way.split_once(SEPARATOR).unwrap_or((way, ""))
+fn split(course: &str) -> (&str, &str) {
+    course.split_once(SEPARATOR).unwrap_or((course, ""))
 }
 
 #[cfg(test)]
@@ -153,11 +153,11 @@ mod tests {
         ];
         let pools = Pools::new(&[one], &all, "rest");
         let check = |said: &str, tenant: &str, domain: &str, want: &str| {
-            let way = pools.way(said, tenant, domain);
-            let (whither, pool) = pools.split(&way);
+            let course = pools.course(said, tenant, domain);
+            let (whither, pool) = pools.split(&course);
             assert_eq!((whither, pool.name.as_str()), (domain, want), "{said} {tenant} {domain}");
             assert_eq!(pool.members.len(), 1);
-            assert_eq!(domain_of(&way), domain);
+            assert_eq!(domain_of(&course), domain);
         };
         check("second", "acme", "mx.example.com", "second");
         check("unknown", "acme", "a.test", "first");
@@ -168,11 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn without_pools_the_way_is_the_domain_and_the_system_chooses_our_end() {
+    fn without_pools_the_course_is_the_domain_and_the_system_chooses_our_end() {
         let pools = Pools::default();
-        let way = pools.way("any", "acme", "a.test");
-        assert!(matches!(way, Cow::Borrowed("a.test")));
-        assert_eq!(pools.split(&way), ("a.test", Arc::default()));
+        let course = pools.course("any", "acme", "a.test");
+        assert!(matches!(course, Cow::Borrowed("a.test")));
+        assert_eq!(pools.split(&course), ("a.test", Arc::default()));
     }
 
     #[test]

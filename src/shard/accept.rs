@@ -114,7 +114,7 @@ impl<S: Storage> Shard<S> {
             Some(reply::SHUTTING_DOWN)
         } else if self.active_log().fence().reason().is_some() {
             Some(reply::OUT_OF_SERVICE)
-        } else if !inbound.admission.open_connection((listener.trusts)(peer)) {
+        } else if !inbound.admission.open_connection(listener.trusts_at_once(peer)) {
             Some(reply::TOO_MANY_CONNECTIONS)
         } else {
             None

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::{ROUND, Shard};
 use crate::clock::WallTime;
 use crate::delivery::job::Payload;
-use crate::event::Event;
 use crate::exchange::{self, Job, ToWorker};
 use crate::id::{PathId, WorkerIndex};
 use crate::net;
 use crate::outcome::{Enhanced, Reply};
 use crate::queue;
+use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
 
 impl<S: Storage> Shard<S> {
@@ -48,8 +48,11 @@ impl<S: Storage> Shard<S> {
             };
             match self.pop(path) {
                 Some(ready) => match self.payload(&ready).await {
-                    Some(body) => self.send(worker, self.job(&ready, path, body)),
-                    None => self.unreadable(&ready).await,
+                    Ok(body) => self.send(worker, self.job(&ready, path, body)),
+                    Err(ReadError::Damaged { id, at }) => {
+                        self.damaged_job(ready.leg, ready.recipients, id, at).await;
+                    }
+                    Err(error) => self.unreadable(&ready, &error).await,
                 },
                 None => self.ledger.borrow_mut().set_ready(path, 0, WallTime::default()),
             }
@@ -66,24 +69,17 @@ impl<S: Storage> Shard<S> {
     }
 
     /// The message, or the means to read it: from memory without waiting, else with its segments pinned.
-    async fn payload(&self, ready: &queue::Job) -> Option<Payload<S::Pin>> {
+    async fn payload(&self, ready: &queue::Job) -> Result<Payload<S::Pin>, ReadError> {
         if let Some(message) = self.resident.borrow().message(ready.id) {
-            return Some(Payload::Resident(message.clone()));
+            return Ok(Payload::Resident(message.clone()));
         }
         let log = self.log_of(ready.id);
         if let Ok(pinned) = log.pin(ready.id, ready.location).await {
-            return Some(Payload::Spooled(pinned));
+            return Ok(Payload::Spooled(pinned));
         }
         // It may have been moved while it was being pinned.
-        let location = self.queue.borrow().state(ready.id)?.0;
-        match log.pin(ready.id, location).await {
-            Ok(pinned) => Some(Payload::Spooled(pinned)),
-            Err(error) => {
-                let what = format!("message {} cannot be read back: {error}", ready.id).into();
-                self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what });
-                None
-            }
-        }
+        let location = self.queue.borrow().state(ready.id).map_or(ready.location, |(location, _)| location);
+        log.pin(ready.id, location).await.map(Payload::Spooled)
     }
 
     fn tell_demand(&self) {

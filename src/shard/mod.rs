@@ -1,26 +1,29 @@
 //! The shard: everything about accepting and keeping. It owns its listeners, its sessions, the logs of its parts and the
 //! queue, and wires them to the workers.
 //!
-//! Its tasks: one for each accept loop and each session, the tasks of the logs, one for each bounce being made, and the
+//! Its tasks: one for each accept loop and each session, the tasks of the logs, one for each report being made, and the
 //! *keeper* (here), which takes in what workers, control and timers bring, turns it into records and sends jobs. All of
 //! them run on one executor and change the state in cells that are never borrowed across an await.
 //!
 //! * [`open`] recovers the parts.
 //! * `settle` turns reports, expiry and refused domains into records.
 //! * `dispatch` turns ready legs and credits into jobs.
-//! * `notify` makes bounces.
+//! * `notify` makes bounces and other reports to senders; `reports` says what of. PURE.
+//! * `damage` tells of messages that cannot be read back, and fails them.
 //! * `resident` keeps fresh messages in memory. PURE.
 
 mod accept;
+mod damage;
 mod dispatch;
 mod gauges;
 mod notify;
 pub mod open;
+mod reports;
 mod resident;
 mod settle;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +59,7 @@ use resident::Resident;
 const ROUND: usize = 512;
 /// Pause before outcomes are written again that found the disk full.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
-/// Bounces being made at once: each may read a message from disk.
+/// Reports being made at once: each may read a message from disk.
 const BOUNCES_MAX: usize = 8;
 
 /// What control tells a shard.
@@ -143,6 +146,8 @@ pub struct Shard<S: Storage> {
     resident: RefCell<Resident>,
     /// Why paths rest, for the words of a bounce.
     path_errors: RefCell<HashMap<PathId, Reply, HashState>>,
+    /// Messages that are known to be damaged on disk, until they are settled.
+    damaged: RefCell<HashSet<MessageId, HashState>>,
     /// Outcomes that found the disk full; their legs are in flight until they are written.
     unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
@@ -171,6 +176,7 @@ impl<S: Storage> Shard<S> {
             ledger: RefCell::new(ledger),
             parts,
             path_errors: RefCell::default(),
+            damaged: RefCell::default(),
             unwritten: RefCell::default(),
             metrics,
             stopping: Cell::new(false),
@@ -193,6 +199,13 @@ impl<S: Storage> Shard<S> {
     fn log_of(&self, id: MessageId) -> &Log<S> {
         let part = self.parts.iter().find(|part| part.id == id.part());
         &part.expect("a message in the queue is in a part of this shard").log
+    }
+
+    /// A message is settled for everybody; its newest record was at `location`.
+    fn settled(&self, id: MessageId, location: Location) {
+        self.log_of(id).settled(id, location);
+        self.resident.borrow_mut().remove(id);
+        self.damaged.borrow_mut().remove(&id);
     }
 
     /// A message has become durable: into the queue, and into memory for a quick delivery.

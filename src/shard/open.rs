@@ -134,17 +134,15 @@ impl<S: Storage> Liveness for QueueLiveness<S> {
     }
 
     fn damaged(&self, id: MessageId, at: Location) {
-        let what = format!(
-            "message {id} is damaged in segment {} at {}; the segment is kept",
-            at.segment, at.offset
-        );
-        self.0.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what: what.into() });
-        self.0.metrics.spool_damage[DamageKind::Message].inc();
-        // Nothing is left to send or to report to: it must not hold the ring for ever.
-        let applied = self.0.queue.borrow_mut().apply(Change::Aborted(id), net::now());
-        if let Some(location) = applied.settled {
-            self.0.log_of(id).settled(id, location);
+        // What is in memory is whole, and on its way.
+        if self.0.resident.borrow().message(id).is_some() {
+            return;
         }
+        let shard = self.0.clone();
+        net::spawn(async move {
+            shard.tell_damaged(id, at).await;
+            shard.fail_damaged(id).await;
+        });
     }
 }
 

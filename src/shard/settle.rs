@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::{ROUND, Shard};
 use crate::event::Event;
 use crate::exchange::{End, Report, ToShard};
-use crate::id::LegRef;
+use crate::id::{LegRef, PathId};
 use crate::metrics::{BounceClass, DeliveryResult};
 use crate::net;
 use crate::outcome::{Enhanced, LegResult, Outcome, Reply, Verdict};
 use crate::queue::{self, Change, Expired};
 use crate::routing::{PathKind, RouteAnswer};
+use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
 use crate::spool::{AppendError, Note};
 
@@ -55,6 +56,9 @@ impl<S: Storage> Shard<S> {
                 self.path_errors.borrow_mut().remove(&report.path);
                 (results, remote)
             }
+            End::Damaged { at } => {
+                return self.damaged_job(report.leg, report.recipients, report.id, at).await;
+            }
             End::Unknown => {
                 let reply = Reply::new(0, Enhanced(4, 3, 0), "the attempt ended without a result");
                 let recipients = report.recipients;
@@ -66,7 +70,9 @@ impl<S: Storage> Shard<S> {
     }
 
     /// A message cannot be read back now: it is tried again by the schedule, behind all that can be read.
-    pub(super) async fn unreadable(&self, job: &queue::Job) {
+    pub(super) async fn unreadable(&self, job: &queue::Job, error: &ReadError) {
+        let what = format!("message {} cannot be read back: {error}", job.id).into();
+        self.wiring.events.send(Event::Trouble { at: net::now().wall, part: "spool", what });
         let reply = Reply::new(0, Enhanced(4, 3, 0), "the message cannot be read back from the spool");
         let result = LegResult { recipients: job.recipients, verdict: Verdict::Deferred, reply };
         let source = Source { remote: "", counts_as_attempt: true };
@@ -113,9 +119,9 @@ impl<S: Storage> Shard<S> {
         }
         let applied = self.queue.borrow_mut().apply(Change::Outcome(&outcome), now);
         if let Some(location) = applied.settled {
-            self.log_of(outcome.id).settled(outcome.id, location);
+            self.settled(outcome.id, location);
         }
-        if applied.settled.is_some() || outcome.results.iter().any(|r| r.verdict == Verdict::Deferred) {
+        if outcome.results.iter().any(|r| r.verdict == Verdict::Deferred) {
             self.resident.borrow_mut().remove(outcome.id);
         }
         true
@@ -134,7 +140,7 @@ impl<S: Storage> Shard<S> {
             let count = result.recipients.count_ones();
             let mut due = None;
             match result.verdict {
-                Verdict::Delivered => {
+                Verdict::Delivered | Verdict::Relayed | Verdict::Placed => {
                     self.metrics.deliveries[DeliveryResult::Delivered].add(count.into());
                     self.metrics.injection_to_delivery.observe(delay);
                 }
@@ -176,26 +182,40 @@ impl<S: Storage> Shard<S> {
             worked = true;
             self.metrics.expiries.add(expired.job.recipients.count_ones().into());
             let reply = self.why_expired(&expired);
-            let result = LegResult { recipients: expired.job.recipients, verdict: Verdict::Failed, reply };
-            let source = Source { remote: "", counts_as_attempt: false };
-            self.record(expired.job.leg, expired.job.recipients, vec![result], source).await;
+            self.fail(&expired.job, reply, false).await;
         }
         worked
     }
 
+    /// Records that all of a job has failed, without a remote having said so.
+    pub(super) async fn fail(&self, job: &queue::Job, reply: Reply, counts_as_attempt: bool) {
+        let result = LegResult { recipients: job.recipients, verdict: Verdict::Failed, reply };
+        let source = Source { remote: "", counts_as_attempt };
+        self.record(job.leg, job.recipients, vec![result], source).await;
+    }
+
     /// The words for a message that became too old: what stood in its way last.
     fn why_expired(&self, expired: &Expired) -> Reply {
-        let errors = self.path_errors.borrow();
-        let path_error = expired.path.and_then(|path| errors.get(&path));
-        let last = expired.reason.as_ref().or(path_error);
-        let text = match last {
+        let last = self.last_error(expired.path, expired.reason.as_ref());
+        let text = match &last {
             Some(last) if last.code != 0 => {
                 format!("delivery time expired; last reply: {} {}", last.code, last.text)
             }
             Some(last) => format!("delivery time expired; last error: {}", last.text),
             None => "delivery time expired".to_owned(),
         };
-        Reply::new(0, EXPIRED, &text)
+        // What our own policy stood in the way of stays a matter of security.
+        let enhanced = match &last {
+            Some(Reply { code: 0, enhanced: Enhanced(4, 7, detail), .. }) => Enhanced(5, 7, *detail),
+            _ => EXPIRED,
+        };
+        Reply::new(0, enhanced, &text)
+    }
+
+    /// What stood last in the way of a leg, as its queue (`reason`) or its path knows it.
+    pub(super) fn last_error(&self, path: Option<PathId>, reason: Option<&Reply>) -> Option<Reply> {
+        let errors = self.path_errors.borrow();
+        reason.or_else(|| errors.get(&path?)).cloned()
     }
 
     /// Takes in what control says of domains.
@@ -233,10 +253,7 @@ impl<S: Storage> Shard<S> {
             if failed % ROUND == 0 {
                 net::yield_now().await;
             }
-            let result =
-                LegResult { recipients: job.recipients, verdict: Verdict::Failed, reply: reply.clone() };
-            let source = Source { remote: "", counts_as_attempt: true };
-            self.record(job.leg, job.recipients, vec![result], source).await;
+            self.fail(&job, reply.clone(), true).await;
         }
     }
 }

@@ -585,7 +585,6 @@ impl<S: Storage> Log<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
-            damaged: false,
             pin: std::sync::Weak::new(),
         });
         state.wake_upkeep();

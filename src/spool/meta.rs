@@ -8,8 +8,12 @@
 //! | 0xA3 | attempt | leg u16, attempts u16, at u64, due u64. First field of an Outcome |
 //! | 0xA4 | settled | leg u16, bits u64. Of a Bounced |
 //! | 0xA5 | notification | message id u64. Of a Bounced |
+//! | 0x26 | success | u8: 1 = relayed, 2 = placed. Of the result before it, whose verdict is *delivered* |
+//! | 0x27 | reports | of each leg state before it: u8 (1 = delay told), relayed, placed; both in 7 bits a byte, the lowest first, bit 7 = more follow |
+//! | 0x28 | delayed | leg u16. Of a Bounced; may repeat |
 //!
-//! In an Accepted these stand behind the envelope. All are critical; an unknown critical tag refuses the log.
+//! In an Accepted these stand behind the envelope. An unknown critical tag refuses the log. Those that are not critical came
+//! later: a reader that skips them has every message where it is, and only forgets reports of success, or repeats one of delay.
 
 use crate::clock::WallTime;
 use crate::envelope::{Envelope, EnvelopeError, FIELD_HEADER_BYTES, Fields, push_field, tag::CRITICAL};
@@ -24,7 +28,18 @@ mod tag {
     pub const ATTEMPT: u8 = 0xA3;
     pub const SETTLED: u8 = 0xA4;
     pub const NOTIFICATION: u8 = 0xA5;
+    pub const SUCCESS: u8 = 0x26;
+    pub const REPORTS: u8 = 0x27;
+    pub const DELAYED: u8 = 0x28;
 }
+
+/// Verdicts in a result.
+const DELIVERED: u8 = 1;
+const DEFERRED: u8 = 2;
+const FAILED: u8 = 3;
+/// What kind of *delivered*, in a field *success*.
+const RELAYED: u8 = 1;
+const PLACED: u8 = 2;
 
 /// Bytes of a location in a chunk list.
 const LOCATION_BYTES: usize = 12;
@@ -63,7 +78,8 @@ pub fn push_chunks(meta: &mut Vec<u8>, chunks: &[Location]) {
 /// Appends the states of legs. Replies are left out once the meta, of which `taken` bytes stand elsewhere, has no
 /// room for them beside the states that follow: what is lost is only the wording of a later bounce.
 pub fn push_leg_states(meta: &mut Vec<u8>, taken: usize, legs: &[LegState]) {
-    let mut ahead = legs.len() * (FIELD_HEADER_BYTES + 28);
+    let reports = reports(legs);
+    let mut ahead = legs.len() * (FIELD_HEADER_BYTES + 28) + FIELD_HEADER_BYTES + reports.len();
     for leg in legs {
         meta.push(tag::LEG_STATE);
         meta.extend_from_slice(&28u16.to_le_bytes());
@@ -74,29 +90,61 @@ pub fn push_leg_states(meta: &mut Vec<u8>, taken: usize, legs: &[LegState]) {
         }
         ahead -= FIELD_HEADER_BYTES + 28;
         for result in &leg.replies {
-            let bytes = FIELD_HEADER_BYTES + 16 + result.reply.text.len();
+            let bytes = 2 * FIELD_HEADER_BYTES + 17 + result.reply.text.len();
             if taken + meta.len() + ahead + bytes <= RECORD_META_BYTES_MAX {
                 push_result(meta, result);
             }
         }
     }
+    if !reports.is_empty() {
+        push_field(meta, tag::REPORTS, &reports);
+    }
+}
+
+/// The reports of success that are owed and those of delay that are done, leg by leg; empty if there are none. At most
+/// 3 bytes for each recipient.
+fn reports(legs: &[LegState]) -> Vec<u8> {
+    let mut reports = Vec::new();
+    if legs.iter().any(|leg| leg.delay_told || leg.relayed | leg.placed != 0) {
+        for leg in legs {
+            reports.push(u8::from(leg.delay_told));
+            push_number(&mut reports, leg.relayed);
+            push_number(&mut reports, leg.placed);
+        }
+    }
+    reports
+}
+
+/// LEB128.
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
 }
 
 fn push_result(meta: &mut Vec<u8>, result: &LegResult) {
     meta.push(tag::RESULT);
     meta.extend_from_slice(&((16 + result.reply.text.len()) as u16).to_le_bytes());
     meta.extend_from_slice(&result.recipients.to_le_bytes());
-    meta.push(match result.verdict {
-        Verdict::Delivered => 1,
-        Verdict::Deferred => 2,
-        Verdict::Failed => 3,
-    });
+    let (verdict, success) = match result.verdict {
+        Verdict::Delivered => (DELIVERED, None),
+        Verdict::Relayed => (DELIVERED, Some(RELAYED)),
+        Verdict::Placed => (DELIVERED, Some(PLACED)),
+        Verdict::Deferred => (DEFERRED, None),
+        Verdict::Failed => (FAILED, None),
+    };
+    meta.push(verdict);
     let Enhanced(class, subject, detail) = result.reply.enhanced;
     meta.extend_from_slice(&result.reply.code.to_le_bytes());
     meta.push(class);
     meta.extend_from_slice(&subject.to_le_bytes());
     meta.extend_from_slice(&detail.to_le_bytes());
     meta.extend_from_slice(result.reply.text.as_bytes());
+    if let Some(success) = success {
+        push_field(meta, tag::SUCCESS, &[success]);
+    }
 }
 
 /// Appends the meta of an Outcome record.
@@ -119,6 +167,9 @@ pub fn push_bounced(meta: &mut Vec<u8>, bounced: &Bounced) {
         meta.extend_from_slice(&10u16.to_le_bytes());
         meta.extend_from_slice(&leg.to_le_bytes());
         meta.extend_from_slice(&bits.to_le_bytes());
+    }
+    for leg in &bounced.delayed {
+        push_field(meta, tag::DELAYED, &leg.to_le_bytes());
     }
     if let Some(id) = bounced.notification {
         push_field(meta, tag::NOTIFICATION, &id.as_u64().to_le_bytes());
@@ -169,10 +220,20 @@ pub fn accepted(meta: &[u8]) -> Result<AcceptedMeta, MetaError> {
                 due: WallTime(value.u64()?),
                 open: value.u64()?,
                 owed: value.u64()?,
-                replies: Vec::new(),
+                ..LegState::default()
             }),
             tag::RESULT => {
                 legs.last_mut().ok_or(MetaError::Malformed(tag))?.replies.push(value.result()?);
+            }
+            tag::SUCCESS => {
+                let leg = legs.last_mut().ok_or(MetaError::Malformed(tag))?;
+                value.success(&mut leg.replies)?;
+            }
+            tag::REPORTS => {
+                for leg in &mut legs {
+                    leg.delay_told = value.take::<1>()?[0] & 1 != 0;
+                    (leg.relayed, leg.placed) = (value.number()?, value.number()?);
+                }
             }
             _ => unknown(tag)?,
         }
@@ -198,6 +259,7 @@ pub fn outcome(id: MessageId, meta: &[u8]) -> Result<Outcome, MetaError> {
                 });
             }
             (tag::RESULT, Some(outcome)) => outcome.results.push(value.result()?),
+            (tag::SUCCESS, Some(outcome)) => value.success(&mut outcome.results)?,
             _ => unknown(tag)?,
         }
     }
@@ -206,12 +268,13 @@ pub fn outcome(id: MessageId, meta: &[u8]) -> Result<Outcome, MetaError> {
 
 /// Reads the meta of a Bounced record of message `id`.
 pub fn bounced(id: MessageId, meta: &[u8]) -> Result<Bounced, MetaError> {
-    let mut bounced = Bounced { id, legs: Vec::new(), notification: None };
+    let mut bounced = Bounced { id, legs: Vec::new(), delayed: Vec::new(), notification: None };
     for field in Fields::new(meta) {
         let (tag, value) = field?;
         let mut value = Value { tag, bytes: value };
         match tag {
             tag::SETTLED => bounced.legs.push((value.u16()?, value.u64()?)),
+            tag::DELAYED => bounced.delayed.push(value.u16()?),
             tag::NOTIFICATION => bounced.notification = Some(MessageId::from_u64(value.u64()?)),
             _ => unknown(tag)?,
         }
@@ -251,15 +314,40 @@ impl Value<'_> {
     fn result(&mut self) -> Result<LegResult, MetaError> {
         let recipients = self.u64()?;
         let verdict = match self.take::<1>()?[0] {
-            1 => Verdict::Delivered,
-            2 => Verdict::Deferred,
-            3 => Verdict::Failed,
+            DELIVERED => Verdict::Delivered,
+            DEFERRED => Verdict::Deferred,
+            FAILED => Verdict::Failed,
             _ => return Err(MetaError::Malformed(self.tag)),
         };
         let code = self.u16()?;
         let enhanced = Enhanced(self.take::<1>()?[0], self.u16()?, self.u16()?);
         let text = std::str::from_utf8(self.bytes).map_err(|_| MetaError::Malformed(self.tag))?;
         Ok(LegResult { recipients, verdict, reply: Reply::new(code, enhanced, text) })
+    }
+
+    /// Says which kind of success the last of `results` is.
+    fn success(&mut self, results: &mut [LegResult]) -> Result<(), MetaError> {
+        let malformed = MetaError::Malformed(self.tag);
+        let last = results.last_mut().filter(|last| last.verdict == Verdict::Delivered).ok_or(malformed)?;
+        last.verdict = match self.take::<1>()?[0] {
+            RELAYED => Verdict::Relayed,
+            PLACED => Verdict::Placed,
+            _ => return Err(malformed),
+        };
+        Ok(())
+    }
+
+    /// As [`push_number`] writes it.
+    fn number(&mut self) -> Result<u64, MetaError> {
+        let mut number = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.take::<1>()?[0];
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(MetaError::Malformed(self.tag))
     }
 }
 
@@ -284,7 +372,8 @@ mod tests {
     fn outcome_and_bounced_read_back() {
         let id = MessageId::new(PartId(1), 5);
         let results =
-            vec![result(1, Verdict::Delivered), result(2, Verdict::Deferred), result(4, Verdict::Failed)];
+            [Verdict::Delivered, Verdict::Deferred, Verdict::Failed, Verdict::Relayed, Verdict::Placed];
+        let results = results.into_iter().enumerate().map(|(at, verdict)| result(1 << at, verdict)).collect();
         let written = Outcome { id, leg: 3, attempts: 2, at: WallTime(9), due: WallTime(10), results };
         let mut meta = Vec::new();
         push_outcome(&mut meta, &written);
@@ -293,7 +382,8 @@ mod tests {
             let _ = outcome(id, &meta[..end]);
         }
         for notification in [None, Some(MessageId::from_u64(0))] {
-            let written = Bounced { id, legs: vec![(0, 1), (64, u64::MAX)], notification };
+            let written =
+                Bounced { id, legs: vec![(0, 1), (64, u64::MAX)], delayed: vec![7, 300], notification };
             let mut meta = Vec::new();
             push_bounced(&mut meta, &written);
             assert_eq!(bounced(id, &meta), Ok(written));
@@ -304,8 +394,11 @@ mod tests {
     fn a_moved_copy_carries_chunks_and_leg_states_behind_its_envelope() {
         let chunks: Vec<_> =
             (0..CHUNKS_MAX as u32).map(|i| Location { segment: i, offset: 8 * i, bytes: 40 }).collect();
-        let (open, owed, replies) = (5, 2, vec![result(7, Verdict::Deferred)]);
-        let legs = vec![LegState { leg: 0, attempts: 3, due: WallTime(77), open, owed, replies }; 3];
+        let replies = vec![result(7, Verdict::Deferred), result(8, Verdict::Relayed)];
+        let state =
+            LegState { attempts: 3, due: WallTime(77), open: 5, owed: 2, replies, ..LegState::default() };
+        let told = LegState { relayed: 8, placed: 1 << 63, ..state.clone() };
+        let legs = vec![state.clone(), told, LegState { relayed: u64::MAX, delay_told: true, ..state }];
         let mut meta = envelope().as_bytes().to_vec();
         push_chunks(&mut meta, &chunks);
         push_leg_states(&mut meta, 0, &legs);
@@ -319,17 +412,18 @@ mod tests {
         push_chunks(&mut meta, &vec![Location::default(); CHUNKS_MAX]);
         let replies = vec![LegResult {
             reply: Reply::new(1, Enhanced(4, 0, 0), &"x".repeat(256)),
-            ..result(1, Verdict::Failed)
+            ..result(1, Verdict::Relayed)
         }];
-        let leg = LegState { leg: 0, attempts: 0, due: WallTime(0), open: 1, owed: 0, replies };
+        let leg = LegState { relayed: 1, delay_told: true, replies, ..LegState::default() };
         push_leg_states(
             &mut meta,
             crate::envelope::ENVELOPE_BYTES_MAX,
             &vec![leg; crate::limits::RECIPIENTS_MAX],
         );
         assert!(crate::envelope::ENVELOPE_BYTES_MAX + meta.len() <= RECORD_META_BYTES_MAX, "{}", meta.len());
-        let states = Fields::new(&meta).filter(|field| matches!(field, Ok((tag::LEG_STATE, _)))).count();
-        assert_eq!(states, crate::limits::RECIPIENTS_MAX);
+        let read = accepted(&[envelope().as_bytes(), &meta].concat()).unwrap();
+        assert_eq!(read.legs.len(), crate::limits::RECIPIENTS_MAX);
+        assert!(read.legs.iter().all(|leg| leg.relayed == 1), "no report may be forgotten for want of room");
     }
 
     #[test]

@@ -25,9 +25,18 @@ pub trait Liveness {
     fn state(&self, id: MessageId) -> Option<(Location, Vec<LegState>)>;
     /// The message lies elsewhere now, durably. It still lay at `from` a moment ago.
     fn moved(&self, id: MessageId, from: Location, to: Location);
-    /// The message's bytes cannot be read any more; the segment's file is kept in `damaged/`. The queue should
-    /// report and settle it.
+    /// The message's record at `at` is not what was written. The queue should report and settle the message: until then
+    /// its segment stays. Told again at each try to free that.
     fn damaged(&self, id: MessageId, at: Location);
+}
+
+/// Why a message was not moved.
+#[derive(Debug, thiserror::Error)]
+enum NotMoved {
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    #[error("a record in segment {} at {} is damaged", .0.segment, .0.offset)]
+    Damaged(Location),
 }
 
 /// A copy on its way.
@@ -65,7 +74,12 @@ impl<S: Storage> Log<S> {
                         moves.extend(done);
                         last = sequence.max(last);
                     }
-                    Err(error) => {
+                    Err(NotMoved::Damaged(at)) => {
+                        liveness.damaged(entry.0, at);
+                        // Its sender is told first, and what else there is to move goes ahead.
+                        result = Err(io::ErrorKind::WouldBlock.into());
+                    }
+                    Err(NotMoved::Disk(error)) => {
                         result = Err(error);
                         break;
                     }
@@ -82,7 +96,7 @@ impl<S: Storage> Log<S> {
             && front.number == number
             && front.pending == 0
         {
-            // Whatever is still counted was settled without being reported, or is damaged and kept as a file.
+            // Whatever is still counted was settled without being reported.
             front.live_bytes = 0;
         }
         drop(state);
@@ -137,7 +151,7 @@ impl<S: Storage> Log<S> {
         oldest: &Oldest<'_, S>,
         entry: (MessageId, Location, Kind),
         seen: &mut HashSet<MessageId>,
-    ) -> io::Result<Option<(Option<Move>, u64)>> {
+    ) -> Result<Option<(Option<Move>, u64)>, NotMoved> {
         let (id, location, kind) = entry;
         if kind == Kind::Chunk {
             let state = self.0.state.borrow();
@@ -146,7 +160,7 @@ impl<S: Storage> Log<S> {
             }
             if state.accepting.contains(&id) {
                 // Its Accepted lists this chunk and nobody answers for the message yet: a moment later.
-                return Err(io::ErrorKind::WouldBlock.into());
+                return Err(io::Error::from(io::ErrorKind::WouldBlock).into());
             }
         }
         match liveness.state(id) {
@@ -154,19 +168,13 @@ impl<S: Storage> Log<S> {
                 if !seen.insert(id) {
                     return Ok(None);
                 }
-                let moved = self.move_message(liveness, oldest, id, at).await;
-                match moved {
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        if let Some(segment) = self.0.state.borrow_mut().ring.segment(oldest.number) {
-                            segment.damaged = true;
-                        }
-                        liveness.damaged(id, at);
-                        Ok(None)
-                    }
-                    moved => moved.map(|(done, sequence)| Some((done, sequence))),
-                }
+                self.move_message(liveness, oldest, id, at).await.map(Some)
             }
-            None if kind == Kind::Chunk => self.move_open_chunk(oldest, id, location).await,
+            None if kind == Kind::Chunk => match self.move_open_chunk(oldest, id, location).await {
+                // Whoever answers for the message when it is accepted will be told.
+                Err(error @ NotMoved::Damaged(_)) => Err(io::Error::other(error).into()),
+                moved => moved,
+            },
             _ => Ok(None),
         }
     }
@@ -177,9 +185,9 @@ impl<S: Storage> Log<S> {
         oldest: &Oldest<'_, S>,
         id: MessageId,
         from: Location,
-    ) -> io::Result<Option<(Option<Move>, u64)>> {
+    ) -> Result<Option<(Option<Move>, u64)>, NotMoved> {
         let bytes = read_exact(oldest.file, from).await?;
-        let record = Record::decode(&bytes, oldest.salt, from.offset).map_err(invalid)?;
+        let record = whole(&bytes, oldest.salt, from)?;
         let draft = Draft { kind: Kind::Chunk, id, meta: [&[], &[]], body: record.body };
         let placed = poll_fn(|context| {
             let mut state = self.0.state.borrow_mut();
@@ -210,13 +218,13 @@ impl<S: Storage> Log<S> {
         oldest: &Oldest<'_, S>,
         id: MessageId,
         from: Location,
-    ) -> io::Result<(Option<Move>, u64)> {
+    ) -> Result<(Option<Move>, u64), NotMoved> {
         let old = self.0.state.borrow().chunks.get(&id).cloned().unwrap_or_default();
         let mut moving =
             Move { id, from, to: from, chunks: old.clone(), fresh: Vec::new(), stale: Vec::new() };
         for chunk in moving.chunks.iter_mut().filter(|chunk| chunk.segment == oldest.number) {
             let bytes = read_exact(oldest.file, *chunk).await?;
-            let record = Record::decode(&bytes, oldest.salt, chunk.offset).map_err(invalid)?;
+            let record = whole(&bytes, oldest.salt, *chunk)?;
             let draft = Draft { kind: Kind::Chunk, id, meta: [&[], &[]], body: record.body };
             let placed = poll_fn(|context| {
                 let mut state = self.0.state.borrow_mut();
@@ -238,8 +246,8 @@ impl<S: Storage> Log<S> {
             read_exact(&file, from).await?
         };
         let salt = self.0.state.borrow_mut().ring.segment(from.segment).map(|segment| segment.salt);
-        let salt = salt.ok_or(io::ErrorKind::NotFound)?;
-        let record = Record::decode(&bytes, salt, from.offset).map_err(invalid)?;
+        let salt = salt.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let record = whole(&bytes, salt, from)?;
         let envelope = &record.meta[..meta::envelope_bytes(record.meta)];
         let placed = poll_fn(|context| {
             // The state is taken in the same turn as the place: no outcome can fall between.
@@ -303,16 +311,16 @@ struct Oldest<'a, S: Storage> {
     file: &'a S::File,
 }
 
-async fn read_exact<F: StorageFile>(file: &F, location: Location) -> io::Result<F::Bytes> {
+async fn read_exact<F: StorageFile>(file: &F, location: Location) -> Result<F::Bytes, NotMoved> {
     let bytes = file.read_at(u64::from(location.offset), location.bytes as usize).await?;
-    if bytes.len() == location.bytes as usize { Ok(bytes) } else { Err(io::ErrorKind::InvalidData.into()) }
+    if bytes.len() == location.bytes as usize { Ok(bytes) } else { Err(NotMoved::Damaged(location)) }
+}
+
+fn whole(bytes: &[u8], salt: Salt, at: Location) -> Result<Record<'_>, NotMoved> {
+    Record::decode(bytes, salt, at.offset).map_err(|_| NotMoved::Damaged(at))
 }
 
 fn refused(error: AppendError) -> io::Error {
     let kind = if error == AppendError::Full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
     io::Error::new(kind, error)
-}
-
-fn invalid(error: RecordError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -44,14 +44,12 @@ pub enum ReadError {
     #[error("reading the spool failed: {0}")]
     Disk(#[from] io::Error),
     /// The bytes are not what was written: not to be delivered.
-    #[error("message {id} is damaged in segment {segment} at {offset}")]
+    #[error("message {id} is damaged in segment {} at {}", at.segment, at.offset)]
     Damaged {
         /// Which message.
         id: MessageId,
-        /// Where.
-        segment: u32,
-        /// Bytes from the segment's start.
-        offset: u32,
+        /// Which of its records.
+        at: Location,
     },
     /// Written by a newer version.
     #[error(transparent)]
@@ -114,7 +112,7 @@ pub(super) fn segments_of(location: Location, chunks: &[Location]) -> Vec<u32> {
 }
 
 fn damaged<P>(pinned: &Pinned<P>, at: Location) -> ReadError {
-    ReadError::Damaged { id: pinned.id, segment: at.segment, offset: at.offset }
+    ReadError::Damaged { id: pinned.id, at }
 }
 
 fn pin_of<P>(pinned: &Pinned<P>, at: Location) -> Result<&SegmentPin<P>, ReadError> {
@@ -155,12 +153,25 @@ impl<S: Storage> Log<S> {
         };
         let mut segments = Vec::with_capacity(numbers.len());
         for number in numbers {
-            segments.push(self.pin_segment(number).await?);
+            let pinned = self.pin_segment(number).await;
+            segments.push(pinned.map_err(|error| self.why_not_pinned(id, location, number, error))?);
         }
         Ok(Pinned::new(id, location, segments))
     }
 
-    async fn pin_segment(&self, number: u32) -> io::Result<Arc<SegmentPin<S::Pin>>> {
+    /// Whether a message's record is lost with its segment, or only lies elsewhere by now.
+    fn why_not_pinned(&self, id: MessageId, location: Location, number: u32, error: io::Error) -> ReadError {
+        let mut state = self.0.state.borrow_mut();
+        let chunks = state.chunks.get(&id).map_or(&[][..], Vec::as_slice);
+        let chunk = chunks.iter().find(|chunk| chunk.segment == number).copied();
+        let own = (location.segment == number && state.ring.segment(number).is_some()).then_some(location);
+        match chunk.or(own) {
+            Some(at) if error.kind() == io::ErrorKind::NotFound => ReadError::Damaged { id, at },
+            _ => error.into(),
+        }
+    }
+
+    pub(super) async fn pin_segment(&self, number: u32) -> io::Result<Arc<SegmentPin<S::Pin>>> {
         {
             let mut state = self.0.state.borrow_mut();
             if let Some(pin) = state.ring.pinned(number) {
@@ -170,7 +181,7 @@ impl<S: Storage> Log<S> {
                 let file = state.head.file.pin()?;
                 return state.keep_pin(number, file).ok_or_else(|| io::ErrorKind::NotFound.into());
             }
-            if state.ring.segment(number).is_none() {
+            if state.ring.segment(number).is_none_or(|segment| segment.unreadable) {
                 return Err(io::ErrorKind::NotFound.into());
             }
         }

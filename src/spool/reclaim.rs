@@ -9,10 +9,12 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::aside;
 use super::commit::Log;
 use super::moving::Liveness;
 use super::record::Salt;
 use super::replay::segment_path;
+use super::report::segment_name;
 use super::restart::make_spare;
 use super::ring::Segment;
 use super::segment::{Header, TRAILER_BYTES, Tail};
@@ -58,11 +60,16 @@ impl<S: Storage> Log<S> {
             if self.wants_moves() && !self.is_over() {
                 let moved = self.empty_oldest(&liveness).await;
                 moving_works = moved.is_ok();
-                if let Err(error) = moved
-                    && !self.only_lacks_a_segment(&error)
-                {
-                    tracing::warn!(part = self.0.part.0, %error, "spool: moving live records failed, trying again");
-                    self.0.storage.sleep(TICK).await;
+                match moved {
+                    // Somebody has to do something about a message first.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.0.storage.sleep(TICK).await;
+                    }
+                    Err(error) if !self.only_lacks_a_segment(&error) => {
+                        tracing::warn!(part = self.0.part.0, %error, "spool: moving live records failed, trying again");
+                        self.0.storage.sleep(TICK).await;
+                    }
+                    _ => {}
                 }
                 continue;
             }
@@ -240,8 +247,7 @@ impl<S: Storage> Log<S> {
     async fn recycle(&self, segment: Segment<S::Pin>, salt: u64) -> io::Result<bool> {
         let path = segment_path(&self.0.dir, segment.number);
         let unpinned = segment.pin.strong_count() == 0;
-        if unpinned && !segment.unreadable && !segment.damaged && segment.size == self.0.options.segment_bytes
-        {
+        if unpinned && !segment.unreadable && segment.size == self.0.options.segment_bytes {
             return self.make(salt, Some(&path)).await.map(|()| true);
         }
         self.remove(segment).await.map(|()| false)
@@ -249,9 +255,10 @@ impl<S: Storage> Log<S> {
 
     async fn remove(&self, segment: Segment<S::Pin>) -> io::Result<()> {
         let path = segment_path(&self.0.dir, segment.number);
-        let keep = segment.unreadable || segment.damaged;
+        let keep = segment.unreadable;
         let removed = if keep {
-            let kept = format!("damaged/part-{:05}-segment-{:010}", self.0.part.0, segment.number);
+            // Its report is there since it was found.
+            let kept = aside::path(&segment_name(self.0.part, segment.number));
             self.0.storage.rename(&path, &kept).await
         } else {
             self.0.storage.remove(&path).await

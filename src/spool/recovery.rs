@@ -16,6 +16,7 @@
 //! | 5 | nothing of ours | no | any | the log ends here |
 //! | 6 | traces of ours, but no whole batch n | no | any | torn tail: the log ends here, the bytes are set aside |
 //!
+//! To *salvage* is to apply every record that is intact by its own checksums, and an Accepted whose body alone is not.
 //! *Nothing of ours* is zeros, or what an earlier use of a recycled file left, under another salt. *Traces* are the salt
 //! in the place of a batch header, or an intact record header within the reach of one batch.
 
@@ -26,6 +27,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::batch;
+use super::meta;
 use super::record::{self, Record, RecordError, Salt};
 use super::segment::{BATCHES_OFFSET, TRAILER_BYTES, Tail};
 use crate::id::Location;
@@ -345,7 +347,14 @@ impl<'a, S: Source> Scanner<'a, S> {
                         salvaged += 1;
                         done += record::padded(bytes);
                     }
-                    Err(RecordError::Damaged) => done += record::ALIGN_BYTES,
+                    Err(RecordError::Damaged) => match bodiless(&bytes[done..], salt, offset) {
+                        Some(record) => {
+                            let bytes = record.header.bytes() as u32;
+                            sink(&record, Location { segment, offset, bytes }).map_err(Halt::Sink)?;
+                            done += record::padded(record::HEADER_BYTES + record.meta.len());
+                        }
+                        None => done += record::ALIGN_BYTES,
+                    },
                     Err(unknown) => return Err(Halt::Sink(unknown.into())),
                 }
             }
@@ -354,6 +363,15 @@ impl<'a, S: Source> Scanner<'a, S> {
         self.scan.damage.push(Damage { range, torn: false, salvaged });
         Ok(())
     }
+}
+
+/// An Accepted of which the body alone is damaged: it counts, so that its sender is told when it is to be read. Not a moved
+/// copy, which would stand before an older one that may be whole.
+fn bodiless(bytes: &[u8], salt: Salt, offset: u32) -> Option<Record<'_>> {
+    let header = record::Header::claims(bytes, offset).then(|| record::Header::decode(bytes, salt))?.ok()?;
+    let meta = header.meta(bytes, salt).ok().filter(|_| header.kind == Some(record::Kind::Accepted))?;
+    let is_first = meta::accepted(meta).is_ok_and(|accepted| accepted.legs.is_empty());
+    is_first.then_some(Record { header, meta, body: &[] })
 }
 
 /// Where the bytes end that a torn batch at `at` has left in `window`, which starts there, in whole blocks; `at` if

@@ -49,8 +49,8 @@ impl Flaw {
             }
             Self::Rot => {
                 "These bytes were acknowledged and have changed since: look at the disk and its file system.\n\
-                 A damaged `Accepted` is a message that is lost: its sender has to send it again.\n\
-                 A damaged `Chunk` is a piece of a long message, which is not sent.\n\
+                 A damaged `Accepted` is a message that is lost, a damaged `Chunk` a piece of one: it is not sent, and its sender\n\
+                 has to send it again, and is told so if its envelope can still be read.\n\
                  A damaged `Outcome` or `Bounced` is an attempt that may be repeated."
             }
             Self::Header => "The other copy stands for it and nothing is lost: look at the disk.",

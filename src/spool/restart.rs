@@ -84,6 +84,8 @@ impl<S: Storage> Replay<S> {
         let name = finding.file_name();
         let (mut bytes, mut traces) = (0, Vec::new());
         if let (Some(range), Some(found)) = (&finding.range, found) {
+            // The place of the headers is said whole, however short the file is.
+            let range = &(range.start.min(found.size)..range.end.min(found.size));
             bytes = range.len() as u64;
             let mut window = Window::new(&found.file, found.size);
             aside::copy(&self.storage, &mut window, range, &name).await?;
@@ -134,7 +136,6 @@ impl<S: Storage> Replay<S> {
                 pending: 0,
                 sealed: true,
                 unreadable: found.salt().is_none(),
-                damaged: false,
                 pin: Weak::new(),
             };
             if found.number < self.oldest {
@@ -172,7 +173,6 @@ impl<S: Storage> Replay<S> {
             pending: 0,
             sealed: false,
             unreadable: false,
-            damaged: false,
             pin: Weak::new(),
         });
         let tail = tail.unwrap_or(Tail { segment: 0, offset: 0, batch: 0 });

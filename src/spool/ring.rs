@@ -21,8 +21,6 @@ pub(crate) struct Segment<P> {
     pub sealed: bool,
     /// Header and batches could not be read: when its turn comes the file is kept in `damaged/`.
     pub unreadable: bool,
-    /// Some record in it could not be read: the file is kept in `damaged/`, too.
-    pub damaged: bool,
     pub pin: Weak<SegmentPin<P>>,
 }
 
@@ -77,9 +75,8 @@ impl<S: Storage> Ring<S> {
     /// Records of `bytes` are not needed any more. A segment that is gone had no live records.
     pub fn sub_live(&mut self, number: u32, bytes: u32) {
         if let Some(segment) = self.segment(number) {
-            let lost = segment.unreadable || segment.damaged;
             assert!(
-                lost || segment.live_bytes >= u64::from(bytes),
+                segment.unreadable || segment.live_bytes >= u64::from(bytes),
                 "a record of segment {number} was settled twice"
             );
             segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(bytes));
@@ -110,7 +107,6 @@ impl<S: Storage> Ring<S> {
                     pending: 0,
                     sealed: true,
                     unreadable: true,
-                    damaged: false,
                     pin: Weak::new(),
                 };
                 self.segments.insert(index, gap);
@@ -171,7 +167,6 @@ mod tests {
                 pending: 0,
                 sealed: true,
                 unreadable: false,
-                damaged: false,
                 pin: Weak::new(),
             });
         }

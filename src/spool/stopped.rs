@@ -61,8 +61,8 @@ impl<S: Storage> StoppedPart<S> {
         let mut pins = Vec::new();
         for segment in reader::segments_of(location, chunks) {
             let found = self.find(segment).and_then(|found| Some((found, found.salt()?)));
-            let offset = location.offset;
-            let (found, salt) = found.ok_or(ReadError::Damaged { id, segment, offset })?;
+            let lost = || chunks.iter().find(|chunk| chunk.segment == segment).copied().unwrap_or(location);
+            let (found, salt) = found.ok_or_else(|| ReadError::Damaged { id, at: lost() })?;
             pins.push(Arc::new(SegmentPin { segment, salt, file: found.file.pin()? }));
         }
         Ok(Pinned::new(id, location, pins))

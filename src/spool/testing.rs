@@ -125,7 +125,10 @@ impl Liveness for Model {
         let messages = self.0.borrow();
         let (location, attempts) = messages.get(&id)?;
         let (due, replies) = (WallTime(0), Vec::new());
-        Some((*location, vec![LegState { leg: 0, attempts: *attempts, due, open: 1, owed: 0, replies }]))
+        Some((
+            *location,
+            vec![LegState { attempts: *attempts, due, open: 1, replies, ..LegState::default() }],
+        ))
     }
 
     fn moved(&self, id: MessageId, _from: Location, to: Location) {

@@ -31,7 +31,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// An Argon2id key for `password`; `salt` is random.
+    /// An Argon2id key for `password`, which is prepared; `salt` is random.
     ///
     /// # Errors
     /// When the library refuses it.
@@ -41,7 +41,7 @@ impl Key {
         Ok(Self::Argon2(hash.to_string().into()))
     }
 
-    /// SCRAM keys for `password`; `salt` is random.
+    /// SCRAM keys for `password`, which is prepared; `salt` is random.
     pub fn scram(password: &[u8], salt: &[u8; 16]) -> Self {
         Self::Scram(ScramKeys::of(password, salt, SCRAM_ITERATIONS))
     }
@@ -116,16 +116,8 @@ pub struct ScramKeys {
 impl ScramKeys {
     /// Computes them: slow, by the number of iterations.
     pub fn of(password: &[u8], salt: &[u8], iterations: u32) -> Self {
-        let mut salted = [0; 32];
-        let rounds = NonZeroU32::new(iterations).unwrap_or(NonZeroU32::MIN);
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, salt, password, &mut salted);
-        let client = hmac_sha256(&salted, b"Client Key");
-        Self {
-            salt: salt.into(),
-            iterations,
-            stored: sha256(&client),
-            server: hmac_sha256(&salted, b"Server Key"),
-        }
+        let ScramProof { client, server } = ScramProof::of(password, salt, iterations);
+        Self { salt: salt.into(), iterations, stored: sha256(&client), server }
     }
 
     /// Keys of nobody, the same for a name each time.
@@ -149,6 +141,24 @@ impl ScramKeys {
             server: server.try_into().ok()?,
         };
         (parts.next().is_none() && !keys.salt.is_empty()).then_some(keys)
+    }
+}
+
+/// What a SCRAM-SHA-256 client proves itself with, and knows the server by.
+pub struct ScramProof {
+    /// The client's key: as good as the password.
+    pub client: [u8; 32],
+    /// What the server proves itself with.
+    pub server: [u8; 32],
+}
+
+impl ScramProof {
+    /// Computes it: slow, by the number of iterations.
+    pub fn of(password: &[u8], salt: &[u8], iterations: u32) -> Self {
+        let mut salted = [0; 32];
+        let rounds = NonZeroU32::new(iterations).unwrap_or(NonZeroU32::MIN);
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, salt, password, &mut salted);
+        Self { client: hmac_sha256(&salted, b"Client Key"), server: hmac_sha256(&salted, b"Server Key") }
     }
 }
 

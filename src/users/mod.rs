@@ -8,17 +8,19 @@
 //! printer  -                                           certificate=SHA-256 of it, 64 hexadecimal digits
 //! ```
 //!
-//! `ringpost user add` writes such lines. Names and passwords are compared as bytes.
+//! `ringpost user add` writes such lines. Names and passwords are compared as SASLprep makes them.
 
 pub mod failures;
 mod key;
+mod prepare;
 pub mod question;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-pub use key::{Key, SCRAM_ITERATIONS, ScramKeys, hmac_sha256, sha256};
+pub use key::{Key, SCRAM_ITERATIONS, ScramKeys, ScramProof, hmac_sha256, sha256};
+pub use prepare::prepared;
 
 /// SHA-256 of a certificate in DER.
 pub type Fingerprint = [u8; 32];
@@ -114,7 +116,7 @@ impl Users {
         self.0.is_empty()
     }
 
-    /// The user of that name.
+    /// The user of that name, prepared.
     pub fn user(&self, name: &str) -> Option<&User> {
         self.0.iter().find(|user| &*user.name == name)
     }
@@ -132,7 +134,7 @@ impl Users {
     /// Whether `password` is that of `name`, and what it cost. The work is the same for every name, there or not: one
     /// computation for each kind of key that the file holds. Slow, and meant to be: never on a shard.
     pub fn check(&self, name: &str, password: &[u8]) -> (bool, Work) {
-        let mut work = Work::default();
+        let (password, mut work) = (&*prepare::prepared_password(password), Work::default());
         let key = self.user(name).and_then(|user| user.key.as_ref());
         let mut is_right = false;
         if let Some(other) = self.first(|key| matches!(key, Key::Argon2(_))) {
@@ -172,9 +174,12 @@ impl Users {
 fn parse_line(line: &str) -> Result<User, String> {
     let mut words = line.split_whitespace();
     let name = words.next().unwrap_or_default();
-    if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(format!("the name is longer than {NAME_BYTES_MAX} bytes, or has control characters"));
-    }
+    let Some(name) = prepared(name).filter(|_| name.len() <= NAME_BYTES_MAX) else {
+        return Err(format!(
+            "the name is longer than {NAME_BYTES_MAX} bytes, or has characters that SASLprep (RFC 4013) forbids"
+        ));
+    };
+    let name = &*name;
     let key = match words.next() {
         Some("-") => None,
         Some(text) => Some(text.parse::<Key>()?),

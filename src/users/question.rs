@@ -1,6 +1,5 @@
 //! PURE. What shards ask the thread that checks passwords, and what they are told.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -25,8 +24,6 @@ pub struct Question {
     pub shard: ShardIndex,
     /// The asker's number for it.
     pub ticket: u64,
-    /// Where the client is.
-    pub peer: IpAddr,
     /// Who it says it is.
     pub user: Box<str>,
     /// With what.

@@ -193,7 +193,8 @@ impl Maker {
     /// The sender of a message whose one recipient is owed a bounce is told.
     async fn notify(&self, id: MessageId) {
         let notification = self.message(self.log.next_id(), |e| to(e, "", &["sender@a.test"]), 300);
-        let bounced = Bounced { id, legs: vec![(0, 1)], notification: Some(notification.id) };
+        let bounced =
+            Bounced { id, legs: vec![(0, 1)], delayed: Vec::new(), notification: Some(notification.id) };
         let (_, location) = self
             .log
             .append_notification(&bounced, &notification)

@@ -13,8 +13,10 @@
 //! | `door` | listeners of several kinds |
 //! | `policy` | who may send what, and how much |
 //! | `limits` | limits of addresses, slow and early clients, proxies, balance between shards |
+//! | `proxies` | clients that proxies speak for: logins, rights, listeners with proxies of their own |
 //! | `host` | hosts and files that will not do |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
+//! | `damage` | messages that are damaged when they are wanted |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
 //! | `fixture` | a spool of version 1, kept for ever |
 //! | `seeing` | metrics, health, and that idleness costs nothing |
@@ -26,6 +28,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod damage;
 mod door;
 mod exchanges;
 mod fixture;
@@ -36,9 +39,11 @@ mod limits;
 mod load;
 mod path;
 mod policy;
+mod proxies;
 mod retries;
 mod seeing;
 mod sources;
 mod stopped;
 mod stops;
 mod tls;
+mod tls_out;

@@ -33,7 +33,7 @@ pub fn err(output: &Output) -> String {
 }
 
 /// Paths in a directory and below it.
-fn tree(directory: &Path) -> Vec<PathBuf> {
+pub fn tree(directory: &Path) -> Vec<PathBuf> {
     let mut all = vec![directory.to_owned()];
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
@@ -193,7 +193,7 @@ pub fn find(lab: &Lab, needle: &[u8]) -> Vec<(PathBuf, u64)> {
 }
 
 /// Turns the bits of the one byte at which `needle` begins in the spool.
-fn flip(lab: &Lab, needle: &str) {
+pub fn flip(lab: &Lab, needle: &str) {
     let found = find(lab, needle.as_bytes());
     let [(path, at)] = &found[..] else { panic!("`{needle}` stands at {found:?}") };
     let file = fs::File::options().read(true).write(true).open(path).expect("a segment");
@@ -245,16 +245,28 @@ fn damage_is_found_told_counted_and_set_aside_and_all_other_mail_is_delivered() 
     let relay = lab.start(&held.clone().to(sink.address()));
     let line = relay.await_log(&["ERROR", "spool", "rotten"]);
     assert!(line.contains("damaged/"), "{line}");
-    sink.await_taken(ids.len());
     // What was rotten in a sealed segment shows when it is read for its delivery.
-    relay.await_log(&[&sealed, "damaged"]);
+    for (id, to) in [(&sealed, "<r3@a.test>"), (&last, "<last@a.test>")] {
+        relay.await_log(&["ERROR", id, "is damaged", "from <a@client.test>", to, "damaged/"]);
+    }
     relay.await_metric("ringpost_spool_damage_total", &[("kind", "rot")], |count| count >= 1.0);
+    relay.await_metric("ringpost_spool_damage_total", &[("kind", "message")], |count| count == 2.0);
     assert!(relay.metrics().sum("ringpost_spool_set_aside_bytes_total", &[]) >= 4096.0);
-    assert_eq!(sink.taken().len(), ids.len(), "each once, and nothing that is damaged");
+    let taken = sink.await_taken(ids.len() + 2);
+    assert_eq!(taken.len(), ids.len() + 2, "each once, and nothing that is damaged");
+    let bounces: Vec<_> = taken.iter().filter(|taken| taken.sender.is_empty()).collect();
+    assert_eq!(bounces.len(), 2, "a sender is told of each");
+    let told = bounces.iter().map(|bounce| String::from_utf8_lossy(&bounce.content)).collect::<String>();
+    for words in ["<r3@a.test>", "<last@a.test>", "Status: 5.3.0", "damaged in storage", "send it again"] {
+        assert!(told.contains(words), "`{words}` is missing: {told}");
+    }
+    assert!(!told.contains("body"), "nothing is returned of what is not known to be right: {told}");
     let names: Vec<_> = tree(&lab.spool().join("damaged"));
     let texts = names.iter().filter(|path| path.extension().is_some_and(|kind| kind == "txt"));
     let text = texts.map(|path| fs::read_to_string(path).expect("text")).collect::<String>();
-    assert!(text.contains(&last) && text.contains("rotten") && text.contains("lost"), "{text}");
+    for words in [&*last, &sealed, "rotten", "lost", "<a@client.test>", "<r3@a.test>", "<last@a.test>"] {
+        assert!(text.contains(words), "`{words}` is missing: {text}");
+    }
     relay.stop();
 }
 

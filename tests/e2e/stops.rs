@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::client::content;
+use crate::harness::client::{Client, content};
 use crate::harness::relay::{Config, Lab};
 use crate::harness::sink::{Act, Moment, Sink, Stage};
 use crate::harness::{eventually, host_is_able, quiet_port};
@@ -48,6 +48,24 @@ fn sigint_under_load_loses_and_repeats_nothing() {
     if host_is_able() {
         stop_under_load(Signal::INT, "split");
     }
+}
+
+#[test]
+fn clients_that_never_shake_hands_do_not_hold_up_the_stop() {
+    if !host_is_able() {
+        return;
+    }
+    let lab = Lab::new();
+    let relay = lab.start(&Config::new().listener("submissions", "").route("*", "hold"));
+    let mut silent = [relay.smtp(), relay.listener("submissions")].map(Client::open);
+    silent[0].expect_reply(220);
+    silent[0].expect("EHLO client.test", 250);
+    silent[0].expect("STARTTLS", 220);
+    relay.await_metric("ringpost_connections_open", &[], |open| open == 2.0);
+    relay.signal(Signal::TERM);
+    assert!(relay.wait(Duration::from_secs(10)).success());
+    let log = std::fs::read_to_string(lab.path().join("log")).expect("there is a log");
+    assert!(!log.contains("peers take their time"), "they were waited for: {log}");
 }
 
 #[test]

@@ -26,6 +26,13 @@ pub fn with_certificate(lab: &Lab, config: Config) -> Config {
         .set("smtp.tls_key", format!("'{}'", key.display()))
 }
 
+/// Writes a self-signed certificate for `name`, and gives its SHA-256.
+pub fn certificate_and_print(lab: &Lab, name: &str) -> String {
+    let (chain, _) = certificate(lab, name, &[name]);
+    let text = r#"import hashlib, ssl, sys; print(hashlib.sha256(ssl.PEM_cert_to_DER_cert(open(sys.argv[1]).read())).hexdigest())"#;
+    python(text, &[chain.display().to_string()]).trim().to_owned()
+}
+
 /// What the scripts share: `show` connects with TLS from the first byte, and gives socket, greeting and fingerprint.
 const PYTHON: &str = r#"
 import hashlib, smtplib, socket, ssl, sys
@@ -49,11 +56,11 @@ def file_fingerprint(path):
 "#;
 
 /// Runs a script behind [`PYTHON`].
-fn script(text: &str, arguments: &[String]) {
+pub fn script(text: &str, arguments: &[String]) {
     python(&format!("{PYTHON}{text}"), arguments);
 }
 
-fn can_run_python() -> bool {
+pub fn can_run_python() -> bool {
     host_is_able() && has_program("python3")
 }
 
@@ -114,11 +121,7 @@ fn a_certificate_of_the_client_lets_it_log_in_or_relay() {
         return;
     }
     let lab = Lab::new();
-    let print = |name: &str| {
-        let (chain, _) = certificate(&lab, name, &[name]);
-        let text = r#"import hashlib, ssl, sys; print(hashlib.sha256(ssl.PEM_cert_to_DER_cert(open(sys.argv[1]).read())).hexdigest())"#;
-        python(text, &[chain.display().to_string()]).trim().to_owned()
-    };
+    let print = |name: &str| certificate_and_print(&lab, name);
     let (users, hosts) = (print("printer"), print("host"));
     print("stranger");
     assert!(add_user(&lab, "printer", "", &["--no-password", "--certificate", &users]).status.success());

@@ -12,6 +12,7 @@ use super::eventually;
 pub enum Stage {
     Banner,
     Ehlo,
+    StartTls,
     Mail,
     Rcpt,
     Data,
@@ -296,6 +297,12 @@ impl<'a> Session<'a> {
                 "RSET" => {
                     message = self.fresh();
                     self.say("250 2.0.0 ok")?;
+                }
+                // One that offers TLS and has none.
+                "STARTTLS" => {
+                    if self.ask(Stage::StartTls, "", "220 2.0.0 go ahead")? {
+                        return Err(Over);
+                    }
                 }
                 "QUIT" => return self.say("221 2.0.0 bye"),
                 _ => self.say("500 5.5.1 what?")?,

@@ -1,6 +1,7 @@
 //! What follows from hosts and addresses, case by case.
 
 use super::*;
+use crate::routing::Security;
 use crate::routing::site::{Site, SiteRules};
 use crate::routing::source::Source;
 use std::time::Duration;
@@ -12,6 +13,7 @@ fn map() -> PathMap {
         recipients_per_transaction: 1,
         window: 1,
         idle: Duration::from_secs(1),
+        security: Security::default(),
     };
     PathMap::new(Sites::new(limits, &[]))
 }

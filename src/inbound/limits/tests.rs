@@ -11,7 +11,8 @@ const LIMITS: Limits = Limits {
     connections_per_minute: 6,
     messages_per_minute: 4,
     errors_per_minute: 5,
-    auth_failures_per_minute: 2,
+    auth_failures: 2,
+    auth_failure_window: Duration::from_secs(300),
     network_factor: 2,
 };
 
@@ -37,8 +38,8 @@ impl Model {
     }
 
     fn has_token(&self, who: Who, act: Act, now: Moment) -> bool {
-        let limit = u64::from(LIMITS.per_minute(act) * who.times(&LIMITS));
-        self.missing(who, act, now) + MINUTE / limit <= MINUTE
+        let rate = LIMITS.rate(act, who).expect("a limit");
+        self.missing(who, act, now) + rate.token() <= rate.within_us()
     }
 
     fn count(&mut self, from: IpAddr, act: Act, now: Moment) -> Result<(), Who> {
@@ -46,11 +47,17 @@ impl Model {
             if !self.has_token(who, act, now) {
                 return Err(who);
             }
-            let limit = u64::from(LIMITS.per_minute(act) * who.times(&LIMITS));
-            let missing = self.missing(who, act, now) + MINUTE / limit;
+            let missing = self.missing(who, act, now) + LIMITS.rate(act, who).expect("a limit").token();
             self.missing.insert((who, act as usize), (missing, now.0));
         }
         Ok(())
+    }
+
+    fn take_back(&mut self, from: IpAddr, act: Act) {
+        for who in Who::both(from) {
+            let token = LIMITS.rate(act, who).expect("a limit").token();
+            self.missing.get_mut(&(who, act as usize)).expect("it was counted").0 -= token;
+        }
     }
 
     fn admit(&mut self, from: IpAddr, now: Moment) -> Result<(), Who> {
@@ -82,7 +89,7 @@ proptest! {
     /// Few addresses in few networks, so that each limit is met.
     #[test]
     fn the_table_says_what_exact_buckets_without_bounds_say(
-        steps in prop::collection::vec((0..5u8, 0..2u8, 0..3u8, 0..9_000_000u64), 1..120)
+        steps in prop::collection::vec((0..7u8, 0..2u8, 0..3u8, 0..9_000_000u64), 1..120)
     ) {
         let (clients, mut model) = (Clients::new(LIMITS, 1), Model::default());
         let mut open: Vec<(IpAddr, Pass)> = Vec::new();
@@ -110,6 +117,15 @@ proptest! {
                     open[place].1.count(Act::Error, now).map_err(|excess| excess.who),
                     model.count(from, Act::Error, now)
                 ),
+                // A login that succeeds (5), or fails (6).
+                (5 | 6, Some(place)) => {
+                    let said = open[place].1.count(Act::AuthFailure, now).map_err(|excess| excess.who);
+                    prop_assert_eq!(said, model.count(from, Act::AuthFailure, now));
+                    if what == 5 && said.is_ok() {
+                        open[place].1.take_back(Act::AuthFailure);
+                        model.take_back(from, Act::AuthFailure);
+                    }
+                }
                 _ => {}
             }
         }

@@ -9,8 +9,7 @@ use futures_rustls::{TlsAcceptor, server};
 use glommio::net::TcpStream;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig,
@@ -18,7 +17,7 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
-use super::{TlsError, provider};
+use super::{TlsError, load_pair, provider};
 
 /// Certificates with their keys: the first for clients that name nobody we know, the others by the names in them.
 #[derive(Debug)]
@@ -65,24 +64,6 @@ fn add_names(by_name: &mut HashMap<String, Arc<CertifiedKey>>, key: &Arc<Certifi
     for name in certificate.valid_dns_names() {
         by_name.entry(name.to_ascii_lowercase()).or_insert_with(|| key.clone());
     }
-}
-
-fn load_pair(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
-    let file_error = |path: &Path, reason: String, wanted| TlsError::File {
-        path: path.display().to_string(),
-        reason,
-        wanted,
-    };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let chain = chain.map_err(|error| file_error(certificate, error.to_string(), "a certificate chain"))?;
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| file_error(key, error.to_string(), "a private key"))?;
-    let pair = CertifiedKey::from_der(chain, private, &provider());
-    pair.map(Arc::new).map_err(|reason| TlsError::Pair {
-        certificate: certificate.display().to_string(),
-        key: key.display().to_string(),
-        reason: reason.to_string(),
-    })
 }
 
 /// Makes and opens the tickets of one listener: a session begun there is resumed there and nowhere else. Lives as long as

@@ -1,5 +1,8 @@
 //! PURE. What a remote's EHLO reply offers (RFC 5321 §4.1.1.1).
 
+use super::login::MECHANISMS;
+use crate::protocol::sasl::Mechanism;
+
 /// Service extensions of a remote. After HELO there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
@@ -21,6 +24,8 @@ pub struct Capabilities {
     pub enhanced: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// AUTH (RFC 4954): those of the mechanisms that we know, in the order of `login::MECHANISMS`.
+    pub auth: [bool; MECHANISMS.len()],
 }
 
 impl Capabilities {
@@ -38,6 +43,14 @@ impl Capabilities {
             () if is(b"DSN") => self.dsn = true,
             () if is(b"ENHANCEDSTATUSCODES") => self.enhanced = true,
             () if is(b"STARTTLS") => self.starttls = true,
+            () if is(b"AUTH") => {
+                for word in words {
+                    let known = MECHANISMS.iter().zip(&mut self.auth);
+                    known.for_each(|((_, name), offered)| {
+                        *offered |= word.eq_ignore_ascii_case(name.as_bytes())
+                    });
+                }
+            }
             () if is(b"SIZE") => {
                 // A limit that cannot be read is no limit: the remote will say so itself.
                 let limit = words.next().and_then(|word| std::str::from_utf8(word).ok());
@@ -45,6 +58,11 @@ impl Capabilities {
             }
             () => {}
         }
+    }
+
+    /// The strongest mechanism offered, and its name.
+    pub(super) fn mechanism(&self) -> Option<(Mechanism, &'static str)> {
+        MECHANISMS.into_iter().zip(self.auth).find(|(_, offered)| *offered).map(|(mechanism, _)| mechanism)
     }
 
     /// Whether a message of `bytes` is larger than the remote says it takes.
@@ -70,6 +88,7 @@ mod tests {
             chunking: true,
             eight_bit: true,
             size: Some(1000),
+            auth: [false, true, false],
             ..Capabilities::default()
         };
         assert_eq!(offered, want);

@@ -43,6 +43,8 @@ pub(super) struct Flight {
     pub(super) open: u64,
     /// Of those, the ones whose RCPT was accepted.
     pub(super) accepted: u64,
+    /// Recipients of whose success the sender wants to be told.
+    pub(super) asked: u64,
     /// Recipients handed back as if they had never been begun.
     pub(super) untried: u64,
     /// Deferred recipients that may have the message all the same.
@@ -63,6 +65,7 @@ impl Flight {
             body: Body::Ahead,
             open: 0,
             accepted: 0,
+            asked: 0,
             untried: 0,
             in_doubt: 0,
             unanswered: 0,

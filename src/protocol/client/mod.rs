@@ -13,8 +13,8 @@
 //! A body goes behind 354 with dots stuffed, or in BDAT chunks together with its envelope (RFC 3030): that takes
 //! one round trip, but the body is sent in vain when the envelope is refused, so driver and options both must want it.
 //!
-//! Invariants: each recipient of a transaction is in its one [`Event::Finished`] exactly once; `Delivered` only on
-//! 2xx to the end of the body; at a MAIL the remote is outside of any transaction (by a final dot, or by RSET).
+//! Invariants: each recipient of a transaction is in its one [`Event::Finished`] exactly once; `Delivered` (or `Relayed`,
+//! if the sender wants a report that the remote does not make) only on 2xx to the end of the body; at a MAIL the remote is outside of any transaction (by a final dot, or by RSET).
 //!
 //! Copies: a body once, from the piece to the output. Replies without a result are not kept; queues keep their memory.
 //!
@@ -23,8 +23,10 @@
 mod capabilities;
 mod command;
 mod flight;
+mod login;
 #[cfg(test)]
 mod model;
+mod objection;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ pub use capabilities::Capabilities;
 
 use self::flight::{Body, Flight, Form, Mail};
 use super::remote::{Malformed, ReplyParser};
+use super::sasl::prove::Prover;
 use super::stuff::Stuffer;
 use crate::envelope::{Parameters, Recipient};
 use crate::outcome::{Enhanced, LegResult, Reply, Verdict};
@@ -77,6 +80,8 @@ pub enum Stage {
     Ehlo,
     /// The reply to STARTTLS, or the driver's handshake (2 minutes).
     StartTls,
+    /// The next word of the login.
+    Login,
     /// The reply to MAIL, or to the RSET before it (5 minutes).
     Mail,
     /// The reply to RCPT (5 minutes).
@@ -109,6 +114,10 @@ pub enum Event {
     TlsWanted,
     /// STARTTLS was refused. The session goes on in the clear if the driver wants it to.
     TlsRefused(Reply),
+    /// The login succeeded.
+    LoggedIn,
+    /// It did not: the remote's words, or ours if it has no mechanism that we know, or cannot prove itself.
+    LoginRefused(Reply),
     /// The body of this transaction is wanted: [`Client::body_piece`].
     BodyWanted {
         /// The transaction.
@@ -172,6 +181,7 @@ enum Expect {
     Ehlo,
     Helo,
     StartTls,
+    Login,
     Rset,
     Mail,
     Rcpt(u64),
@@ -184,11 +194,17 @@ enum Expect {
 }
 
 impl Expect {
+    /// Whether it comes before any transaction.
+    fn is_opening(self) -> bool {
+        matches!(self, Self::Banner | Self::Ehlo | Self::Helo | Self::StartTls | Self::Login)
+    }
+
     fn stage(self) -> Stage {
         match self {
             Expect::Banner => Stage::Banner,
             Expect::Ehlo | Expect::Helo => Stage::Ehlo,
             Expect::StartTls => Stage::StartTls,
+            Expect::Login => Stage::Login,
             Expect::Rset | Expect::Mail => Stage::Mail,
             Expect::Rcpt(_) => Stage::Rcpt,
             Expect::Data => Stage::Data,
@@ -221,6 +237,8 @@ pub struct Client {
     options: Options,
     state: State,
     offered: Capabilities,
+    /// The login under way.
+    prover: Option<Prover>,
     parser: ReplyParser,
     expected: VecDeque<Expect>,
     /// Commands that wait for the reply to the one before (no PIPELINING): what they expect, and their bytes.
@@ -247,6 +265,7 @@ impl Client {
             options,
             state: State::Opening,
             offered: Capabilities::default(),
+            prover: None,
             parser: ReplyParser::default(),
             expected: VecDeque::from([Expect::Banner]),
             held: VecDeque::new(),
@@ -298,12 +317,12 @@ impl Client {
         match self.flights.back() {
             // RFC 2920 §3.1 wants DATA to end a group; behind the final dot a new group begins.
             Some(last) => self.offered.pipelining && matches!(last.body, Body::Ended | Body::Void),
-            None => self.expected.is_empty() || (self.offered.pipelining && !self.awaits_tls()),
+            None => self.expected.is_empty() || (self.offered.pipelining && !self.is_opening()),
         }
     }
 
-    fn awaits_tls(&self) -> bool {
-        self.expected.contains(&Expect::StartTls)
+    fn is_opening(&self) -> bool {
+        self.expected.iter().any(|expect| expect.is_opening())
     }
 
     /// Begins a transaction; [`Self::can_begin`] must hold. `recipients` are those to be tried, each with its place
@@ -336,6 +355,9 @@ impl Client {
                 continue;
             }
             flight.open |= place;
+            if recipient.notify.on_success() && !transaction.sender.is_empty() {
+                flight.asked |= place;
+            }
             flight.unanswered += 1;
             self.issue(Expect::Rcpt(place), |offered, out| command::write_rcpt(&recipient, offered, out));
         }
@@ -376,61 +398,6 @@ impl Client {
         };
         flight.unanswered += 1;
         self.issue(Expect::Mail, |offered, out| command::write_mail(mail, offered, out));
-    }
-
-    /// Why a transaction cannot be sent to this remote at all.
-    fn objection(&self, transaction: &Transaction<'_>) -> Option<Reply> {
-        let sender = transaction.sender;
-        if !command::is_safe_mailbox(sender) {
-            return Some(Reply::new(
-                0,
-                Enhanced(5, 1, 7),
-                "sender address cannot be sent: it has control characters or angle brackets",
-            ));
-        }
-        if self.offered.is_too_large(transaction.size) {
-            let limit = self.offered.size.unwrap_or(0);
-            let text =
-                format!("message of {} bytes is larger than the remote's limit of {limit}", transaction.size);
-            return Some(Reply::new(0, Enhanced(5, 3, 4), &text));
-        }
-        let refused = |detail, text| Some(Reply::new(0, Enhanced(5, 6, detail), text));
-        let Parameters { eight_bit, binary, smtputf8, content, .. } = transaction.parameters;
-        if !sender.is_ascii() && !self.offered.smtputf8 {
-            return refused(7, "sender address needs SMTPUTF8, which the remote does not offer");
-        }
-        if smtputf8 && content.eight_bit_header && !self.offered.smtputf8 {
-            return refused(7, "message header needs SMTPUTF8, which the remote does not offer");
-        }
-        // Chunks are sent behind a whole envelope, so PIPELINING is needed too; remotes that chunk have it.
-        if binary && !(self.offered.binary && self.offered.chunking && self.offered.pipelining) {
-            return refused(3, "message is BINARYMIME, which the remote does not offer");
-        }
-        if eight_bit && content.eight_bit && !self.offered.eight_bit {
-            return refused(3, "message is 8BITMIME, which the remote does not offer");
-        }
-        None
-    }
-
-    /// Why a recipient cannot be sent to this remote.
-    fn objection_to(&self, recipient: &Recipient<'_>, transaction: &Transaction<'_>) -> Option<Reply> {
-        if recipient.mailbox.is_empty() || !command::is_safe_mailbox(recipient.mailbox) {
-            return Some(Reply::new(
-                0,
-                Enhanced(5, 1, 3),
-                "recipient address cannot be sent: it is empty, has control characters or angle brackets",
-            ));
-        }
-        let asked = transaction.parameters.smtputf8 || !transaction.sender.is_ascii();
-        let speaks_utf8 = self.offered.smtputf8 && asked;
-        if !speaks_utf8 && !recipient.mailbox.is_ascii() {
-            return Some(Reply::new(
-                0,
-                Enhanced(5, 6, 7),
-                "recipient address needs SMTPUTF8, which the remote does not offer or the sender did not ask for",
-            ));
-        }
-        None
     }
 
     /// Gives the next piece of a body after [`Event::BodyWanted`]; `last` with the final one, which may be empty. Says

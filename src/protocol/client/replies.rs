@@ -4,11 +4,12 @@
 //! | --- | --- | --- | --- |
 //! | banner | EHLO (220 only) | out of step | `Refused` |
 //! | EHLO | `Ready` | out of step | 4xx `Refused`; 5xx HELO |
+//! | AUTH | `LoggedIn` | 334: our next response | `LoginRefused` |
 //! | MAIL | accepted | out of step | all recipients get it |
 //! | RCPT | accepted; out of step if MAIL was refused | out of step | the recipient gets it; 552 counts as 4xx |
 //! | DATA | out of step | body, or a lone dot if nobody is left (RFC 2920 §3.1) | accepted recipients get it, RSET |
 //! | chunk | go on | out of step | accepted recipients get it, RSET |
-//! | end of body | delivered | out of step | accepted recipients get it; RSET behind chunks |
+//! | end of body | delivered (relayed where we owe a report) | out of step | accepted recipients get it; RSET behind chunks |
 //! | RSET | go on | out of step | out of step |
 //!
 //! 421 to anything, asked or not, ends the session (RFC 5321 §3.8): what had begun is deferred with its words, what had
@@ -73,6 +74,7 @@ impl Client {
             Expect::Banner | Expect::Ehlo | Expect::Helo | Expect::StartTls => {
                 self.on_opening(expect, reply)?;
             }
+            Expect::Login => self.on_login(reply)?,
             Expect::Rset if reply.code / 100 == 2 => {}
             Expect::Rset => return Err(out_of_step(expect, reply)),
             Expect::Quit => {
@@ -130,7 +132,7 @@ impl Client {
                     flight.unanswered += 1;
                 }
             }
-            Expect::Chunk | Expect::End => on_body(flight, expect, reply)?,
+            Expect::Chunk | Expect::End => on_body(flight, expect, reply, self.offered.dsn)?,
             _ => unreachable!("sorted out by on_reply"),
         }
         self.give_up_in_vain();
@@ -179,7 +181,7 @@ impl Client {
 
     fn on_closing(&mut self, reply: &RemoteReply) {
         let asked = self.expected.front().copied();
-        if let Some(expect @ (Expect::Banner | Expect::Ehlo | Expect::Helo | Expect::StartTls)) = asked {
+        if let Some(expect) = asked.filter(|expect| expect.is_opening()) {
             self.end();
             self.events.push_back(Event::Refused { stage: expect.stage(), reply: reply.to_reply() });
             return;
@@ -242,10 +244,20 @@ fn on_data(flight: &mut Flight, reply: &RemoteReply) -> Result<bool, Misbehaved>
     Ok(flight.body == Body::Open)
 }
 
-fn on_body(flight: &mut Flight, expect: Expect, reply: &RemoteReply) -> Result<(), Misbehaved> {
+/// `reports`: the remote was told what the sender wants to hear of, and will say it.
+fn on_body(
+    flight: &mut Flight,
+    expect: Expect,
+    reply: &RemoteReply,
+    reports: bool,
+) -> Result<(), Misbehaved> {
     let is_end = expect == Expect::End;
     match reply.code / 100 {
-        2 if is_end => flight.settle(flight.accepted, Verdict::Delivered, || reply.to_reply()),
+        2 if is_end => {
+            let relayed = if reports { 0 } else { flight.accepted & flight.asked };
+            flight.settle(relayed, Verdict::Relayed, || reply.to_reply());
+            flight.settle(flight.accepted, Verdict::Delivered, || reply.to_reply());
+        }
         2 => {}
         3 => return Err(out_of_step(expect, reply)),
         _ => flight.settle(flight.open, refusal(reply), || reply.to_reply()),
@@ -261,6 +273,6 @@ fn refusal(reply: &RemoteReply) -> Verdict {
     if reply.code / 100 == 5 { Verdict::Failed } else { Verdict::Deferred }
 }
 
-fn out_of_step(expect: Expect, reply: &RemoteReply) -> Misbehaved {
+pub(super) fn out_of_step(expect: Expect, reply: &RemoteReply) -> Misbehaved {
     Misbehaved::OutOfStep { stage: expect.stage(), code: reply.code }
 }

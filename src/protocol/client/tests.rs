@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::envelope::{Content, Notify};
+use crate::protocol::sasl::prove::Credentials;
 
 const ALL: &str = "220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE 1000\r\n";
 const PLAIN: &str = "220 hi\r\n|250 mx\r\n";
@@ -459,6 +460,57 @@ fn tls_forgets_what_was_said_in_the_clear() {
     assert_eq!(client.output().as_slice(), b"STARTTLS\r\nEHLO me.test\r\n");
     client.handle(b"250-mx\r\n250 SIZE\r\n").unwrap();
     assert_eq!(*client.capabilities(), Capabilities { size: Some(0), ..Capabilities::default() });
+}
+
+/// Logs in at a remote that says `replies`, one to each line; gives our lines and what came of it.
+fn logged_in(offer: &str, replies: &[&str]) -> (Vec<String>, String) {
+    let mut client = opened(&format!("220 hi\r\n|250-mx\r\n250 AUTH {offer}\r\n"));
+    client.log_in(&Credentials { user: "tim".into(), password: b"tanstaaf"[..].into() }, &[0; 18]);
+    let mut said = Vec::new();
+    for reply in replies {
+        said.push(String::from_utf8(std::mem::take(client.output())).unwrap().trim_end().to_owned());
+        client.handle(format!("{reply}\r\n").as_bytes()).unwrap();
+    }
+    assert!(client.output().is_empty(), "more was said than is told here");
+    let event = client.poll_event().map(|event| match event {
+        Event::LoginRefused(reply) => format!("refused {} {}", reply.code, reply.text),
+        other => told(&other),
+    });
+    (said, event.unwrap_or_default())
+}
+
+#[test]
+fn a_login_takes_the_strongest_mechanism_that_both_know() {
+    let check = |offer: &str, replies: &[&str], said: &[&str], want: &str| {
+        let (got, event) = logged_in(offer, replies);
+        assert_eq!(got, said, "{offer}");
+        assert!(event.starts_with(want), "{offer}: {event}");
+    };
+    let plain = "AUTH PLAIN AHRpbQB0YW5zdGFhZg==";
+    check("LOGIN PLAIN CRAM-MD5", &["235 2.7.0 yes"], &[plain], "LoggedIn");
+    check("plain", &["535 5.7.8 no"], &[plain], "refused 535 no");
+    check("GSSAPI", &[], &[], "refused 0 the remote does not let us log in: it offers none");
+    let login = ["AUTH LOGIN", "dGlt", "dGFuc3RhYWY="];
+    check("LOGIN", &["334 VXNlcm5hbWU6", "334 UGFzc3dvcmQ6", "235 yes"], &login, "LoggedIn");
+    // A yes before the password was asked for is none.
+    check("LOGIN", &["334 VXNlcm5hbWU6", "235 yes"], &login[..2], "refused 0");
+    check("LOGIN", &["334 ***"], &login[..1], "refused 0");
+}
+
+#[test]
+fn scram_that_cannot_be_had_gives_way_to_the_next_and_a_remote_without_proof_is_not_believed() {
+    let scram = "AUTH SCRAM-SHA-256 biwsbj10aW0scj1BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+    let plain = "AUTH PLAIN AHRpbQB0YW5zdGFhZg==";
+    let (said, event) = logged_in("PLAIN SCRAM-SHA-256", &["535 5.7.8 no", "235 yes"]);
+    assert_eq!((said, event.as_str()), (vec![scram.to_owned(), plain.to_owned()], "LoggedIn"));
+    let (said, event) = logged_in("PLAIN SCRAM-SHA-256", &["235 yes"]);
+    assert_eq!(said, [scram]);
+    assert!(event.contains("did not prove"), "{event}");
+    // Wrong is wrong: no second try with the same password.
+    let (said, event) = logged_in("PLAIN LOGIN", &["535 5.7.8 no"]);
+    assert_eq!((said, event.as_str()), (vec![plain.to_owned()], "refused 535 no"));
+    let (said, _) = logged_in("PLAIN LOGIN", &["504 5.5.4 unknown", "535 no"]);
+    assert_eq!(said, [plain, "AUTH LOGIN"]);
 }
 
 #[test]

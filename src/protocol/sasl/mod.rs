@@ -4,9 +4,10 @@
 //! An exchange decides nothing: it ends in a [`Claim`], and whoever drives the session says whether it holds. Only SCRAM
 //! is verified here, since its proof is bound to the exchange; that costs three HMACs and no password hash.
 
+pub mod prove;
 mod scram;
 
-use crate::users::ScramKeys;
+use crate::users::{ScramKeys, prepared};
 use scram::Scram;
 
 /// Mechanisms, by their names.
@@ -132,9 +133,10 @@ impl Exchange {
                 None => Step::Malformed,
             },
             State::LoginPassword { user } => Step::Claim(Claim::Password { user, password: response.into() }),
-            State::External => match std::str::from_utf8(response) {
-                Ok(user) => Step::Claim(Claim::Certificate { user: user.into() }),
-                Err(_) => Step::Malformed,
+            State::External if response.is_empty() => Step::Claim(Claim::Certificate { user: "".into() }),
+            State::External => match name(response) {
+                Some(user) => Step::Claim(Claim::Certificate { user }),
+                None => Step::Malformed,
             },
             State::ScramFirst => match Scram::begin(response, secrets) {
                 Some((scram, challenge)) => {
@@ -155,8 +157,9 @@ impl Exchange {
     }
 }
 
+/// A user's name as names are compared.
 fn name(bytes: &[u8]) -> Option<Box<str>> {
-    std::str::from_utf8(bytes).ok().filter(|name| !name.is_empty() && !name.contains('\0')).map(Box::from)
+    prepared(std::str::from_utf8(bytes).ok()?).map(Box::from)
 }
 
 /// `authzid NUL authcid NUL password`. Nobody may act for another, so that both names must be one.
@@ -164,7 +167,7 @@ fn plain(response: &[u8]) -> Option<Claim> {
     let mut parts = response.split(|byte| *byte == 0);
     let (acting, user, password) = (parts.next()?, name(parts.next()?)?, parts.next()?);
     let is_whole = parts.next().is_none() && !password.is_empty();
-    let is_own = acting.is_empty() || acting == user.as_bytes();
+    let is_own = acting.is_empty() || name(acting)? == user;
     (is_whole && is_own).then(|| Claim::Password { user, password: password.into() })
 }
 

@@ -44,7 +44,7 @@ impl Scram {
         let first = format!("r={nonce},s={},i={}", BASE64.encode(&keys.salt), keys.iterations);
         let header = message[..message.len() - bare.len()].into();
         let said = format!("{bare},{first}");
-        Some((Self { user: user.into(), keys, nonce, header, said }, first.into_bytes()))
+        Some((Self { user, keys, nonce, header, said }, first.into_bytes()))
     }
 
     /// Takes the client's final message; gives the user, and our proof if the client's holds. `None`: it is no such
@@ -68,7 +68,7 @@ impl Scram {
 }
 
 /// `=2C` is a comma and `=3D` an equals sign; others do not stand in a name.
-fn decode_name(text: &str) -> Option<String> {
+fn decode_name(text: &str) -> Option<Box<str>> {
     let mut pieces = text.split('=');
     let mut name = pieces.next()?.to_owned();
     for piece in pieces {
@@ -80,7 +80,7 @@ fn decode_name(text: &str) -> Option<String> {
         name.push(letter);
         name.push_str(rest);
     }
-    (!name.is_empty() && !name.contains('\0')).then_some(name)
+    super::name(name.as_bytes())
 }
 
 #[cfg(test)]

@@ -138,12 +138,13 @@ impl Session {
         self.is_proxy = true;
     }
 
-    /// After [`Want::NewClient`]: who the proxy speaks for. The session begins anew, as that client's.
+    /// After [`Want::NewClient`]: who the proxy speaks for. The session begins anew, as that client's, and with nothing
+    /// offered that only the proxy may.
     pub fn introduce(&mut self) -> xclient::Client {
         let State::Introduced(client) = std::mem::replace(&mut self.state, State::Idle) else {
             panic!("an introduction comes after Want::NewClient");
         };
-        *self = Self { secured: self.secured, is_proxy: true, errors: self.errors, ..Self::new() };
+        *self = Self { secured: self.secured, errors: self.errors, ..Self::new() };
         self.extended = client.extended == Some(true);
         self.helo.extend(client.helo.iter().flat_map(|name| clean(name)));
         client

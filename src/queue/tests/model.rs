@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every leg stands where its bits say, counts are what walking the lists gives.
 fn check_lists(queue: &Queue, ids: impl Iterator<Item = MessageId>) {
@@ -19,8 +19,8 @@ fn check_lists(queue: &Queue, ids: impl Iterator<Item = MessageId>) {
                 Stage::InFlight => seen.in_flight += 1,
                 Stage::Owed => seen.owed += 1,
             }
-            assert_ne!(leg.state.open | leg.state.owed, 0, "a settled leg is still there: {view:?}");
-            assert_eq!(leg.state.open & leg.state.owed, 0, "{view:?}");
+            assert_ne!(leg.state.unsettled(), 0, "a settled leg is still there: {view:?}");
+            assert_eq!(leg.state.open & leg.state.reports(), 0, "{view:?}");
             assert_eq!(leg.in_flight & !leg.state.open, 0, "{view:?}");
         }
     }
@@ -30,7 +30,7 @@ fn check_lists(queue: &Queue, ids: impl Iterator<Item = MessageId>) {
 /// What a random history does.
 #[derive(Clone, Debug)]
 enum Op {
-    Accept { tenant: u8, domains: Vec<u8> },
+    Accept { tenant: u8, domains: Vec<u8>, asks: bool },
     Route { domain: u8, path: u8, hold: bool },
     Pop { path: u8, recipients_max: u32 },
     Report { which: usize, verdicts: u64, known: u64 },
@@ -45,7 +45,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        4 => (0..3u8, prop::collection::vec(0..4u8, 1..9)).prop_map(|(tenant, domains)| Op::Accept { tenant, domains }),
+        4 => (0..3u8, prop::collection::vec(0..4u8, 1..9), any::<bool>()).prop_map(|(tenant, domains, asks)| Op::Accept { tenant, domains, asks }),
         3 => (0..4u8, 0..3u8, prop::bool::weighted(0.1)).prop_map(|(domain, path, hold)| Op::Route { domain, path, hold }),
         8 => (0..3u8, 1..5u32).prop_map(|(path, recipients_max)| Op::Pop { path, recipients_max }),
         8 => (any::<usize>(), any::<u64>(), any::<u64>()).prop_map(|(which, verdicts, known)| Op::Report { which, verdicts, known }),
@@ -71,6 +71,8 @@ enum Fate {
 struct Model {
     fates: BTreeMap<MessageId, (Envelope, Vec<Fate>)>,
     jobs: Vec<Job>,
+    /// Legs of whose delay the sender was told.
+    told: BTreeSet<(MessageId, u16)>,
     next: u64,
     offset: u64,
 }
@@ -105,7 +107,7 @@ impl Model {
             let view = world.queue.describe(*id).expect("the model has it");
             for leg in envelope.legs() {
                 let known = view.legs.iter().find(|known| known.state.leg == leg.first);
-                let (open, owed) = known.map_or((0, 0), |known| (known.state.open, known.state.owed));
+                let (open, owed) = known.map_or((0, 0), |known| (known.state.open, known.state.reports()));
                 for bit in 0..leg.count {
                     let fate = match (open >> bit & 1, owed >> bit & 1) {
                         (1, 0) => Fate::Open,
@@ -128,10 +130,12 @@ impl Model {
 
 fn step(world: &mut World, model: &mut Model, op: Op) {
     match op {
-        Op::Accept { tenant, domains } => {
+        Op::Accept { tenant, domains, asks } => {
             let mailboxes: Vec<_> = domains.iter().map(|domain| format!("a@d{domain}.test")).collect();
-            let mailboxes: Vec<_> = mailboxes.iter().map(String::as_str).collect();
-            let envelope = envelope(&format!("t{tenant}"), &mailboxes, world.now.wall, 2 * DAY);
+            let notify = Notify(if asks { Notify::SUCCESS | Notify::FAILURE | Notify::DELAY } else { 0 });
+            let mailboxes: Vec<_> = mailboxes.iter().map(|mailbox| (mailbox.as_str(), notify)).collect();
+            let tenant = format!("t{tenant}");
+            let envelope = envelope_wishing("s@a.test", &tenant, &mailboxes, world.now.wall, 2 * DAY);
             let fresh = id(model.next);
             (model.next, model.offset) = (model.next + 1, model.offset + 1);
             model.fates.insert(fresh, (envelope.clone(), vec![Fate::Open; domains.len()]));
@@ -160,10 +164,14 @@ fn step(world: &mut World, model: &mut Model, op: Op) {
         }
         Op::Bounce => {
             while let Some(id) = world.queue.poll_owed(world.now) {
-                let legs = world.queue.owed(id).iter().map(|state| (state.leg, state.owed)).collect();
+                let legs = world.queue.owed(id).iter().map(|state| (state.leg, state.reports())).collect();
+                let delayed: Vec<_> = world.queue.late(id).iter().map(|late| late.state.leg).collect();
+                for leg in &delayed {
+                    assert!(model.told.insert((id, *leg)), "told twice that {id} is late");
+                }
                 let fates = &mut model.fates.get_mut(&id).unwrap().1;
                 fates.iter_mut().filter(|fate| **fate == Fate::Owed).for_each(|fate| *fate = Fate::Settled);
-                let applied = world.apply(Record::Bounced(Bounced { id, legs, notification: None }));
+                let applied = world.apply(Record::Bounced(Bounced { id, legs, delayed, notification: None }));
                 model.forget_settled(id, applied);
             }
         }
@@ -197,6 +205,8 @@ fn report(world: &mut World, model: &mut Model, which: usize, verdicts: u64, kno
     }
     let job = model.jobs.swap_remove(which % model.jobs.len());
     let groups = [
+        (Verdict::Relayed, verdicts & 0x1111_1111_1111_1111),
+        (Verdict::Placed, verdicts & 0x0101_0101_0101_0101 << 1),
         (Verdict::Delivered, verdicts & 0x5555_5555_5555_5555),
         (Verdict::Deferred, !verdicts & 0x3333_3333_3333_3333),
         (Verdict::Failed, u64::MAX),
@@ -217,7 +227,7 @@ fn report(world: &mut World, model: &mut Model, which: usize, verdicts: u64, kno
             *fate = match result.verdict {
                 Verdict::Delivered => Fate::Settled,
                 Verdict::Deferred => Fate::Open,
-                Verdict::Failed => Fate::Owed,
+                Verdict::Relayed | Verdict::Placed | Verdict::Failed => Fate::Owed,
             };
         }
     }
@@ -231,8 +241,14 @@ fn assert_same(live: &Queue, other: &Queue, model: &Model) {
     for id in model.fates.keys() {
         let (place, states) = live.state(*id).unwrap();
         for state in &states {
-            let failed = state.replies.iter().filter(|result| result.verdict == Verdict::Failed);
-            assert_eq!(failed.fold(0, |bits, result| bits | result.recipients), state.owed, "{state:?}");
+            for (verdict, set) in [
+                (Verdict::Failed, state.owed),
+                (Verdict::Relayed, state.relayed),
+                (Verdict::Placed, state.placed),
+            ] {
+                let about = state.replies.iter().filter(|result| result.verdict == verdict);
+                assert_eq!(about.fold(0, |bits, result| bits | result.recipients), set, "{state:?}");
+            }
         }
         assert_eq!(other.state(*id), Some((place, states)));
     }
@@ -260,10 +276,17 @@ fn drain(world: &mut World, model: &mut Model) {
     assert_eq!((queue.due_legs.next_tick(), queue.due_messages.next_tick()), (None, None));
 }
 
+/// After half of the lifetime, so that much of a history is late.
+fn delays_told() -> QueueOptions {
+    let mut options = QueueOptions::default();
+    options.schedules.default.delay_after = Some(DAY);
+    options
+}
+
 proptest! {
     #[test]
     fn each_recipient_has_exactly_one_fate(ops in prop::collection::vec(op(), 1..120)) {
-        let (mut world, mut model) = (World::new(), Model::default());
+        let (mut world, mut model) = (World::with(delays_told()), Model::default());
         for op in ops {
             step(&mut world, &mut model, op);
             model.check(&world);

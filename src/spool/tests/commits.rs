@@ -62,7 +62,8 @@ fn a_bounce_and_its_notification_stand_or_fall_together() {
     let ids = rig.run(async move |rig| {
         let (id, _) = rig.accept(10).await.unwrap();
         let notification = rig.log.next_id();
-        let bounced = Bounced { id, legs: vec![(0, 1)], notification: Some(notification) };
+        let bounced =
+            Bounced { id, legs: vec![(0, 1)], delayed: Vec::new(), notification: Some(notification) };
         rig.ledger.settling(id, rig.disk.event_count());
         rig.ledger.asked(notification, rig.disk.event_count());
         let on_its_way = rig.log.append_notification(&bounced, &message(notification, 20)).await.unwrap();
@@ -89,7 +90,8 @@ fn a_settlement_is_told_before_it_is_durable_so_that_no_move_carries_an_older_st
     rig.disk.hold_completions(true);
     let on_its_way = rig.run(async move |rig| {
         let notification = rig.log.next_id();
-        let bounced = Bounced { id, legs: vec![(0, 1)], notification: Some(notification) };
+        let bounced =
+            Bounced { id, legs: vec![(0, 1)], delayed: Vec::new(), notification: Some(notification) };
         rig.log.append_notification(&bounced, &message(notification, 20)).await.unwrap()
     });
     let done = Rc::new(Cell::new(false));

@@ -5,7 +5,7 @@ use crate::spool::testing::coin;
 
 impl Rig {
     /// Accepts and settles mail until some of it lies in `segment`.
-    async fn fill_until(&self, segment: u32) {
+    pub(super) async fn fill_until(&self, segment: u32) {
         loop {
             let (id, location) = self.accept(2000).await.unwrap();
             self.settle(id).await.unwrap();

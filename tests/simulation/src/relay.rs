@@ -13,6 +13,7 @@ use crossbeam_channel as channel;
 use ringpost::config::{Config, Host as HostFacts, Network, Wiring};
 use ringpost::control::path_map::{AddressRule, Asked, Decision, PathMap, Resolved, no_such_domain};
 use ringpost::control::resolver::{self, Questions};
+use ringpost::delivery::keys::Keys;
 use ringpost::event::{Event, event_channel};
 use ringpost::id::PartId;
 use ringpost::net::simulated::{Death, Host, World};
@@ -140,6 +141,7 @@ impl Relay {
             events: event_to,
             fence: fence.clone(),
             door: Door::default(),
+            keys: Keys::none(),
             asker: None,
             drained: drain,
             recovered: recover,
@@ -212,7 +214,7 @@ fn config(shape: Shape, expiry: Option<Duration>) -> Config {
     config.threads.workers = shape.workers;
     config.threads.pin = false;
     config.threads.wiring = if shape.split { Wiring::Split } else { Wiring::Shared };
-    config.delivery.starttls = false;
+    config.delivery.tls = ringpost::routing::TlsPolicy::Off;
     config.delivery.retry_first = Duration::from_secs(20);
     config.delivery.retry_max = Duration::from_secs(5 * 60);
     config.delivery.expire_after = expiry.unwrap_or(Duration::from_secs(30 * 24 * 3600));

@@ -1,0 +1,99 @@
+//! From the connection to the first transaction: encryption, as the path's policy has it, and the login.
+
+use super::{Connection, Ended};
+use crate::delivery::encryption::{self, Step};
+use crate::net;
+use crate::outcome::{Enhanced, Reply};
+use crate::protocol::client::Loss;
+use crate::routing::Way;
+use crate::spool::storage::Storage;
+
+impl<S: Storage> Connection<'_, S> {
+    /// TLS from the first byte on, where the route says so; `false` when the connection is lost. There is no falling back:
+    /// the remote has not said a word, and nothing is known to be in the clear there.
+    pub(super) async fn begin_encrypted(&mut self) -> bool {
+        if self.security.way != Way::NamedTls {
+            return true;
+        }
+        self.security.tls = self.security.tls.at_least_required();
+        let handshake = self.handshake().await;
+        handshake.map_err(|step| self.give_up(step)).is_ok()
+    }
+
+    /// EHLO was accepted, in the clear or behind the handshake.
+    pub(super) fn greeted(&mut self) {
+        if self.is_encrypted {
+            return self.log_in();
+        }
+        match encryption::after_offer(self.security.tls, self.client.capabilities().starttls) {
+            Step::Encrypt => self.client.start_tls(),
+            Step::InTheClear => self.log_in(),
+            Step::GiveUp(reply) => self.refused(&reply),
+        }
+    }
+
+    pub(super) fn tls_refused(&mut self, reply: &Reply) {
+        match encryption::after_refusal(self.security.tls, reply) {
+            Step::Encrypt | Step::InTheClear => self.log_in(),
+            Step::GiveUp(reply) => self.refused(&reply),
+        }
+    }
+
+    /// The remote said yes to STARTTLS; `false` when the connection is lost.
+    pub(super) async fn shake_hands(&mut self) -> bool {
+        match self.handshake().await {
+            Ok(()) => {
+                self.client.tls_established();
+                true
+            }
+            Err(step) => {
+                self.give_up(step);
+                false
+            }
+        }
+    }
+
+    async fn handshake(&mut self) -> Result<(), Step> {
+        let options = self.pool.options();
+        let Some(tls) = options.keys.tls(self.security) else { return Ok(()) };
+        self.stream.set_read_timeout(options.timeouts.command);
+        self.stream.set_write_timeout(options.timeouts.command);
+        let shaken = self.stream.connect_tls(tls, &self.remote).await;
+        let failed = |error| {
+            encryption::after_failed_handshake(self.security.tls, &format!("{}: {error}", self.remote))
+        };
+        shaken.map_err(failed)?;
+        self.is_encrypted = true;
+        Ok(())
+    }
+
+    fn give_up(&mut self, step: Step) {
+        self.client.lost(Loss::GivenUp, "the TLS handshake failed");
+        match step {
+            Step::Encrypt | Step::InTheClear => self.ended = Some(Ended::FallsBack),
+            Step::GiveUp(reply) => self.refused(&reply),
+        }
+    }
+
+    /// The session is as safe as it gets: says who we are, if the path's site has a user.
+    fn log_in(&mut self) {
+        let Some(credentials) = self.pool.options().keys.login(self.security) else { return self.opened() };
+        if !self.is_encrypted && !self.address.ip().to_canonical().is_loopback() {
+            let text = "a login is only sent over TLS, which is not to be had here";
+            return self.refused(&Reply::new(0, Enhanced(4, 7, 11), text));
+        }
+        let random = [net::random(), net::random(), net::random()].map(u64::to_ne_bytes);
+        let mut nonce = [0; 18];
+        nonce.iter_mut().zip(random.iter().flatten()).for_each(|(place, byte)| *place = *byte);
+        self.client.log_in(credentials, &nonce);
+    }
+
+    /// The session is open: transactions may begin.
+    pub(super) fn opened(&mut self) {
+        self.ready = true;
+        self.pool.dialler().answered(self.address);
+        self.open.set(true);
+        self.path.lane.borrow_mut().set_ready(true);
+        self.pool.path_succeeded(self.spec.id);
+    }
+}
