@@ -90,6 +90,9 @@ impl Timeouts {
 /// Opens a connection of the path and works until it ends.
 pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     let Some(mut call) = pool.dialler().call(path) else { return };
+    if let (Some(hosts), Some(reply)) = (&call.hosts, pool.dialler().known_dead(&call)) {
+        return path.defer_all(hosts, &reply);
+    }
     let security = path.lane.borrow().spec().limits.security;
     if open(pool, path, &mut call, security).await == Ended::FallsBack {
         // To the same host.

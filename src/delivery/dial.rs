@@ -73,6 +73,15 @@ impl Dialler {
         Some(Call { hosts, choice, seed: self.dialled.get() })
     }
 
+    /// What to say of a call that leads to a domain's own hosts, none of which could be reached of late: trying them again
+    /// for each of its jobs would take connections from the others on the path.
+    pub fn known_dead(&self, call: &Call) -> Option<Reply> {
+        let hosts = call.hosts.as_ref()?;
+        let dead = self.dead.borrow().are_all_dead(hosts, net::now().mono);
+        let text = format!("{} could not be reached a moment ago", hosts[0].name);
+        dead.then(|| Reply::new(0, Enhanced(4, 4, 1), &text))
+    }
+
     /// A session was opened with it.
     pub fn answered(&self, address: SocketAddr) {
         self.dead.borrow_mut().answered(address);

@@ -363,10 +363,13 @@ fn a_provider_has_one_limit_for_all_its_hosts_and_each_domain_its_own_hosts() {
     // The domain whose host is away waits by its schedule, and holds up nobody.
     let line = scene.relay.await_log(&["deferred", &shut]);
     assert!(line.contains("attempts=1") && line.contains("mx0.big.test"), "{line}");
-    let late =
-        Sink::on(&[format!("{}:{}", HOSTS[0], scene.port).parse().expect("address")], USUAL, |_| Act::Accept);
-    late.await_to("x@shut.test");
-    scene.end();
+    // Its host is not connected to for each of its messages: that would take the one connection from the others.
+    let again = client.mail("me@client.test", &["y@shut.test"], &content("mx", "x"));
+    let line = scene.relay.await_log(&["deferred", &again]);
+    assert!(line.contains("could not be reached a moment ago"), "{line}");
+    let failed = scene.relay.metrics().sum("ringpost_outbound_connections_total", &[("result", "failed")]);
+    assert_eq!(failed, 1.0);
+    scene.relay.stop();
 }
 
 #[test]
