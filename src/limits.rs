@@ -27,6 +27,9 @@ pub const RECORD_META_BYTES_MAX: usize = 160 * 1024;
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
 /// Longest batch, bytes with header and padding: bounds a commit's latency and the two buffers of a log.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a batch for records that nobody waits for: pieces of bodies that are coming in, and copies that are moved. Whoever
+/// waits for a 250 waits for the batch that is being written and for its own, so these set what large mail costs small.
+pub const BATCH_PATIENT_BYTES_MAX: usize = 4 * (BODY_INLINE_BYTES_MAX + BLOCK_BYTES);
 /// Batches are padded to this, bytes: the unit of direct I/O, so that no acknowledged block is ever written again.
 pub const BLOCK_BYTES: usize = 4096;
 
@@ -36,8 +39,11 @@ pub const REPLY_TEXT_BYTES_MAX: usize = 256;
 pub const REPLY_LINE_BYTES_MAX: usize = 2048;
 /// Most lines of a remote's reply.
 pub const REPLY_LINES_MAX: usize = 100;
+/// Largest weight of a tenant: one with the smallest still gets a turn in each hundred.
+pub const WEIGHT_MAX: u32 = 100;
 
 const _: () = assert!(RECORD_META_BYTES_MAX + BODY_INLINE_BYTES_MAX < RECORD_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX < BATCH_BYTES_MAX);
+const _: () = assert!(RECORD_BYTES_MAX <= BATCH_PATIENT_BYTES_MAX);
 // Mailbox, ORCPT and overhead of each recipient, at their longest allowed average (see envelope.rs).
 const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES));

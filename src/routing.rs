@@ -5,6 +5,7 @@
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
 mod domain_map;
+mod rate;
 pub mod security;
 pub mod site;
 pub mod source;
@@ -19,6 +20,7 @@ use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
+pub use rate::{ParseRateError, Rate};
 pub use security::{Security, TlsPolicy, Way};
 use source::SourcePool;
 
@@ -218,6 +220,10 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Connections opened, over all its hosts and lanes.
+    pub connection_rate: Option<Rate>,
+    /// Transactions begun, likewise.
+    pub message_rate: Option<Rate>,
     /// Not how much, but how.
     pub security: Security,
 }

@@ -15,6 +15,7 @@ pub mod layout;
 mod lock;
 pub mod meta;
 mod moving;
+mod placing;
 pub mod reader;
 pub mod reclaim;
 pub mod record;

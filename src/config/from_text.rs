@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::options::Network;
 use super::value::Wrong;
 use crate::routing::source::Member;
-use crate::routing::{Target, is_domain};
+use crate::routing::{Rate, Target, is_domain};
 use crate::users::{Fingerprint, fingerprint};
 
 /// Types that read themselves from a text.
@@ -46,6 +46,15 @@ impl FromText for Target {
     fn from_text(text: &str) -> Result<Self, Wrong> {
         let full = if text.contains("://") { text.to_owned() } else { format!("smtp://{text}") };
         full.parse().map_err(|_| Wrong::Form)
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl FromText for Rate {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|_| Wrong::Form)
     }
     fn to_text(&self) -> String {
         self.to_string()

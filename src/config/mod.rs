@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `options` | the structs that modules are given, with their defaults. PURE |
+//! | `providers` | sites of large mailbox providers, which come with the program. PURE |
 //! | `listener` | likewise for the places where mail is taken. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
 //! | `from_text` | likewise what is written as a text. PURE |
@@ -17,6 +18,7 @@
 mod from_text;
 mod listener;
 mod options;
+mod providers;
 mod read;
 mod schema;
 mod sending;
@@ -31,6 +33,7 @@ pub use options::{
     Admin, Auth, Certificate, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing,
     Smtp, Spool, Threads, Timeouts, Wiring,
 };
+pub use providers::PROVIDERS;
 pub use read::{ConfigError, Problem};
 pub use schema::default_file;
 pub use startup::{Started, startup_text};
@@ -121,6 +124,9 @@ impl Config {
         }
         if self.delivery.ehlo_name.is_empty() {
             self.delivery.ehlo_name.clone_from(&self.smtp.hostname);
+        }
+        if self.delivery.providers {
+            self.sites.splice(..0, providers::sites());
         }
         for count in [&mut self.threads.shards, &mut self.threads.workers] {
             if *count == 0 {

@@ -12,7 +12,7 @@ use super::listener::Listener;
 use super::options::{Config, MIB};
 use super::schema::{
     CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, POOL, POOL_SETTINGS, ROUTES, SECTIONS,
-    SETTINGS, SITE, SITE_SETTINGS, SOURCE, SOURCE_SETTINGS, Setting,
+    SETTINGS, SITE, SITE_SETTINGS, SOURCE, SOURCE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
@@ -165,6 +165,10 @@ impl Reader<'_> {
         }
         if section == POOL {
             config.pools = self.tables(POOL_SETTINGS, POOL, table, &["name", "sources"]);
+            return;
+        }
+        if section == TENANT {
+            config.tenants = self.tables(TENANT_SETTINGS, TENANT, table, &["name", "weight"]);
             return;
         }
         let Some(entries) = table.get_ref().as_table() else {
@@ -487,6 +491,23 @@ pub(super) mod tests {
             "[smtp]\nlisten = ['127.0.0.1:26']\n[[listener]]\naddress = '127.0.0.1:26'\nkind = 'mx'\n",
             &[(4, 11, "listener.address", "127.0.0.1:26 is listened on twice")],
         );
+    }
+
+    #[test]
+    fn rates_and_weights_that_are_wrong_say_what_is_allowed() {
+        check(
+            "[delivery]\nmessage_rate = '5/week'\n[[site]]\nname = 'a'\nmx = ['a.test']\nconnection_rate = 5\n",
+            &[
+                (2, 16, "delivery.message_rate", "\"5/week\"|100/min"),
+                (6, 19, "site.connection_rate", "found 5|100/min"),
+            ],
+        );
+        check("[[tenant]]\nname = 'a'\nweight = 0\n", &[(3, 10, "tenant.weight", "found 0|from 1 to 100")]);
+        check(
+            "[[tenant]]\nname = 'a'\nweight = 1\n[[tenant]]\nname = 'a'\nweight = 2\n",
+            &[(5, 8, "tenant.name", "two tenants `a`")],
+        );
+        check("[[tenant]]\nname = 'a'\n", &[(1, 1, "tenant.weight", "needs its name and its weight")]);
     }
 
     #[test]

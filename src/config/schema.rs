@@ -7,15 +7,16 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 
 use super::listener::Listener;
-use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
+use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX, Tenant};
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, NameOrEmpty, Own,
-    PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Parsed, PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted,
+    text,
 };
-use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
-use crate::routing::Target;
+use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, WEIGHT_MAX};
 use crate::routing::site::Site;
 use crate::routing::source::{Member, Pool, Source};
+use crate::routing::{Rate, Target};
 use crate::users::Fingerprint;
 
 /// One key of the file, in a table that is read into a `T`.
@@ -52,8 +53,10 @@ pub(super) const CERTIFICATE: &str = "certificate";
 pub(super) const SITE: &str = "site";
 /// …and `[[source]]`…
 pub(super) const SOURCE: &str = "source";
-/// …and `[[pool]]`.
+/// …and `[[pool]]`…
 pub(super) const POOL: &str = "pool";
+/// …and `[[tenant]]`.
+pub(super) const TENANT: &str = "tenant";
 
 /// The sections in the order of the default file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -90,6 +93,10 @@ pub(super) const SECTIONS: &[Section] = &[
         name: POOL,
         about: "Sources that share mail. A message leaves by the pool that a trusted client names, else by its tenant's, else\n\
                 # by that of the recipient's domain, else by delivery.pool. May stand any number of times.",
+    },
+    Section {
+        name: TENANT,
+        about: "Whose mail it is, where several want the same path: they take turns by their weights. May stand any number of times.",
     },
     Section { name: "resolver", about: "DNS." },
     Section {
@@ -132,6 +139,7 @@ const CONNECTIONS: Count<u16> = Count(1..=10_000);
 const MESSAGES_PER_CONNECTION: Count<u32> = Count(1..=1_000_000);
 const RECIPIENTS: Count<u16> = Count(1..=LEG_RECIPIENTS_MAX as u16);
 const WINDOW: Count<u32> = Count(1..=65_536);
+const RATE: Parsed<Rate> = text("a rate such as \"100/min\", per s, min, h or d");
 
 /// Every setting but the routes and those of a listener.
 pub(super) const SETTINGS: &[Setting<Config>] = settings! {
@@ -236,6 +244,13 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "How long a connection without work is kept open.";
     "delivery" "window": delivery.window = WINDOW,
         "Messages of one path that may be at the workers at once.";
+    "delivery" "connection_rate": delivery.connection_rate = Own(RATE),
+        "Connections opened to one path: in no period of that length there are more.";
+    "delivery" "message_rate": delivery.message_rate = Own(RATE),
+        "Likewise messages sent over it, a transaction each.";
+    "delivery" "providers": delivery.providers = Switch,
+        "Whether the limits that large mailbox providers are known to want hold for them: `ringpost config --providers`\n\
+         # shows these sites. Those of this file are laid over them.";
     "delivery" "connect_timeout": delivery.timeouts.connect = TIMEOUT,
         "Waits for the remote; the defaults follow RFC 5321, section 4.5.3.2.";
     "delivery" "greeting_timeout": delivery.timeouts.greeting = TIMEOUT, "";
@@ -334,6 +349,8 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
     "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
     "site" "window": rules.window = Own(WINDOW), "";
     "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+    "site" "connection_rate": rules.connection_rate = Own(RATE), "";
+    "site" "message_rate": rules.message_rate = Own(RATE), "";
     "site" "tls": rules.tls = Own(TLS_POLICY), "";
     "site" "client_certificate": rules.client_certificate = PathOrEmpty,
         "PEM file with the chain that is shown to remotes that ask for one. Read at the start.";
@@ -365,6 +382,13 @@ pub(super) const POOL_SETTINGS: &[Setting<Pool>] = settings! {
         "and to which recipient domains.";
 };
 
+/// The settings of a `[[tenant]]`.
+pub(super) const TENANT_SETTINGS: &[Setting<Tenant>] = settings! {
+    "tenant" "name": name = WordOrEmpty, "As users, listeners and their tenant_header name it.";
+    "tenant" "weight": weight = Count(1..=WEIGHT_MAX),
+        "Its part of what a path takes, in bytes, against the 1 of tenants without a weight.";
+};
+
 /// The defaults as a commented TOML file that reads back to them.
 pub fn default_file() -> String {
     file_of(&Config::default())
@@ -392,6 +416,7 @@ pub(super) fn file_of(config: &Config) -> String {
             SITE => Some(tables_of(SITE, SITE_SETTINGS, &config.sites)),
             SOURCE => Some(tables_of(SOURCE, SOURCE_SETTINGS, &config.sources)),
             POOL => Some(tables_of(POOL, POOL_SETTINGS, &config.pools)),
+            TENANT => Some(tables_of(TENANT, TENANT_SETTINGS, &config.tenants)),
             _ => None,
         };
         if let Some(tables) = tables {
@@ -489,6 +514,7 @@ mod tests {
             sources: vec!["out-1".into()],
             rules: SiteRules {
                 window: Some(3),
+                message_rate: "5/min".parse().ok(),
                 tls: Some(TlsPolicy::Verified),
                 client_certificate: "a.pem".into(),
                 client_key: "a.key".into(),
@@ -497,6 +523,7 @@ mod tests {
                 ..SiteRules::default()
             },
         }];
+        config.tenants = vec![Tenant { name: "acme".into(), weight: 7 }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();
         config.spool.directory = "/var/spool/a \"b\" \\c".into();

@@ -1,4 +1,4 @@
-//! PURE. Rules between the tables that say where mail is sent to and from: sites, sources, pools.
+//! PURE. Rules between the tables that say where mail is sent to, from where and whose it is: sites, sources, pools, tenants.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,7 @@ impl Reader<'_> {
     pub(super) fn sending_rules(&mut self, config: &Config) {
         self.names("site", &config.sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>());
         self.names("source", &config.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>());
+        self.names("tenant", &config.tenants.iter().map(|tenant| tenant.name.as_str()).collect::<Vec<_>>());
         self.names("pool", &config.pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>());
         let sources: BTreeSet<&str> = config.sources.iter().map(|source| source.name.as_str()).collect();
         let unknown = |name: &str| (!sources.contains(name)).then(|| name.to_owned());

@@ -72,18 +72,20 @@ impl<S: Storage> PathState<S> {
         self.lane.borrow().expected()?.job().hosts.clone()
     }
 
+    /// Whether jobs wait, and none of them for a connection to `hosts`.
+    pub(super) fn waits_for_others(&self, hosts: &DomainHosts) -> bool {
+        let lane = self.lane.borrow();
+        lane.parked() > 0 && !lane.any_parked(|job| goes_to(job, Some(hosts)))
+    }
+
     /// A job that no connection will get.
     pub(super) fn take_parked(&self) -> Option<ActiveJob<S>> {
-        let mut lane = self.lane.borrow_mut();
-        let job = lane.take(|_| true)?;
-        lane.finished();
-        Some(job)
+        self.lane.borrow_mut().take_parked(|_| true)
     }
 
     /// Reports all parked jobs for `hosts` deferred: they cannot be reached, which says nothing of the path's others.
     pub(super) fn defer_all(&self, hosts: &DomainHosts, reply: &Reply) {
-        while let Some(mut job) = self.take(Some(hosts)) {
-            self.lane.borrow_mut().finished();
+        while let Some(mut job) = { self.lane.borrow_mut().take_parked(|job| goes_to(job, Some(hosts))) } {
             job.begin(net::now().mono);
             let recipients = job.job().recipients;
             let result = LegResult { recipients, verdict: Verdict::Deferred, reply: reply.clone() };
@@ -119,10 +121,10 @@ impl<S: Storage> PathState<S> {
         waited.unwrap_or(Waited::InVain)
     }
 
-    /// Wakes as many waiting connections as there are jobs for.
+    /// Wakes as many waiting connections as there are jobs for that may begin.
     pub(super) fn wake_idle(&self) {
-        let parked = self.lane.borrow().parked();
-        for _ in 0..parked {
+        let startable = self.lane.borrow().startable();
+        for _ in 0..startable {
             let Some(event) = self.idle.borrow_mut().pop() else { return };
             event.notify();
         }

@@ -14,17 +14,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::batch;
 use super::committer::TICK;
 use super::error::{AppendError, Fence};
 use super::meta;
-use super::record::{self, Draft, Kind};
-use super::ring::Segment;
-use super::segment::{BATCHES_OFFSET, FooterBuilder};
-use super::state::{Filling, Head, Leaving, State};
+use super::placing::Class;
+use super::record::{Draft, Kind};
+use super::state::State;
 use super::storage::Storage;
 use crate::id::{Location, MessageId, PartId};
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, BODY_INLINE_BYTES_MAX};
 use crate::message::Message;
 use crate::outcome::{Bounced, Outcome};
 
@@ -114,35 +111,6 @@ impl<S: Storage> Clone for Log<S> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
-}
-
-/// Who may take the last segment: with the disk full, mail must still be able to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// New mail: leaves one prepared segment alone.
-    Accept,
-    /// Outcomes, bounces, aborts.
-    Settle,
-    /// Copies of live records. As `Settle`, but never waits for a segment.
-    Move,
-}
-
-/// Where records went.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Placed {
-    pub sequence: u64,
-    /// Of the last of them.
-    pub location: Location,
-}
-
-/// Why records cannot go into a batch right now.
-#[derive(Debug)]
-pub(super) enum Blocked {
-    /// Wait for the next batch.
-    Batch,
-    /// Wait for upkeep to make a segment ready.
-    Segment,
-    Failed(AppendError),
 }
 
 /// Waits until a record is durable. May be dropped: the record is written all the same.
@@ -262,7 +230,7 @@ impl<S: Storage> Log<S> {
                 meta: [message.envelope.as_bytes(), &fields],
                 body: &message.body,
             };
-            let placed = self.poll_accept(&mut state, context, until, &[draft]);
+            let placed = self.poll_accept(&mut state, context, until, Class::Accept, &[draft]);
             if let Poll::Ready(Ok(placed)) = &placed {
                 state.accepted(placed.location);
                 if !fields.is_empty() {
@@ -279,7 +247,7 @@ impl<S: Storage> Log<S> {
         Ok((committed, placed.location))
     }
 
-    /// Appends the next piece, at most [`BODY_INLINE_BYTES_MAX`] bytes, of the body of a message that is coming in.
+    /// Appends the next piece, at most [`crate::limits::BODY_INLINE_BYTES_MAX`] bytes, of the body of a message that is coming in.
     /// It goes into a batch, not yet to disk.
     pub async fn append_chunk(&self, id: MessageId, bytes: &[u8]) -> Result<(), AppendError> {
         if self.0.state.borrow().chunks.get(&id).is_some_and(|chunks| chunks.len() >= meta::CHUNKS_MAX) {
@@ -289,7 +257,7 @@ impl<S: Storage> Log<S> {
         let until = self.patience();
         poll_fn(|context| {
             let mut state = self.0.state.borrow_mut();
-            let placed = self.poll_accept(&mut state, context, until, &[draft]);
+            let placed = self.poll_accept(&mut state, context, until, Class::Chunk, &[draft]);
             if let Poll::Ready(Ok(placed)) = &placed {
                 state.ring.add_live(placed.location.segment, placed.location.bytes);
                 state.chunks.entry(id).or_default().push(placed.location);
@@ -456,140 +424,4 @@ impl<S: Storage> Log<S> {
         let ticks = self.0.options.commit_deadline.as_millis().div_ceil(TICK.as_millis());
         self.0.state.borrow().ticks + ticks as u64
     }
-
-    /// As [`Self::poll_place`] for new mail, but not for ever: making a segment on a slow disk takes many writes.
-    fn poll_accept(
-        &self,
-        state: &mut State<S>,
-        context: &Context<'_>,
-        until: u64,
-        drafts: &[Draft<'_>],
-    ) -> Poll<Result<Placed, AppendError>> {
-        let placed = self.poll_place(state, context, Class::Accept, drafts);
-        if placed.is_pending() && state.ticks >= until {
-            Poll::Ready(Err(AppendError::Stuck))
-        } else {
-            placed
-        }
-    }
-
-    /// Puts `drafts` into one batch, or arranges a wake-up for when it may be possible.
-    pub(super) fn poll_place(
-        &self,
-        state: &mut State<S>,
-        context: &Context<'_>,
-        class: Class,
-        drafts: &[Draft<'_>],
-    ) -> Poll<Result<Placed, AppendError>> {
-        match self.try_place(state, class, drafts) {
-            Ok(placed) => Poll::Ready(Ok(placed)),
-            Err(Blocked::Failed(error)) => Poll::Ready(Err(error)),
-            // Upkeep is what moves: it would wait for itself.
-            Err(Blocked::Segment) if class == Class::Move => Poll::Ready(Err(AppendError::Full)),
-            Err(Blocked::Batch | Blocked::Segment) => {
-                state.room.push(context.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
-    pub(super) fn try_place(
-        &self,
-        state: &mut State<S>,
-        class: Class,
-        drafts: &[Draft<'_>],
-    ) -> Result<Placed, Blocked> {
-        self.0.fence.check().map_err(Blocked::Failed)?;
-        if state.closed {
-            return Err(Blocked::Failed(AppendError::Closed));
-        }
-        if class == Class::Accept {
-            if state.stuck {
-                return Err(Blocked::Failed(AppendError::Stuck));
-            }
-            if state.ring.spares.is_empty() {
-                return Err(state.no_segment());
-            }
-        }
-        let bytes: usize = drafts.iter().map(|draft| record::padded(draft.bytes())).sum();
-        let metas: usize =
-            drafts.iter().map(|draft| record::padded(record::HEADER_BYTES + draft.meta_bytes())).sum();
-        if !drafts.iter().all(Draft::fits) || batch::HEADER_BYTES + bytes > self.batch_bytes_max() {
-            return Err(Blocked::Failed(AppendError::TooLarge));
-        }
-        let fits = |state: &State<S>, used: usize| {
-            let end = state.head.cursor as usize + (used + bytes).next_multiple_of(BLOCK_BYTES);
-            // One block more, so that a watermark still finds its place.
-            end + state.head.footer.bytes_with(metas) + BLOCK_BYTES <= state.head.size as usize
-        };
-        match &state.filling {
-            Some(filling) if filling.used + bytes > self.batch_bytes_max() || !fits(state, filling.used) => {
-                state.urge();
-                return Err(Blocked::Batch);
-            }
-            Some(_) => {}
-            None => {
-                if !fits(state, batch::HEADER_BYTES) {
-                    if state.head.cursor == BATCHES_OFFSET {
-                        return Err(Blocked::Failed(AppendError::TooLarge));
-                    }
-                    let least = if class == Class::Accept { 2 } else { 1 };
-                    if state.ring.spares.len() < least {
-                        return Err(state.no_segment());
-                    }
-                    let leaves = self.next_head(state);
-                    self.begin_batch(state, Some(leaves));
-                } else {
-                    self.begin_batch(state, None);
-                }
-            }
-        }
-        Ok(state.write_drafts(drafts))
-    }
-
-    /// Largest batch, bytes: a small segment must hold some.
-    pub(super) fn batch_bytes_max(&self) -> usize {
-        BATCH_BYTES_MAX.min((self.0.options.segment_bytes as usize / 2).next_multiple_of(BLOCK_BYTES))
-    }
-
-    pub(super) fn begin_batch(&self, state: &mut State<S>, leaves: Option<Leaving>) {
-        state.started += 1;
-        state.filling = Some(Filling {
-            buffer: self.0.storage.buffer(self.batch_bytes_max()),
-            offset: state.head.cursor,
-            used: batch::HEADER_BYTES,
-            records: 0,
-            sequence: state.started,
-            leaves,
-        });
-    }
-
-    /// Makes the first spare the head. There must be one.
-    pub(super) fn next_head(&self, state: &mut State<S>) -> Leaving {
-        let spare = state.ring.spares.pop_front().expect("the caller saw a spare");
-        let head = Head {
-            number: spare.number,
-            salt: spare.salt,
-            size: self.0.options.segment_bytes,
-            file: spare.file,
-            footer: FooterBuilder::default(),
-            cursor: BATCHES_OFFSET,
-            opened: false,
-        };
-        let old = std::mem::replace(&mut state.head, head);
-        state.ring.segments.push_back(Segment {
-            number: state.head.number,
-            size: state.head.size,
-            salt: state.head.salt,
-            live_bytes: 0,
-            pending: 0,
-            sealed: false,
-            unreadable: false,
-            pin: std::sync::Weak::new(),
-        });
-        state.wake_upkeep();
-        Leaving { number: old.number, footer: old.footer, end: old.cursor, batch: state.started }
-    }
 }
-
-const _: () = assert!(BODY_INLINE_BYTES_MAX + batch::HEADER_BYTES < BATCH_BYTES_MAX);

@@ -3,12 +3,13 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::batch;
-use super::commit::{Class, LINGER, Log};
+use super::commit::{LINGER, Log};
 use super::error::AppendError;
+use super::placing::Class;
 use super::record::{Draft, Kind};
 use super::segment::{self, BATCHES_OFFSET, Tail};
 use super::state::Leaving;
@@ -167,7 +168,7 @@ impl<S: Storage> Log<S> {
             prepared: false,
         });
         state.head.opened = true;
-        state.room.drain(..).for_each(Waker::wake);
+        state.wake_for_batch();
         let file = state.head.file.clone();
         let leaves = filling.leaves.map(|leaves| Leaving { batch: filling.sequence - 1, ..leaves });
         Some(Closed { header, buffer: Some(filling.buffer), file, opens, leaves })
@@ -200,7 +201,7 @@ impl<S: Storage> Log<S> {
             state.ticks += 1;
             let writing = state.writing_since.map_or(Duration::ZERO, |since| now.since(since));
             state.stuck |= writing >= self.0.options.commit_deadline;
-            if writing >= TICK || !state.room.is_empty() {
+            if writing >= TICK || !(state.room.is_empty() && state.chunk_room.is_empty()) {
                 // Who has waited too long gives up.
                 state.wake_all();
             }

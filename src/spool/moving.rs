@@ -6,9 +6,10 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
-use super::commit::{Class, Log};
+use super::commit::Log;
 use super::error::AppendError;
 use super::meta;
+use super::placing::Class;
 use super::record::{Draft, Kind, Record, RecordError, Salt};
 use super::recovery::{self, Frame, Halt};
 use super::replay::segment_path;

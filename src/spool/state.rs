@@ -1,19 +1,20 @@
 //! PURE. What a log holds between two turns: the filling batch, the head, the ring, and everyone who waits.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::commit::{Blocked, LogStats, Placed};
+use super::commit::LogStats;
 use super::error::AppendError;
+use super::placing::{Blocked, Placed};
 use super::record::{self, Draft, Salt};
 use super::ring::{Ring, SegmentPin};
 use super::segment::{FooterBuilder, Tail};
 use super::storage::{DiskBuffer, Storage};
 use crate::clock::Moment;
 use crate::id::{Location, MessageId};
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BATCH_PATIENT_BYTES_MAX, BLOCK_BYTES, BODY_INLINE_BYTES_MAX};
 
 /// The segment that is being written.
 pub(super) struct Head<S: Storage> {
@@ -33,6 +34,8 @@ pub(super) struct Filling<B> {
     pub buffer: B,
     pub offset: u32,
     pub used: usize,
+    /// Those of records that nobody waits for.
+    pub patient_bytes: usize,
     pub records: u32,
     pub sequence: u64,
     /// The segment changes with this batch: whose footer is due then.
@@ -70,6 +73,8 @@ pub(super) struct State<S: Storage> {
     pub idle_since: Moment,
     pub waiters: Vec<(u64, Waker)>,
     pub room: Vec<Waker>,
+    /// Sessions with a piece of a long body, in order.
+    pub chunk_room: VecDeque<Waker>,
     pub committer: Option<Waker>,
     pub upkeep: Option<Waker>,
     pub upkeep_due: bool,
@@ -111,6 +116,7 @@ impl<S: Storage> State<S> {
             idle_since: now,
             waiters: Vec::new(),
             room: Vec::new(),
+            chunk_room: VecDeque::new(),
             committer: None,
             upkeep: None,
             upkeep_due: true,
@@ -213,7 +219,15 @@ impl<S: Storage> State<S> {
         if std::mem::take(&mut self.aborts_blocked) {
             self.wake_committer();
         }
+        self.room.drain(..).chain(self.chunk_room.drain(..)).for_each(Waker::wake);
+    }
+
+    /// The filling batch has been taken: as many as may find room in the next one. Should one of them have given up, the
+    /// clock wakes the others.
+    pub(super) fn wake_for_batch(&mut self) {
         self.room.drain(..).for_each(Waker::wake);
+        let chunks = self.chunk_room.len().min(BATCH_PATIENT_BYTES_MAX / BODY_INLINE_BYTES_MAX);
+        self.chunk_room.drain(..chunks).for_each(Waker::wake);
     }
 
     pub(super) fn wake_durable(&mut self) {
@@ -228,7 +242,7 @@ impl<S: Storage> State<S> {
     }
 
     pub(super) fn wake_all(&mut self) {
-        self.room.drain(..).for_each(Waker::wake);
+        self.room.drain(..).chain(self.chunk_room.drain(..)).for_each(Waker::wake);
         self.waiters.drain(..).for_each(|(_, waker)| waker.wake());
     }
 

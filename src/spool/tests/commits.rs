@@ -2,10 +2,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::*;
-use crate::limits::BATCH_BYTES_MAX;
+use crate::clock::Moment;
+use crate::limits::{BATCH_BYTES_MAX, BATCH_PATIENT_BYTES_MAX, BLOCK_BYTES, BODY_INLINE_BYTES_MAX};
 use crate::outcome::Bounced;
+use crate::spool::storage::Storage;
+use crate::spool::storage::memory::{Call, Fault, Rule};
 use crate::spool::testing::coin;
 
 #[test]
@@ -176,4 +180,37 @@ fn a_start_after_a_clean_stop_reads_footers_alone() {
     assert!(report.segments > 2 && report.scanned == 0 && report.damage.is_empty(), "{report:?}");
     assert_eq!(*again.model.0.borrow(), *rig.model.0.borrow());
     assert!(again.disk.reads().all < 1 << 20, "{:?}", again.disk.reads());
+}
+
+#[test]
+fn a_short_message_waits_for_two_batches_with_little_of_the_long_ones_in_them() {
+    let (rig, _) = Rig::open(&MemoryDisk::without_history(1 << 30), 8 << 20, 1).unwrap();
+    rig.drive();
+    // So that there is always a batch being written, and sessions wait for the next.
+    rig.disk.set_faults(Rule::new(Fault::Delay(Duration::from_millis(1))).on(Call::Write).sticky());
+    for _ in 0..50 {
+        rig.spawn(async move |rig| {
+            let (id, piece) = (rig.log.next_id(), vec![b'x'; BODY_INLINE_BYTES_MAX]);
+            while rig.log.append_chunk(id, &piece).await.is_ok() {
+                if rig.disk.now() > Moment(10_000_000) {
+                    return rig.log.forget_chunks(id);
+                }
+            }
+        });
+    }
+    let longest = rig.run(async move |rig| {
+        let mut longest = 0;
+        for turn in 0..100 {
+            rig.disk.sleep(Duration::from_micros(2100 + 70 * (turn % 13))).await;
+            let before = rig.log.stats().written_bytes;
+            let (id, _) = rig.accept(1000).await.unwrap();
+            longest = longest.max(rig.log.stats().written_bytes - before);
+            rig.settle(id).await.unwrap();
+        }
+        longest as usize
+    });
+    let written = rig.log.stats().written_bytes as usize;
+    assert!(written > 100 * BATCH_PATIENT_BYTES_MAX / 2, "the long ones go on: {written} bytes");
+    let most = 2 * (BATCH_PATIENT_BYTES_MAX + 2 * BLOCK_BYTES);
+    assert!(longest <= most, "{longest} bytes were written before the short one was answered, not {most}");
 }
