@@ -1,7 +1,7 @@
 //! PURE. The table of all settings. Reading, `config --default` and the hints in errors are made from it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use toml::de::DeValue;
@@ -17,6 +17,7 @@ use super::value::{
 use super::words::{Delimiters, SENDERS, TENANTS};
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, WEIGHT_MAX};
 use crate::routing::site::Site;
+use crate::routing::source::{Member, Pool, Source};
 use crate::routing::{Rate, Target};
 use crate::users::Fingerprint;
 
@@ -54,6 +55,10 @@ pub(super) const CERTIFICATE: &str = "certificate";
 pub(super) const SITE: &str = "site";
 /// …`[[schedule]]`…
 pub(super) const SCHEDULE: &str = "schedule";
+/// … `[[source]]`…
+pub(super) const SOURCE: &str = "source";
+/// … `[[pool]]`…
+pub(super) const POOL: &str = "pool";
 /// …and `[[tenant]]`.
 pub(super) const TENANT: &str = "tenant";
 
@@ -86,6 +91,12 @@ pub(super) const SECTIONS: &[Section] = &[
         about: "Rules for where mail is sent to: a provider, a smart host, recipient domains. All that a site matches shares its\n\
                 # limits. What it leaves out holds as under [delivery], or as an earlier site says that matches too; sites that\n\
                 # name sources come last. May stand any number of times.",
+    },
+    Section { name: SOURCE, about: "Addresses that mail is sent from. May stand any number of times." },
+    Section {
+        name: POOL,
+        about: "Sources that share mail. A message leaves by the pool that a trusted client names, else by its tenant's, else\n\
+                # by that of the recipient's domain, else by delivery.pool. May stand any number of times.",
     },
     Section {
         name: SCHEDULE,
@@ -223,6 +234,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
 
     "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
         "Our name in EHLO. \"\" means smtp.hostname.";
+    "delivery" "pool": delivery.pool = WordOrEmpty,
+        "Pool of mail that no [[pool]] takes. \"\": the system chooses our end of a connection.";
+    "delivery" "pool_header": delivery.pool_header = WordOrEmpty,
+        "Header field in which clients that may relay name a message's pool, such as \"X-Pool\".";
     "delivery" "mx_port": delivery.mx_port = Count(1..=u16::MAX),
         "Port of MX hosts. Anything but 25 is for tests and labs.";
     "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
@@ -384,6 +399,26 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
         "File with nothing but the password. Read at the start.";
 };
 
+/// The settings of a `[[source]]`.
+pub(super) const SOURCE_SETTINGS: &[Setting<Source>] = settings! {
+    "source" "name": name = WordOrEmpty, "Its name in pools, sites, logs and metrics.";
+    "source" "addresses": addresses = list::<IpAddr>(1, "addresses of this host such as \"192.0.2.1\" or \"2001:db8::1\""),
+        "One IPv4 or IPv6 address, or one of each; hosts that need the other family are passed over.";
+    "source" "ehlo_name": ehlo_name = NameOrEmpty,
+        "Our name in its EHLO. \"\" means delivery.ehlo_name.";
+};
+
+/// The settings of a `[[pool]]`.
+pub(super) const POOL_SETTINGS: &[Setting<Pool>] = settings! {
+    "pool" "name": name = WordOrEmpty, "Its name in headers, logs and metrics.";
+    "pool" "sources": sources = list::<Member>(1, "names of sources, such as \"one\", or \"one:3\" for three parts of the connections"),
+        "A source that cannot be used is left out for a while; the others take its part.";
+    "pool" "tenants": tenants = list::<Box<str>>(0, "names of tenants"),
+        "Whose mail leaves by it,";
+    "pool" "domains": domains = list::<String>(0, DOMAINS),
+        "and to which recipient domains.";
+};
+
 /// The settings of a `[[tenant]]`.
 pub(super) const TENANT_SETTINGS: &[Setting<Tenant>] = settings! {
     "tenant" "name": name = WordOrEmpty, "As users, listeners and their tenant_header name it.";
@@ -414,16 +449,16 @@ pub(super) fn file_of(config: &Config) -> String {
             file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
             continue;
         }
-        if section.name == SCHEDULE {
-            file.push_str(&tables_of(SCHEDULE, SCHEDULE_SETTINGS, &config.schedules));
-            continue;
-        }
-        if section.name == SITE {
-            file.push_str(&tables_of(SITE, SITE_SETTINGS, &config.sites));
-            continue;
-        }
-        if section.name == TENANT {
-            file.push_str(&tables_of(TENANT, TENANT_SETTINGS, &config.tenants));
+        let tables = match section.name {
+            SITE => Some(tables_of(SITE, SITE_SETTINGS, &config.sites)),
+            SOURCE => Some(tables_of(SOURCE, SOURCE_SETTINGS, &config.sources)),
+            POOL => Some(tables_of(POOL, POOL_SETTINGS, &config.pools)),
+            SCHEDULE => Some(tables_of(SCHEDULE, SCHEDULE_SETTINGS, &config.schedules)),
+            TENANT => Some(tables_of(TENANT, TENANT_SETTINGS, &config.tenants)),
+            _ => None,
+        };
+        if let Some(tables) = tables {
+            file.push_str(&tables);
             continue;
         }
         let _ = writeln!(file, "[{}]", section.name);
@@ -499,6 +534,16 @@ mod tests {
                 tenant_header: "X-Tenant".into(),
             },
         ];
+        let addresses = vec!["192.0.2.1".parse().expect("v4"), "2001:db8::1".parse().expect("v6")];
+        let name = "out-1".to_owned();
+        config.sources = vec![Source { name: name.clone(), addresses, ehlo_name: "out.example".into() }];
+        config.pools = vec![Pool {
+            name: "bulk".into(),
+            sources: vec![Member { source: name, weight: 3 }],
+            tenants: vec!["acme".into()],
+            domains: vec!["*.example.com".into()],
+        }];
+        config.delivery.pool = "bulk".into();
         config.sites = vec![Site {
             name: "big".into(),
             mx: vec!["*.big.example".into()],

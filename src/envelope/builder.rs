@@ -16,6 +16,7 @@ pub struct EnvelopeBuilder {
     parameters: Parameters,
     envid: String,
     tenant: String,
+    pool: String,
     recipients: Vec<BuilderRecipient>,
     /// Bytes that the encoded recipients will take at the most.
     encoded_bytes: usize,
@@ -40,6 +41,7 @@ impl EnvelopeBuilder {
         self.parameters = Parameters::default();
         self.envid.clear();
         self.tenant.clear();
+        self.pool.clear();
         self.recipients.clear();
         self.encoded_bytes = 0;
     }
@@ -62,6 +64,12 @@ impl EnvelopeBuilder {
     pub fn set_tenant(&mut self, tenant: &str) {
         self.tenant.clear();
         self.tenant.push_str(tenant);
+    }
+
+    /// Says which pool of sources it leaves by.
+    pub fn set_pool(&mut self, pool: &str) {
+        self.pool.clear();
+        self.pool.push_str(pool);
     }
 
     /// Adds an accepted recipient; `mailbox` has an `@`. `Err` (452 to the client) when a record can hold no more.
@@ -127,7 +135,8 @@ impl EnvelopeBuilder {
     pub fn encode(&mut self, accepted_at: WallTime, expires_at: WallTime) -> Envelope {
         assert!(!self.recipients.is_empty(), "an envelope needs a recipient");
         self.group_by_domain();
-        let fixed = 8 * FIELD_HEADER_BYTES + 18 + self.sender_bytes + self.envid.len() + self.tenant.len();
+        let words = self.envid.len() + self.tenant.len() + self.pool.len();
+        let fixed = 9 * FIELD_HEADER_BYTES + 18 + self.sender_bytes + words;
         let mut bytes = Vec::with_capacity(fixed + self.encoded_bytes);
         push_field(&mut bytes, tag::SENDER, self.sender().as_bytes());
         push_field(&mut bytes, tag::ACCEPTED_AT, &accepted_at.0.to_le_bytes());
@@ -141,6 +150,9 @@ impl EnvelopeBuilder {
         }
         if !self.tenant.is_empty() {
             push_field(&mut bytes, tag::TENANT, self.tenant.as_bytes());
+        }
+        if !self.pool.is_empty() {
+            push_field(&mut bytes, tag::POOL, self.pool.as_bytes());
         }
         self.encode_legs(&mut bytes);
         Envelope { bytes }

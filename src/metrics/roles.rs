@@ -5,6 +5,7 @@ use super::labels::{
     LegStateLabel, LimitKind, LoginResult, RejectReason, ReplyClass,
 };
 use super::measure::{Counter, Gauge, Latency, Measure, Sizes};
+use super::named::{ByName, SourceFigures};
 use crate::id::{ShardIndex, WorkerIndex};
 
 /// Makes the struct that counts and the one that travels of one list of fields.
@@ -159,6 +160,8 @@ role_metrics! {
         jobs_active: Gauge,
         /// Credits given to shards and not yet used.
         credits: Gauge,
+        /// Sources that were used or taken out.
+        sources: ByName<SourceFigures>,
         /// Paths known.
         paths: Gauge,
         /// Paths that wait because of failures.

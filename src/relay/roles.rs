@@ -246,6 +246,7 @@ fn make_worker<S: Storage>(
         },
         disk,
         metrics: metrics.clone(),
+        events: events.clone(),
     };
     Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders)
 }
@@ -385,5 +386,6 @@ pub(super) fn policy_of(
         cleartext: within(&config.auth.cleartext_networks),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),
+        pool_header: config.delivery.pool_header.as_str().into(),
     }
 }

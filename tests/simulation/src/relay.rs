@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel as channel;
 use ringpost::config::{Config, Host as HostFacts, Network, Wiring};
-use ringpost::control::path_map::{AddressRule, Decision, PathMap, Resolved, no_such_domain};
+use ringpost::control::path_map::{AddressRule, Asked, Decision, PathMap, Resolved, no_such_domain};
 use ringpost::control::resolver::{self, Questions};
 use ringpost::delivery::keys::Keys;
 use ringpost::event::{Event, event_channel};
@@ -250,15 +250,16 @@ async fn answer(
             NULL => RouteAnswer::Refused { reply: no_such_domain() },
             domain => {
                 let remote = remote_of(domain);
+                let asked = Asked { domain, target: &Target::Mx, pool: Arc::default() };
                 let host = Resolved {
                     preference: 10,
                     name: format!("mx{}.test", remote.ip()),
                     port: remote.port(),
                     addresses: Ok(vec![remote.ip()]),
                 };
-                match paths.decide(domain, &Target::Mx, vec![host], AddressRule::Any) {
-                    Decision::Path { spec, .. } => {
-                        RouteAnswer::Path { spec, valid_for: Duration::from_secs(60) }
+                match paths.decide(&asked, vec![host], AddressRule::Any) {
+                    Decision::Path { spec, hosts, .. } => {
+                        RouteAnswer::Path { spec, hosts, valid_for: Duration::from_secs(60) }
                     }
                     other => panic!("the DNS of the world is not like this: {other:?}"),
                 }
