@@ -1,7 +1,8 @@
 //! PURE. What clients were told and what remotes took: the oracle.
 //!
 //! The law: a message that was answered 250 is, at every instant and after any crash, queued, delivered or bounced for
-//! each recipient. And: what was refused is not delivered, and nothing is delivered twice without a reason.
+//! each recipient. And: what was refused is not delivered, nothing is delivered twice without a reason, and no recipient is
+//! reported as failed by two notifications, whatever happens: a notification and the settlement are one batch.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,8 @@ struct Entry {
     delivered: Vec<u32>,
     /// Deliveries that the relay may not have heard of.
     in_doubt: usize,
-    bounced: u32,
+    /// The notification that reported it as failed; it may itself be delivered more than once.
+    bounced: Option<String>,
     /// It is for somebody whose mail must bounce.
     must_bounce: bool,
 }
@@ -119,21 +121,27 @@ impl Ledger {
         self.entries.entry(recipient).or_default().in_doubt += 1;
     }
 
-    /// The sender was told that a recipient failed.
-    pub fn bounced(&mut self, recipient: Recipient) {
-        self.entries.entry(recipient).or_default().bounced += 1;
+    /// The sender was told by `notification` that a recipient failed.
+    pub fn bounced(&mut self, recipient: Recipient, notification: &str) {
+        let entry = self.entries.entry(recipient).or_default();
+        let first = entry.bounced.get_or_insert_with(|| notification.to_owned());
+        if first != notification {
+            let what = format!("{recipient:?} was reported as failed twice, by {first} and {notification}");
+            self.violations.push(Violation(what));
+        }
     }
 
     /// Recipients that were answered 250 and are neither delivered nor bounced: they must be in the queue.
     pub fn owed(&self) -> impl Iterator<Item = Recipient> {
-        let owed =
-            |entry: &Entry| entry.told == Told::Accepted && entry.delivered.is_empty() && entry.bounced == 0;
+        let owed = |entry: &Entry| {
+            entry.told == Told::Accepted && entry.delivered.is_empty() && entry.bounced.is_none()
+        };
         self.entries.iter().filter(move |(_, entry)| owed(entry)).map(|(recipient, _)| *recipient)
     }
 
     /// Recipients that bounced although they had no reason to.
     pub fn bounced_without_reason(&self) -> Vec<Recipient> {
-        let bounced = self.entries.iter().filter(|(_, entry)| entry.bounced > 0 && !entry.must_bounce);
+        let bounced = self.entries.iter().filter(|(_, entry)| entry.bounced.is_some() && !entry.must_bounce);
         bounced.map(|(recipient, _)| *recipient).collect()
     }
 
@@ -161,7 +169,7 @@ impl Ledger {
                 Told::Unknown | Told::Nothing => totals.unknown += 1,
             }
             totals.delivered += u32::from(entry.told == Told::Accepted && !entry.delivered.is_empty());
-            totals.bounced += u32::from(entry.told == Told::Accepted && entry.bounced > 0);
+            totals.bounced += u32::from(entry.told == Told::Accepted && entry.bounced.is_some());
             totals.repeated += (entry.delivered.len() as u32).saturating_sub(1);
         }
         totals
@@ -179,11 +187,23 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.told(ONE, Told::Accepted);
         assert_eq!(ledger.owed().collect::<Vec<_>>(), [ONE]);
-        ledger.bounced(ONE);
+        ledger.bounced(ONE, "<1>");
         assert_eq!(ledger.owed().count(), 0);
         assert_eq!(ledger.bounced_without_reason(), [ONE]);
         ledger.sending(ONE, true);
         assert!(ledger.bounced_without_reason().is_empty());
+    }
+
+    #[test]
+    fn a_notification_may_come_twice_and_a_second_one_may_not() {
+        let mut ledger = Ledger::default();
+        ledger.told(ONE, Told::Accepted);
+        ledger.bounced(ONE, "<1>");
+        ledger.crashed();
+        ledger.bounced(ONE, "<1>");
+        assert_eq!(ledger.violation(), None);
+        ledger.bounced(ONE, "<2>");
+        assert!(ledger.violation().is_some_and(|wrong| wrong.0.contains("failed twice")));
     }
 
     #[test]

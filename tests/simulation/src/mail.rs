@@ -115,8 +115,22 @@ pub fn is_body_of(number: u32, received: &[u8]) -> bool {
 /// The recipients that a delivery status notification reports as failed.
 pub fn failed_recipients(notification: &[u8]) -> Vec<Recipient> {
     let text = String::from_utf8_lossy(notification);
-    let reported = text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;"));
-    reported.filter_map(|mailbox| recipient_of(mailbox.trim())).collect()
+    let (mut failed, mut of) = (Vec::new(), None);
+    for line in text.lines() {
+        if let Some(mailbox) = line.strip_prefix("Final-Recipient: rfc822;") {
+            of = recipient_of(mailbox.trim());
+        } else if line == "Action: failed" {
+            failed.extend(of.take());
+        }
+    }
+    failed
+}
+
+/// Which notification it is.
+pub fn notification_id(notification: &[u8]) -> String {
+    let text = String::from_utf8_lossy(notification);
+    let id = text.lines().find_map(|line| line.strip_prefix("Message-ID: "));
+    id.expect("a notification has an id").to_owned()
 }
 
 /// Puts the dots in front that DATA asks for (RFC 5321 §4.5.2).
@@ -151,6 +165,18 @@ mod tests {
         *received.last_mut().unwrap() = b'x';
         assert!(!is_body_of(9, &received));
         assert_eq!(recipient_of(&mail.recipients[0].1), Some(mail.recipients[0].0));
+    }
+
+    #[test]
+    fn a_notification_of_a_delay_is_no_bounce() {
+        let text = |action| {
+            format!(
+                "Message-ID: <n@relay>\r\n\r\nFinal-Recipient: rfc822; 7-1@d0.test\r\nAction: {action}\r\nStatus: 5.0.0\r\n"
+            )
+        };
+        assert_eq!(failed_recipients(text("failed").as_bytes()), [Recipient { message: 7, nth: 1 }]);
+        assert_eq!(failed_recipients(text("delayed").as_bytes()), []);
+        assert_eq!(notification_id(text("failed").as_bytes()), "<n@relay>");
     }
 
     #[test]

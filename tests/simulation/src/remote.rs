@@ -10,7 +10,9 @@ use ringpost::net::listener::{Bound, Listener};
 use ringpost::net::simulated::World;
 
 use crate::ledger::Ledger;
-use crate::mail::{SENDERS, failed_recipients, is_body_of, is_unknown, recipient_of, unstuffed};
+use crate::mail::{
+    SENDERS, failed_recipients, is_body_of, is_unknown, notification_id, recipient_of, unstuffed,
+};
 use crate::wire::{Gone, Wire};
 
 /// How remotes treat the relay; shares are from 0 to 1.
@@ -208,9 +210,10 @@ impl Session {
         for mailbox in &transaction.recipients {
             if transaction.null_sender {
                 assert!(mailbox.ends_with(SENDERS), "a notification for {mailbox}, who has sent nothing");
+                let notification = notification_id(&transaction.body);
                 failed_recipients(&transaction.body)
                     .into_iter()
-                    .for_each(|recipient| ledger.bounced(recipient));
+                    .for_each(|recipient| ledger.bounced(recipient, &notification));
                 continue;
             }
             let recipient = recipient_of(mailbox).expect("only mailboxes of the run get mail");
