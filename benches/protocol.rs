@@ -139,6 +139,7 @@ fn deliver(client: &mut Client, tag: u64, body: &[u8], replies: &[&[u8]]) {
         sender: "sender@source.example",
         parameters: Parameters::default(),
         envid: None,
+        secured: Ok(()),
         size: body.len() as u64,
         body_ready: true,
     };

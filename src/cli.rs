@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Overrides, default_file};
+use crate::config::{Config, ConfigError, Overrides, PROVIDERS, default_file};
 use crate::id::MessageId;
 use crate::routing::Target;
 
@@ -41,8 +41,11 @@ pub enum Command {
     #[command(arg_required_else_help = true)]
     Config {
         /// Print all settings with their defaults and comments, as a file to begin with
-        #[arg(long, required = true)]
+        #[arg(long, required_unless_present = "providers")]
         default: bool,
+        /// Print the sites of large mailbox providers that come with the program
+        #[arg(long, conflicts_with = "default")]
+        providers: bool,
     },
     /// Users who may log in
     #[command(subcommand, arg_required_else_help = true)]
@@ -187,9 +190,10 @@ pub fn check(file: &std::path::Path) -> ExitCode {
     }
 }
 
-/// `config --default`.
-pub fn print_default() -> ExitCode {
-    print(&default_file());
+/// `config --default` and `config --providers`.
+pub fn print_config(providers: bool) -> ExitCode {
+    let text = if providers { PROVIDERS.to_owned() } else { default_file() };
+    print(&text);
     ExitCode::SUCCESS
 }
 

@@ -13,7 +13,7 @@
 //! | 0x84 | leg | domain, lower case, UTF-8 (or an address literal). Starts a leg |
 //! | 0x85 | recipient | notify u8, mailbox length u16 LE, mailbox, ORCPT (the rest; may be empty). Of the leg before it |
 //! | 0x86 | flags | u8: 1 = BODY=8BITMIME, 2 = SMTPUTF8, 4 = RET=FULL, 8 = RET=HDRS, 16 = has octets above 127, 32 = in its header |
-//! | 0x87 | needs | u8: 1 = BODY=BINARYMIME. Absent if 0; other bits are refused like an unknown critical tag |
+//! | 0x87 | needs | u8: 1 = BODY=BINARYMIME, 2 = REQUIRETLS. Absent if 0; other bits are refused like an unknown critical tag |
 //! | 0x07 | ENVID | xtext as the client gave it |
 //! | 0x08 | tenant | UTF-8 |
 //!
@@ -102,6 +102,8 @@ pub struct Parameters {
     pub binary: bool,
     /// SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// REQUIRETLS (RFC 8689): sent over verified TLS only, to who promises the same.
+    pub require_tls: bool,
     /// RET (RFC 3461 §4.3).
     pub ret: Return,
     /// What the body turned out to be made of.
@@ -119,6 +121,8 @@ pub struct Content {
 
 /// BODY=BINARYMIME in the field *needs*.
 const NEEDS_BINARY: u8 = 1;
+/// REQUIRETLS there.
+const NEEDS_TLS: u8 = 2;
 
 impl Parameters {
     fn as_flags(self) -> u8 {
@@ -131,6 +135,10 @@ impl Parameters {
         u8::from(self.eight_bit) | (u8::from(self.smtputf8) << 1) | ret | content
     }
 
+    fn as_needs(self) -> u8 {
+        (u8::from(self.binary) * NEEDS_BINARY) | (u8::from(self.require_tls) * NEEDS_TLS)
+    }
+
     fn from_fields(flags: u8, needs: u8) -> Self {
         let ret = match flags & 12 {
             4 => Return::Full,
@@ -140,6 +148,7 @@ impl Parameters {
         Self {
             eight_bit: flags & 1 != 0,
             binary: needs & NEEDS_BINARY != 0,
+            require_tls: needs & NEEDS_TLS != 0,
             smtputf8: flags & 2 != 0,
             ret,
             content: Content { eight_bit: flags & 16 != 0, eight_bit_header: flags & 32 != 0 },
@@ -342,7 +351,7 @@ pub fn check(meta: &[u8]) -> Result<(), EnvelopeError> {
             tag::SENDER if !seen_sender => seen_sender = true,
             tag::ACCEPTED_AT | tag::EXPIRES_AT if value.len() == 8 => continue,
             tag::FLAGS if value.len() == 1 => continue,
-            tag::NEEDS if value.len() == 1 && value[0] & !NEEDS_BINARY != 0 => {
+            tag::NEEDS if value.len() == 1 && value[0] & !(NEEDS_BINARY | NEEDS_TLS) != 0 => {
                 return Err(EnvelopeError::UnknownCritical(tag));
             }
             tag::NEEDS if value.len() == 1 => continue,
@@ -449,11 +458,22 @@ mod tests {
         builder.note_content(Content { eight_bit: true, eight_bit_header: false });
         let envelope = builder.encode(WallTime(0), WallTime(0));
         let parameters = envelope.parameters();
+        assert!(!parameters.require_tls);
         assert!(parameters.binary && parameters.content.eight_bit && !parameters.content.eight_bit_header);
         assert_ne!(tag::NEEDS & tag::CRITICAL, 0, "an older version would send it by DATA");
         let mut bytes = built(&["a@one.test"]).as_bytes().to_vec();
-        push_field(&mut bytes, tag::NEEDS, &[3]);
+        push_field(&mut bytes, tag::NEEDS, &[7]);
         assert_eq!(Envelope::from_bytes(bytes), Err(EnvelopeError::UnknownCritical(tag::NEEDS)));
+    }
+
+    #[test]
+    fn a_message_that_requires_tls_does_so_after_a_restart() {
+        let mut builder = EnvelopeBuilder::default();
+        builder.begin("", Parameters { require_tls: true, ..Parameters::default() }, "");
+        builder.push_recipient("a@one.test", Notify::DEFAULT, "").unwrap();
+        let bytes = builder.encode(WallTime(0), WallTime(0)).as_bytes().to_vec();
+        let parameters = Envelope::from_bytes(bytes).unwrap().parameters();
+        assert!(parameters.require_tls && !parameters.binary);
     }
 
     #[test]

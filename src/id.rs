@@ -13,6 +13,26 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Letters in the text form of a [`MessageId`]: 13 × 5 bits hold 64.
 const ID_LETTERS: usize = 13;
 
+/// A tenant as roles speak of it to each other: its name's hash. Two tenants with the same one share their turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantKey(pub u64);
+
+impl TenantKey {
+    /// Of a tenant's name.
+    pub fn of(name: &str) -> Self {
+        Self(crate::hash::name_hash(name))
+    }
+}
+
+/// A tenant that waits for a path, with its weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantShare {
+    /// Which.
+    pub tenant: TenantKey,
+    /// Its part of what the path takes, against the weights of the others.
+    pub weight: u32,
+}
+
 /// Number of a spool part. Never reused within one spool directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartId(pub u16);

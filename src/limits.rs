@@ -39,6 +39,8 @@ pub const REPLY_TEXT_BYTES_MAX: usize = 256;
 pub const REPLY_LINE_BYTES_MAX: usize = 2048;
 /// Most lines of a remote's reply.
 pub const REPLY_LINES_MAX: usize = 100;
+/// Largest weight of a tenant: one with the smallest still gets a turn in each hundred.
+pub const WEIGHT_MAX: u32 = 100;
 
 const _: () = assert!(RECORD_META_BYTES_MAX + BODY_INLINE_BYTES_MAX < RECORD_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX < BATCH_BYTES_MAX);

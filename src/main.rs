@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Check { config } => cli::check(&config),
-        Command::Config { .. } => cli::print_default(),
+        Command::Config { providers, .. } => cli::print_config(providers),
         Command::User(User::Add(wanted)) => account::add(&wanted),
         Command::Spool(Spool::Verify { directory }) => inspect::run(&directory, &Inspection::Verify),
         Command::Spool(Spool::List { directory, domain, json }) => {

@@ -5,6 +5,7 @@
 //! made by `control::resolver`, which alone asks the DNS; shards keep only [`PathId`]s.
 
 mod domain_map;
+mod rate;
 pub mod security;
 pub mod site;
 
@@ -18,6 +19,7 @@ use crate::id::PathId;
 use crate::limits::DOMAIN_BYTES_MAX;
 use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
+pub use rate::{ParseRateError, Rate};
 pub use security::{Security, TlsPolicy, Way};
 
 /// Port of a `smtp://` target that names none.
@@ -213,6 +215,10 @@ pub struct PathLimits {
     pub window: u32,
     /// How long a connection without work is kept open.
     pub idle: Duration,
+    /// Connections opened, over all its hosts and lanes.
+    pub connection_rate: Option<Rate>,
+    /// Transactions begun, likewise.
+    pub message_rate: Option<Rate>,
     /// Not how much, but how.
     pub security: Security,
 }

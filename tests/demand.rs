@@ -32,6 +32,8 @@ impl Shard {
             recipients_per_transaction: 10,
             window: 1000,
             idle: Duration::from_secs(60),
+            connection_rate: None,
+            message_rate: None,
             security: Security::default(),
         };
         let spec = PathSpec { id: PATH, version: 1, name: "path".into(), kind: PathKind::Discard, limits };

@@ -61,6 +61,7 @@ impl Driver {
             sender: "s@b.test",
             parameters: Parameters { binary: self.binary, ..Parameters::default() },
             envid: None,
+            secured: Ok(()),
             size: 4,
             body_ready: self.body_ready,
         };

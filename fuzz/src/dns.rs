@@ -81,6 +81,8 @@ pub fn check(bytes: &[u8]) {
         recipients_per_transaction: 1,
         window: 1,
         idle: Duration::ZERO,
+        connection_rate: None,
+        message_rate: None,
         security: Security::default(),
     };
     let mut paths = PathMap::new(Sites::new(limits, &[]));

@@ -138,7 +138,9 @@ pub fn notification(
     assert!(body.len() <= BODY_INLINE_BYTES_MAX, "a notification fits one record");
     let eight_bit = !body.is_ascii();
     let content = Content { eight_bit, eight_bit_header: !sender.is_ascii() };
-    let parameters = Parameters { eight_bit, smtputf8: utf8, content, ..Parameters::default() };
+    // RFC 8689 §5: what was said in confidence is reported in confidence.
+    let require_tls = original.envelope.parameters().require_tls;
+    let parameters = Parameters { eight_bit, smtputf8: utf8, require_tls, content, ..Parameters::default() };
     let mut builder = EnvelopeBuilder::default();
     builder.begin("", parameters, "");
     builder.set_tenant(original.envelope.tenant());
@@ -241,8 +243,9 @@ fn part(content_type: ContentType<'static>, content: Vec<u8>) -> MimePart<'stati
 /// fits and something failed, otherwise its headers (RFC 3461 §4.3), cut at a line's end if they do not fit.
 fn returned<'a>(original: &Original<'a>, topic: Topic, room: usize, utf8: bool) -> (&'static str, &'a [u8]) {
     let content = original.content;
-    let Parameters { ret, binary, .. } = original.envelope.parameters();
-    let full = ret == Return::Full && topic == Topic::Failure;
+    let Parameters { ret, binary, require_tls, .. } = original.envelope.parameters();
+    // The report may have to go where the message must not: RFC 8689 §5 disregards RET=FULL then.
+    let full = ret == Return::Full && topic == Topic::Failure && !require_tls;
     if full && original.is_whole && content.len() <= room && !binary {
         return (if utf8 { "message/global" } else { "message/rfc822" }, content);
     }

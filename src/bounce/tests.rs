@@ -68,6 +68,20 @@ fn octets_of_a_binary_message_never_get_into_a_notification() {
     }
 }
 
+#[test]
+fn the_report_on_a_message_that_requires_tls_requires_it_too_and_returns_no_body() {
+    let mut builder = EnvelopeBuilder::default();
+    let parameters = Parameters { require_tls: true, ret: Return::Full, ..Parameters::default() };
+    builder.begin("s@sender.test", parameters, "");
+    builder.push_recipient("r@there.test", Notify::DEFAULT, "").unwrap();
+    let envelope = builder.encode(WallTime(784_887_151_000), WallTime(0));
+    let content = b"Subject: hello\r\n\r\nsecret\r\n";
+    let report = report(&envelope, content, &unknown_user(), "mx.there.test").unwrap();
+    assert!(report.envelope.parameters().require_tls);
+    let text = String::from_utf8(report.body).unwrap();
+    assert!(text.contains("Subject: hello") && !text.contains("secret"), "{text}");
+}
+
 fn unknown_user() -> Reply {
     Reply::new(550, Enhanced(5, 1, 1), "no such user")
 }

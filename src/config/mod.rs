@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `options` | the structs that modules are given, with their defaults. PURE |
+//! | `providers` | sites of large mailbox providers, which come with the program. PURE |
 //! | `listener` | likewise for the places where mail is taken. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
@@ -14,6 +15,7 @@
 
 mod listener;
 mod options;
+mod providers;
 mod read;
 mod schema;
 mod startup;
@@ -27,6 +29,7 @@ pub use options::{
     Admin, Auth, Certificate, Config, Delivery, Limits, Log, LogFormat, LogLevel, Network, Resolver, Routing,
     Smtp, Spool, Threads, Timeouts, Wiring,
 };
+pub use providers::PROVIDERS;
 pub use read::{ConfigError, Problem};
 pub use schema::default_file;
 pub use startup::{Started, startup_text};
@@ -117,6 +120,9 @@ impl Config {
         }
         if self.delivery.ehlo_name.is_empty() {
             self.delivery.ehlo_name.clone_from(&self.smtp.hostname);
+        }
+        if self.delivery.providers {
+            self.sites.splice(..0, providers::sites());
         }
         for count in [&mut self.threads.shards, &mut self.threads.workers] {
             if *count == 0 {

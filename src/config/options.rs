@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::listener::Listener;
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::site::Site;
-use crate::routing::{RouteTable, TlsPolicy};
+use crate::routing::{Rate, RouteTable, TlsPolicy};
 
 /// Bytes in a KiB.
 pub(super) const KIB: u64 = 1 << 10;
@@ -54,6 +54,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// Rules for where mail is sent to, in the order of the file.
     pub sites: Vec<Site>,
+    /// Tenants whose turns are not like everybody's.
+    pub tenants: Vec<Tenant>,
     /// DNS.
     pub resolver: Resolver,
     /// Health and metrics.
@@ -243,6 +245,12 @@ pub struct Delivery {
     pub recipients_per_transaction_max: u16,
     /// How long a connection without work is kept.
     pub idle_timeout: Duration,
+    /// Connections opened to one path.
+    pub connection_rate: Option<Rate>,
+    /// Messages sent to one path.
+    pub message_rate: Option<Rate>,
+    /// Whether sites of large mailbox providers come with the program.
+    pub providers: bool,
     /// Jobs of one path that may be at the workers at once.
     pub window: u32,
     /// Waits for the remote.
@@ -308,6 +316,9 @@ impl Default for Delivery {
             messages_per_connection_max: 100,
             recipients_per_transaction_max: LEG_RECIPIENTS_MAX as u16,
             idle_timeout: seconds(60),
+            connection_rate: None,
+            message_rate: None,
+            providers: true,
             window: 1024,
             timeouts: Timeouts::default(),
             retry_first: minutes(5),
@@ -318,6 +329,21 @@ impl Default for Delivery {
             expire_after: hours(5 * 24),
             hold_max: hours(30 * 24),
         }
+    }
+}
+
+/// A `[[tenant]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// As logins and listeners name it.
+    pub name: String,
+    /// Its share of a path that several tenants want, against the 1 of those that have no weight.
+    pub weight: u32,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self { name: String::new(), weight: 1 }
     }
 }
 

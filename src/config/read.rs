@@ -12,7 +12,7 @@ use super::listener::Listener;
 use super::options::{Config, MIB};
 use super::schema::{
     CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, SITE,
-    SITE_SETTINGS, Setting,
+    SITE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
@@ -157,6 +157,10 @@ impl Reader<'_> {
         }
         if section == SITE {
             config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
+            return;
+        }
+        if section == TENANT {
+            config.tenants = self.tables(TENANT_SETTINGS, TENANT, table, &["name", "weight"]);
             return;
         }
         let Some(entries) = table.get_ref().as_table() else {
@@ -306,6 +310,15 @@ impl Reader<'_> {
         );
         self.listener_rules(config);
         self.site_rules(config);
+        for (index, tenant) in config.tenants.iter().enumerate() {
+            let name = &tenant.name;
+            self.rule_at(
+                index,
+                !config.tenants[..index].iter().any(|other| other.name == *name),
+                "tenant.name",
+                format!("there are two tenants `{name}`; allowed is one table for each"),
+            );
+        }
     }
 
     fn site_rules(&mut self, config: &Config) {
@@ -537,6 +550,23 @@ mod tests {
             Config::parse("[[site]]\nname = 'a'\nhosts = ['[::1]:26', 'smtp://b.test']\n").expect("valid");
         assert_eq!(config.sites[0].hosts[0].to_string(), "smtp://[::1]:26");
         assert_eq!(config.sites[0].hosts[1].to_string(), "smtp://b.test:25");
+    }
+
+    #[test]
+    fn rates_and_weights_that_are_wrong_say_what_is_allowed() {
+        check(
+            "[delivery]\nmessage_rate = '5/week'\n[[site]]\nname = 'a'\nmx = ['a.test']\nconnection_rate = 5\n",
+            &[
+                (2, 16, "delivery.message_rate", "\"5/week\"|100/min"),
+                (6, 19, "site.connection_rate", "found 5|100/min"),
+            ],
+        );
+        check("[[tenant]]\nname = 'a'\nweight = 0\n", &[(3, 10, "tenant.weight", "found 0|from 1 to 100")]);
+        check(
+            "[[tenant]]\nname = 'a'\nweight = 1\n[[tenant]]\nname = 'a'\nweight = 2\n",
+            &[(5, 8, "tenant.name", "two tenants `a`")],
+        );
+        check("[[tenant]]\nname = 'a'\n", &[(1, 1, "tenant.weight", "needs its name and its weight")]);
     }
 
     #[test]

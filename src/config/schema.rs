@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 
 use super::listener::Listener;
-use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX};
+use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX, Tenant};
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, NameOrEmpty, Own,
-    PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted, text,
+    Parsed, PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted,
+    text,
 };
-use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
-use crate::routing::Target;
+use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, WEIGHT_MAX};
 use crate::routing::site::Site;
+use crate::routing::{Rate, Target};
 use crate::users::Fingerprint;
 
 /// One key of the file, in a table that is read into a `T`.
@@ -47,8 +48,10 @@ pub(super) const ROUTES: &str = "routes";
 pub(super) const LISTENER: &str = "listener";
 /// …and `[[certificate]]`…
 pub(super) const CERTIFICATE: &str = "certificate";
-/// …and `[[site]]`.
+/// …and `[[site]]`…
 pub(super) const SITE: &str = "site";
+/// …and `[[tenant]]`.
+pub(super) const TENANT: &str = "tenant";
 
 /// The sections in the order of the default file.
 pub(super) const SECTIONS: &[Section] = &[
@@ -79,6 +82,10 @@ pub(super) const SECTIONS: &[Section] = &[
         about: "Rules for where mail is sent to: a provider, a smart host, recipient domains. All that a site matches shares its\n\
                 # limits. What it leaves out holds as under [delivery], or as an earlier site says that matches too; sites that\n\
                 # name sources come last. May stand any number of times.",
+    },
+    Section {
+        name: TENANT,
+        about: "Whose mail it is, where several want the same path: they take turns by their weights. May stand any number of times.",
     },
     Section { name: "resolver", about: "DNS." },
     Section {
@@ -121,6 +128,7 @@ const CONNECTIONS: Count<u16> = Count(1..=10_000);
 const MESSAGES_PER_CONNECTION: Count<u32> = Count(1..=1_000_000);
 const RECIPIENTS: Count<u16> = Count(1..=LEG_RECIPIENTS_MAX as u16);
 const WINDOW: Count<u32> = Count(1..=65_536);
+const RATE: Parsed<Rate> = text("a rate such as \"100/min\", per s, min, h or d");
 
 /// Every setting but the routes and those of a listener.
 pub(super) const SETTINGS: &[Setting<Config>] = settings! {
@@ -221,6 +229,13 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
         "How long a connection without work is kept open.";
     "delivery" "window": delivery.window = WINDOW,
         "Messages of one path that may be at the workers at once.";
+    "delivery" "connection_rate": delivery.connection_rate = Own(RATE),
+        "Connections opened to one path: in no period of that length there are more.";
+    "delivery" "message_rate": delivery.message_rate = Own(RATE),
+        "Likewise messages sent over it, a transaction each.";
+    "delivery" "providers": delivery.providers = Switch,
+        "Whether the limits that large mailbox providers are known to want hold for them: `ringpost config --providers`\n\
+         # shows these sites. Those of this file are laid over them.";
     "delivery" "connect_timeout": delivery.timeouts.connect = TIMEOUT,
         "Waits for the remote; the defaults follow RFC 5321, section 4.5.3.2.";
     "delivery" "greeting_timeout": delivery.timeouts.greeting = TIMEOUT, "";
@@ -319,6 +334,8 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
     "site" "recipients_per_transaction_max": rules.recipients_per_transaction_max = Own(RECIPIENTS), "";
     "site" "window": rules.window = Own(WINDOW), "";
     "site" "idle_timeout": rules.idle_timeout = Own(TIMEOUT), "";
+    "site" "connection_rate": rules.connection_rate = Own(RATE), "";
+    "site" "message_rate": rules.message_rate = Own(RATE), "";
     "site" "tls": rules.tls = Own(TLS_POLICY), "";
     "site" "client_certificate": rules.client_certificate = PathOrEmpty,
         "PEM file with the chain that is shown to remotes that ask for one. Read at the start.";
@@ -328,6 +345,13 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
          # pretend to be the host gets a password of the last two: tls = \"verified\" prevents it.";
     "site" "auth_password_file": rules.auth_password_file = PathOrEmpty,
         "File with nothing but the password. Read at the start.";
+};
+
+/// The settings of a `[[tenant]]`.
+pub(super) const TENANT_SETTINGS: &[Setting<Tenant>] = settings! {
+    "tenant" "name": name = WordOrEmpty, "As users, listeners and their tenant_header name it.";
+    "tenant" "weight": weight = Count(1..=WEIGHT_MAX),
+        "Its part of what a path takes, in bytes, against the 1 of tenants without a weight.";
 };
 
 /// The defaults as a commented TOML file that reads back to them.
@@ -355,6 +379,10 @@ pub(super) fn file_of(config: &Config) -> String {
         }
         if section.name == SITE {
             file.push_str(&tables_of(SITE, SITE_SETTINGS, &config.sites));
+            continue;
+        }
+        if section.name == TENANT {
+            file.push_str(&tables_of(TENANT, TENANT_SETTINGS, &config.tenants));
             continue;
         }
         let _ = writeln!(file, "[{}]", section.name);
@@ -438,6 +466,7 @@ mod tests {
             sources: vec!["out-1".into()],
             rules: SiteRules {
                 window: Some(3),
+                message_rate: "5/min".parse().ok(),
                 tls: Some(TlsPolicy::Verified),
                 client_certificate: "a.pem".into(),
                 client_key: "a.key".into(),
@@ -446,6 +475,7 @@ mod tests {
                 ..SiteRules::default()
             },
         }];
+        config.tenants = vec![Tenant { name: "acme".into(), weight: 7 }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();
         config.spool.directory = "/var/spool/a \"b\" \\c".into();

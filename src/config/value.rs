@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::listener::ListenerKind;
 use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
-use crate::routing::{Target, TlsPolicy, is_domain, is_host_name};
+use crate::routing::{Rate, Target, TlsPolicy, is_domain, is_host_name};
 use crate::users::{Fingerprint, fingerprint};
 
 /// A kind of value. Reading never panics; what it says on failure completes "found …".
@@ -236,6 +236,15 @@ impl FromText for Target {
     fn from_text(text: &str) -> Result<Self, Wrong> {
         let full = if text.contains("://") { text.to_owned() } else { format!("smtp://{text}") };
         full.parse().map_err(|_| Wrong::Form)
+    }
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl FromText for Rate {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|_| Wrong::Form)
     }
     fn to_text(&self) -> String {
         self.to_string()

@@ -156,6 +156,8 @@ pub fn sites(config: &Config) -> Sites {
         recipients_per_transaction: delivery.recipients_per_transaction_max,
         window: delivery.window,
         idle: delivery.idle_timeout,
+        connection_rate: delivery.connection_rate,
+        message_rate: delivery.message_rate,
         security: Security { tls: delivery.tls, ..Security::default() },
     };
     Sites::new(limits, &config.sites)

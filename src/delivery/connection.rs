@@ -139,6 +139,7 @@ async fn open<S: Storage>(
         address,
         security,
         is_encrypted: false,
+        secured: None,
         client: Client::new(options),
         input: ReceiveBuffer::default(),
         flights: VecDeque::new(),
@@ -187,6 +188,8 @@ struct Connection<'a, S: Storage> {
     address: SocketAddr,
     security: Security,
     is_encrypted: bool,
+    /// Whether REQUIRETLS may go over it, once that was asked.
+    secured: Option<Result<(), String>>,
     client: Client,
     input: ReceiveBuffer,
     /// Transactions in flight, oldest first.
@@ -246,7 +249,8 @@ impl<S: Storage> Connection<'_, S> {
                 self.stage_began = now;
             }
             job.begin(now);
-            content.begin(&mut self.client, tag, &job);
+            let secured = if content.requires_tls() { self.secured() } else { Ok(()) };
+            content.begin(&mut self.client, tag, &job, &secured);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();
@@ -277,6 +281,7 @@ impl<S: Storage> Connection<'_, S> {
     fn is_leaving(&self) -> bool {
         self.pool.is_stopping()
             || self.next_tag >= u64::from(self.spec.limits.messages_per_connection)
+            || self.client.capabilities().is_used_up(self.next_tag)
             || self.path.lane.borrow().is_over_lease()
     }
 

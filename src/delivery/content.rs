@@ -42,6 +42,11 @@ impl<P> Content<P> {
         }
     }
 
+    /// Whether it may go over a secured way only.
+    pub fn requires_tls(&self) -> bool {
+        self.envelope().parameters().require_tls
+    }
+
     /// Whether all of the body is in memory, and its size if it is.
     fn size(&self) -> (bool, usize) {
         match self {
@@ -54,13 +59,20 @@ impl<P> Content<P> {
     }
 
     /// Begins the job's transaction.
-    pub fn begin<S: Storage<Pin = P>>(&self, client: &mut Client, tag: u64, job: &ActiveJob<S>) {
+    pub fn begin<S: Storage<Pin = P>>(
+        &self,
+        client: &mut Client,
+        tag: u64,
+        job: &ActiveJob<S>,
+        secured: &Result<(), String>,
+    ) {
         let envelope = self.envelope();
         let (body_ready, size) = self.size();
         let transaction = Transaction {
             sender: envelope.sender(),
             parameters: envelope.parameters(),
             envid: envelope.envid(),
+            secured: secured.as_ref().copied().map_err(String::as_str),
             size: size as u64,
             body_ready,
         };

@@ -1,7 +1,7 @@
 //! PURE. What a connection does about TLS, by the policy of its path.
 
 use crate::outcome::{Enhanced, Reply};
-use crate::routing::TlsPolicy;
+use crate::routing::{Security, TlsPolicy, Way};
 
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,26 @@ pub fn after_refusal(policy: TlsPolicy, reply: &Reply) -> Step {
 /// The handshake failed, for the reason `why`.
 pub fn after_failed_handshake(policy: TlsPolicy, why: &str) -> Step {
     without(policy, FAILED, &format!("TLS is required here and could not be agreed on: {why}"))
+}
+
+/// Whether the way to a remote is as safe as REQUIRETLS wants it (RFC 8689 §4.2.1): encrypted, to a host whose name nobody but
+/// the operator gave, as MX records are neither signed nor held against a policy of their domain here; `judge` says whether
+/// its certificate is good for that name. Else what is lacking.
+pub fn secured(
+    security: Security,
+    is_encrypted: bool,
+    judge: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    if !is_encrypted {
+        return Err("the connection to the remote is not encrypted".to_owned());
+    }
+    if security.way == Way::Mx {
+        return Err("the name of the remote comes from MX records that nobody has signed".to_owned());
+    }
+    if security.tls == TlsPolicy::Verified {
+        return Ok(());
+    }
+    judge().map_err(|why| format!("the remote's certificate is not to be trusted: {why}"))
 }
 
 /// RFC 3463 §3.8: the security that the message needs is not there…
@@ -67,6 +87,20 @@ mod tests {
         assert_eq!(after_refusal(policy, &refused), Step::InTheClear);
         assert_eq!(after_failed_handshake(policy, "no cipher"), Step::InTheClear);
         assert_eq!(after_offer(TlsPolicy::Off, true), Step::InTheClear);
+    }
+
+    #[test]
+    fn the_way_is_secured_only_by_a_good_certificate_for_a_name_that_the_operator_gave() {
+        let ask = |tls, way, is_encrypted, good: bool| {
+            let security = Security { tls, way, ..Security::default() };
+            secured(security, is_encrypted, || good.then_some(()).ok_or_else(|| "expired".to_owned())).is_ok()
+        };
+        let (any, verified) = (TlsPolicy::Opportunistic, TlsPolicy::Verified);
+        assert!(ask(any, Way::Named, true, true) && ask(any, Way::NamedTls, true, true));
+        assert!(ask(verified, Way::Named, true, false), "the handshake has judged it");
+        assert!(!ask(any, Way::Named, true, false));
+        assert!(!ask(any, Way::Named, false, true));
+        assert!(!ask(verified, Way::Mx, true, true));
     }
 
     #[test]

@@ -2,16 +2,23 @@
 //!
 //! The home alone decides. It leases connection slots to *lanes*, one per worker that serves the path (its own among
 //! them), and never leases more than it has: a slot that moves from one lane to another is given out only when the first
-//! says that it knows the smaller lease and has let the slot go. Connections wanted grow with success and shrink with failure; a path that fails altogether
-//! rests for a while, longer each time, and comes back with one connection.
+//! says that it knows the smaller lease and has let the slot go. Permits of the path's rates are leased likewise ([`super::rate`]).
+//!
+//! Connections allowed adapt to what the remote takes: one more with each session that is accepted; a quarter less with each
+//! that is refused while others stand, and then no more than were taken for a while that doubles each time. A path that fails
+//! altogether rests for a while, longer each time, and comes back with one connection.
 
 use std::time::Duration;
 
+use super::rate::{Account, Bucket, PerRate, Spent};
 use crate::clock::Moment;
 use crate::id::WorkerIndex;
+use crate::routing::PathLimits;
 
 /// Connections a path may open before the first success.
 const CONNECTIONS_AT_START: u32 = 4;
+/// How long a path keeps to the connections that the remote took when it refused one more, and the longest.
+const CROWDED: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(30 * 60)];
 
 /// How long a failing path rests.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +38,23 @@ pub struct Lease {
     pub rest_until: Option<Moment>,
     /// Counts the leases of this lane, which repeats it to say that it knows this one.
     pub number: u32,
+    /// Permits that the lane has been given in all; `None` where there is no such rate.
+    pub permits: PerRate<Option<u64>>,
+}
+
+/// What a lane says of itself. State: the last one counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneNews {
+    /// Whether there are jobs, or shards with some.
+    pub wants: bool,
+    /// Connections open or opening.
+    pub held: u32,
+    /// Of these, how many have an open session.
+    pub ready: u32,
+    /// Number of the last lease that it knows.
+    pub known: u32,
+    /// What became of its permits.
+    pub permits: PerRate<Spent>,
 }
 
 /// A path's limits and back-off.
@@ -38,9 +62,25 @@ pub struct Lease {
 pub struct Home {
     limit: u32,
     allowed: u32,
+    crowded: Option<Crowded>,
     state: State,
     rest: RestOptions,
+    rates: PerRate<Option<Bucket>>,
     lanes: Vec<LaneView>,
+    /// The lane that is given permits first.
+    turn: usize,
+}
+
+/// The remote has refused one connection more while others stood.
+#[derive(Clone, Copy, Debug)]
+struct Crowded {
+    /// Connections that it took.
+    taken: u32,
+    /// One more than that is being tried.
+    trying: bool,
+    /// Until then no more are tried.
+    until: Moment,
+    wait: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +100,11 @@ enum State {
 #[derive(Debug)]
 struct LaneView {
     worker: WorkerIndex,
-    wants: bool,
-    held: u32,
+    news: LaneNews,
     lease: Lease,
+    permits: PerRate<Account>,
+    /// What is due to it, against the others.
+    due: u64,
     /// Most slots of leases that were said and that the lane may still act on.
     believed: u32,
     dirty: bool,
@@ -71,48 +113,104 @@ struct LaneView {
 impl LaneView {
     /// Connections that it has, or may open before it hears of a smaller lease.
     fn in_use(&self) -> u32 {
-        self.held.max(self.believed)
+        self.news.held.max(self.believed)
     }
 }
 
 impl Home {
-    /// A path that may have `limit` connections, at least 1.
-    pub fn new(limit: u32, rest: RestOptions) -> Self {
-        let limit = limit.max(1);
-        Self { limit, allowed: limit.min(CONNECTIONS_AT_START), state: State::Open, rest, lanes: Vec::new() }
+    /// A path with these limits.
+    pub fn new(limits: &PathLimits, rest: RestOptions) -> Self {
+        let limit = u32::from(limits.connections).max(1);
+        Self {
+            limit,
+            allowed: limit.min(CONNECTIONS_AT_START),
+            crowded: None,
+            state: State::Open,
+            rest,
+            rates: PerRate {
+                messages: limits.message_rate.map(Bucket::new),
+                connections: limits.connection_rate.map(Bucket::new),
+            },
+            lanes: Vec::new(),
+            turn: 0,
+        }
     }
 
-    /// A lane says whether it has work, how many slots it uses, and the number of the last lease it knows. The home's own
-    /// lane should be the first to speak: it comes first when there are fewer slots than lanes, since it serves the
-    /// shards that no other lane does.
-    pub fn lane_news(&mut self, worker: WorkerIndex, wants: bool, held: u32, known: u32) {
-        let lane = self.lane(worker);
-        (lane.wants, lane.held) = (wants, held);
-        if known == lane.lease.number && !lane.dirty {
+    /// A lane says how it is. The home's own lane should be the first to speak: it comes first when there are fewer slots
+    /// than lanes, since it serves the shards that no other lane does.
+    pub fn lane_news(&mut self, worker: WorkerIndex, news: LaneNews, now: Moment) {
+        let at = self.lane(worker);
+        let lane = &mut self.lanes[at];
+        lane.news = news;
+        let mut said = news.permits;
+        for ((bucket, account), said) in
+            self.rates.each().into_iter().zip(lane.permits.each()).zip(said.each())
+        {
+            if let Some(bucket) = bucket {
+                account.book(*said, bucket, now);
+            }
+        }
+        if news.known == lane.lease.number && !lane.dirty {
             lane.believed = lane.lease.slots;
         }
-        self.assign();
+        self.assign(now);
     }
 
     /// Brings a lane in: it is taken to have work until it says otherwise.
-    pub fn invite(&mut self, worker: WorkerIndex) {
-        self.lane(worker).wants = true;
-        self.assign();
+    pub fn invite(&mut self, worker: WorkerIndex, now: Moment) {
+        let at = self.lane(worker);
+        self.lanes[at].news.wants = true;
+        self.assign(now);
     }
 
     /// A remote accepted a session: the path works.
-    pub fn succeeded(&mut self) {
+    pub fn succeeded(&mut self, now: Moment) {
         if self.state == State::Open && self.allowed == self.limit {
             return;
         }
         self.state = State::Open;
-        self.allowed = (self.allowed + 1).min(self.limit);
-        self.assign();
+        self.grow(now);
+        self.assign(now);
     }
 
-    /// No host of the path could be reached, or it sent us away before MAIL. `noise` is 0 to 1 and spreads the rest
-    /// over its second half, so that many paths do not come back at once.
-    pub fn failed(&mut self, now: Moment, noise: f64) {
+    /// One connection more, if the remote is not known to refuse it.
+    fn grow(&mut self, now: Moment) {
+        let most = match &mut self.crowded {
+            None => self.limit,
+            Some(crowded) => {
+                let most = crowded.taken + u32::from(crowded.trying);
+                if crowded.until <= now && self.allowed >= most {
+                    // One more was not refused: the next one after a first wait again.
+                    let wait = if crowded.trying { CROWDED[0] } else { crowded.wait };
+                    *crowded = Crowded { taken: most, trying: true, until: now + wait, wait };
+                }
+                (crowded.taken + u32::from(crowded.trying)).min(self.limit)
+            }
+        };
+        self.allowed = (self.allowed + 1).min(most);
+        if self.allowed == self.limit {
+            self.crowded = None;
+        }
+    }
+
+    /// A lane could open no connection: no host was reached, or it sent us away before MAIL; `ready` sessions stand there.
+    /// `noise` is 0 to 1 and spreads the rest over its second half, so that many paths do not come back at once. The lane gets a
+    /// lease in answer, whatever it says.
+    pub fn failed(&mut self, worker: WorkerIndex, ready: u32, now: Moment, noise: f64) {
+        let at = self.lane(worker);
+        self.lanes[at].news.ready = ready;
+        let standing: u32 = self.lanes.iter().map(|lane| lane.news.ready).sum();
+        if standing > 0 && self.state == State::Open {
+            self.shrink(standing, now);
+        } else {
+            self.fall(now, noise);
+        }
+        self.assign(now);
+        self.lanes[at].dirty = true;
+    }
+
+    /// Nothing stands: the path rests.
+    fn fall(&mut self, now: Moment, noise: f64) {
         let step = match self.state {
             // The other connections of the same failure: it has been counted.
             State::Resting { .. } => return,
@@ -124,33 +222,47 @@ impl Home {
         let until = now + full.mul_f64(0.5 + noise.clamp(0.0, 1.0) / 2.0);
         self.state = State::Resting { until, step };
         self.allowed = 1;
-        self.assign();
     }
 
-    /// One connection more could not be opened while others stand: the remote wants fewer.
-    pub fn shrink(&mut self) {
-        if self.state == State::Open {
-            self.allowed = (self.allowed - self.allowed / 4).saturating_sub(1).max(1);
-            self.assign();
-        }
+    /// The remote wants fewer connections, but not fewer than those that stand.
+    fn shrink(&mut self, standing: u32, now: Moment) {
+        let held: u32 = self.lanes.iter().map(|lane| lane.news.held).sum();
+        let tried = held.max(standing + 1).min(self.allowed);
+        let wait = match self.crowded {
+            Some(crowded) if crowded.trying => (crowded.wait * 2).min(CROWDED[1]),
+            Some(crowded) => crowded.wait,
+            None => CROWDED[0],
+        };
+        self.allowed = (tried - tried / 4).saturating_sub(1).max(standing.min(tried)).max(1);
+        self.crowded = Some(Crowded { taken: self.allowed, trying: false, until: now + wait, wait });
     }
 
     /// When [`Self::tick`] has something to do.
     pub fn next_wake(&self) -> Option<Moment> {
-        match self.state {
-            State::Resting { until, .. } => Some(until),
-            State::Open | State::Probing { .. } => None,
+        if let State::Resting { until, .. } = self.state {
+            return Some(until);
         }
+        let needed = |kind: usize| self.lanes.iter().any(|lane| lane.permits.all()[kind].needs());
+        let filled = self.rates.all().into_iter().enumerate();
+        let filled = filled.filter_map(|(kind, bucket)| bucket.as_ref().filter(|_| needed(kind))?.next());
+        filled.chain(self.crowded.filter(|_| self.is_used_up()).map(|crowded| crowded.until)).min()
     }
 
-    /// Ends a rest that is over.
+    /// Whether every connection that is allowed is open.
+    fn is_used_up(&self) -> bool {
+        self.lanes.iter().map(|lane| lane.news.ready).sum::<u32>() >= self.allowed
+    }
+
+    /// Does what has become due.
     pub fn tick(&mut self, now: Moment) {
-        if let State::Resting { until, step } = self.state
-            && until <= now
-        {
-            self.state = State::Probing { step };
-            self.assign();
+        match self.state {
+            State::Resting { until, step } if until <= now => self.state = State::Probing { step },
+            State::Open if self.crowded.is_some_and(|crowded| crowded.until <= now) && self.is_used_up() => {
+                self.grow(now);
+            }
+            _ => {}
         }
+        self.assign(now);
     }
 
     /// The next lease to tell a lane.
@@ -158,7 +270,16 @@ impl Home {
         let lane = self.lanes.iter_mut().find(|lane| lane.dirty)?;
         lane.dirty = false;
         lane.believed = lane.believed.max(lane.lease.slots);
+        lane.lease.permits = PerRate {
+            messages: self.rates.messages.as_ref().map(|_| lane.permits.messages.total()),
+            connections: self.rates.connections.as_ref().map(|_| lane.permits.connections.total()),
+        };
         Some((lane.worker, lane.lease))
+    }
+
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
     }
 
     /// Workers whose lanes may have connections now.
@@ -168,31 +289,18 @@ impl Home {
 
     /// The lease that was polled last for `worker` could not be said: it comes again.
     pub fn untold(&mut self, worker: WorkerIndex) {
-        self.lane(worker).dirty = true;
+        let at = self.lane(worker);
+        self.lanes[at].dirty = true;
     }
 
     /// Shares out what is allowed among the lanes that want any.
-    fn assign(&mut self) {
+    fn assign(&mut self, now: Moment) {
         let rest_until = match self.state {
             State::Resting { until, .. } => Some(until),
             State::Open | State::Probing { .. } => None,
         };
         let budget = if rest_until.is_some() { 0 } else { self.allowed };
-        let wanting = self.lanes.iter().filter(|lane| lane.wants).count() as u32;
-        let mut nth = 0;
-        let fair: Vec<u32> = self
-            .lanes
-            .iter()
-            .map(|lane| {
-                if !lane.wants {
-                    return 0;
-                }
-                // The first lanes get the remainder.
-                let share = budget / wanting + u32::from(nth < budget % wanting);
-                nth += 1;
-                share
-            })
-            .collect();
+        let fair = self.fair(budget);
         // What the others have beyond their new share is not free yet.
         let excess: u32 =
             self.lanes.iter().zip(&fair).map(|(lane, fair)| lane.in_use().saturating_sub(*fair)).sum();
@@ -202,149 +310,89 @@ impl Home {
             missing -= waits;
             let slots = fair - waits;
             if (slots, rest_until) != (lane.lease.slots, lane.lease.rest_until) {
-                lane.lease = Lease { slots, rest_until, number: lane.lease.number.wrapping_add(1) };
+                lane.lease.number = lane.lease.number.wrapping_add(1);
+                (lane.lease.slots, lane.lease.rest_until) = (slots, rest_until);
                 lane.dirty = true;
+            }
+        }
+        self.lease_permits(now);
+    }
+
+    /// What each lane should have of `budget` slots, by what is due to it. The first lane, which serves the shards that no other
+    /// does, has at least one if it wants any.
+    fn fair(&self, budget: u32) -> Vec<u32> {
+        let due = |lane: &LaneView| if lane.news.wants { u128::from(lane.due.max(1)) } else { 0 };
+        let all: u128 = self.lanes.iter().map(due).sum();
+        let part = |lane: &LaneView| u128::from(budget) * due(lane);
+        let mut fair: Vec<u32> = self
+            .lanes
+            .iter()
+            .map(|lane| u32::try_from(part(lane) / all.max(1)).unwrap_or(u32::MAX))
+            .collect();
+        let mut left = if all == 0 { 0 } else { budget - fair.iter().sum::<u32>() };
+        if left > 0 && fair[0] == 0 && self.lanes[0].news.wants {
+            (fair[0], left) = (1, left - 1);
+        }
+        // The rest to those who miss most of their part, the earlier lane first.
+        let mut behind: Vec<usize> = (0..fair.len()).filter(|at| due(&self.lanes[*at]) > 0).collect();
+        behind.sort_by_key(|at| {
+            std::cmp::Reverse(part(&self.lanes[*at]).saturating_sub(u128::from(fair[*at]) * all))
+        });
+        behind.into_iter().take(left as usize).for_each(|at| fair[at] += 1);
+        fair
+    }
+
+    /// What is due to each lane's worker, against the others.
+    pub fn set_due(&mut self, due: impl Fn(WorkerIndex) -> u64, now: Moment) {
+        let mut changed = false;
+        for lane in &mut self.lanes {
+            let due = due(lane.worker);
+            changed |= std::mem::replace(&mut lane.due, due) != due;
+        }
+        if changed {
+            self.assign(now);
+        }
+    }
+
+    /// Gives out permits to the lanes that wait for some.
+    fn lease_permits(&mut self, now: Moment) {
+        let count = self.lanes.len();
+        for kind in 0..2 {
+            let Some(bucket) = self.rates.each()[kind].as_mut() else { continue };
+            let needing = self.lanes.iter().filter(|lane| lane.permits.all()[kind].needs()).count() as u32;
+            let mut free = if needing == 0 { 0 } else { bucket.available(now) };
+            let share = free.div_ceil(needing.max(1));
+            for offset in 0..count {
+                let at = (self.turn + offset) % count;
+                let lane = &mut self.lanes[at];
+                if free == 0 || !lane.permits.all()[kind].needs() {
+                    continue;
+                }
+                let more = share.min(free);
+                free -= more;
+                bucket.give_out(more);
+                lane.permits.each()[kind].lease(more);
+                lane.dirty = true;
+                self.turn = (at + 1) % count;
             }
         }
     }
 
-    fn lane(&mut self, worker: WorkerIndex) -> &mut LaneView {
-        let at = self.lanes.iter().position(|lane| lane.worker == worker).unwrap_or_else(|| {
-            let lease = Lease::default();
-            self.lanes.push(LaneView { worker, wants: false, held: 0, lease, believed: 0, dirty: false });
+    fn lane(&mut self, worker: WorkerIndex) -> usize {
+        self.lanes.iter().position(|lane| lane.worker == worker).unwrap_or_else(|| {
+            self.lanes.push(LaneView {
+                worker,
+                news: LaneNews::default(),
+                lease: Lease::default(),
+                permits: PerRate::default(),
+                due: 1,
+                believed: 0,
+                dirty: false,
+            });
             self.lanes.len() - 1
-        });
-        &mut self.lanes[at]
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const REST: RestOptions = RestOptions { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
-
-    fn leases(home: &mut Home) -> Vec<(u16, u32, bool)> {
-        std::iter::from_fn(|| home.poll_lease())
-            .map(|(worker, lease)| (worker.0, lease.slots, lease.rest_until.is_some()))
-            .collect()
-    }
-
-    /// A lane's word that it has heard every lease so far.
-    fn say(home: &mut Home, worker: u16, wants: bool, held: u32) {
-        let known = home.lane(WorkerIndex(worker)).lease.number;
-        home.lane_news(WorkerIndex(worker), wants, held, known);
-    }
-
-    #[test]
-    fn connections_grow_with_success_up_to_the_limit() {
-        let mut home = Home::new(6, REST);
-        say(&mut home, 0, true, 0);
-        assert_eq!(leases(&mut home), [(0, 4, false)]);
-        for _ in 0..10 {
-            home.succeeded();
-        }
-        assert_eq!(leases(&mut home), [(0, 6, false)]);
-    }
-
-    #[test]
-    fn a_slot_moves_only_after_it_was_let_go() {
-        let mut home = Home::new(4, REST);
-        say(&mut home, 0, true, 0);
-        say(&mut home, 0, true, 4);
-        leases(&mut home);
-        say(&mut home, 1, true, 0);
-        assert_eq!(leases(&mut home), [(0, 2, false)]);
-        say(&mut home, 0, true, 3);
-        assert_eq!(leases(&mut home), [(1, 1, false)]);
-        say(&mut home, 0, true, 2);
-        assert_eq!(leases(&mut home), [(1, 2, false)]);
-    }
-
-    #[test]
-    fn a_failing_path_rests_longer_each_time_and_comes_back_with_one_connection() {
-        let mut home = Home::new(8, REST);
-        say(&mut home, 0, true, 0);
-        leases(&mut home);
-        let mut now = Moment(0);
-        let mut rests = Vec::new();
-        for _ in 0..8 {
-            home.failed(now, 1.0);
-            home.failed(now, 1.0);
-            assert_eq!(leases(&mut home), [(0, 0, true)]);
-            let until = home.next_wake().unwrap();
-            rests.push(until.since(now).as_secs());
-            now = until;
-            home.tick(now);
-            assert_eq!(leases(&mut home), [(0, 1, false)]);
-        }
-        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60]);
-        home.succeeded();
-        home.succeeded();
-        assert_eq!(leases(&mut home), [(0, 3, false)]);
-    }
-
-    #[test]
-    fn a_lane_that_has_not_heard_of_its_smaller_lease_keeps_the_slots_it_may_still_open() {
-        let mut home = Home::new(4, REST);
-        home.lane_news(WorkerIndex(0), true, 0, 0);
-        assert_eq!(leases(&mut home), [(0, 4, false)]);
-        // Lane 0 says nothing held yet, but is about to open four.
-        home.lane_news(WorkerIndex(1), true, 0, 0);
-        assert_eq!(leases(&mut home), [(0, 2, false)]);
-        home.lane_news(WorkerIndex(0), true, 0, 1);
-        assert_eq!(leases(&mut home), []);
-        home.lane_news(WorkerIndex(0), true, 2, 2);
-        assert_eq!(leases(&mut home), [(1, 2, false)]);
-    }
-
-    #[test]
-    fn an_invitation_forgets_nothing_of_what_the_lane_holds() {
-        let mut home = Home::new(4, REST);
-        say(&mut home, 0, true, 0);
-        home.invite(WorkerIndex(1));
-        assert_eq!(leases(&mut home), [(0, 2, false), (1, 2, false)]);
-        say(&mut home, 1, false, 2);
-        home.invite(WorkerIndex(1));
-        let lane = home.lane(WorkerIndex(1));
-        assert_eq!((lane.held, lane.wants), (2, true));
-    }
-
-    #[test]
-    fn slots_never_exceed_the_limit_however_late_lanes_hear_and_are_heard() {
-        use std::collections::VecDeque;
-        const LIMIT: u32 = 5;
-        let mut home = Home::new(LIMIT, REST);
-        let mut to_lane: [VecDeque<Lease>; 3] = Default::default();
-        let mut to_home: [VecDeque<(bool, u32, u32)>; 3] = Default::default();
-        let (mut held, mut lease, mut seed) = ([0u32; 3], [Lease::default(); 3], 7u64);
-        for step in 0..200_000u64 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let lane = (seed >> 33) as usize % 3;
-            match (seed >> 40) % 16 {
-                0 => home.succeeded(),
-                1 if step % 64 == 0 => home.failed(Moment(step), 0.5),
-                2 => home.tick(Moment(u64::MAX)),
-                3..5 if held[lane] < lease[lane].slots => held[lane] += 1,
-                5..7 => held[lane] = held[lane].saturating_sub(1),
-                7..10 => {
-                    if let Some(heard) = to_lane[lane].pop_front() {
-                        lease[lane] = heard;
-                    }
-                }
-                10..13 => {
-                    to_home[lane].push_back((!(seed >> 50).is_multiple_of(4), held[lane], lease[lane].number))
-                }
-                _ => {
-                    if let Some((wants, held, known)) = to_home[lane].pop_front() {
-                        home.lane_news(WorkerIndex(lane as u16), wants, held, known);
-                    }
-                }
-            }
-            for (worker, lease) in std::iter::from_fn(|| home.poll_lease()) {
-                to_lane[usize::from(worker.0)].push_back(lease);
-            }
-            assert!(held.iter().sum::<u32>() <= LIMIT, "step {step}: {held:?}");
-        }
-    }
-}
+mod tests;

@@ -1,13 +1,14 @@
 //! PURE. A path at one worker: jobs that arrived, connections that serve them, credits given for more.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::home::Lease;
+use super::home::{LaneNews, Lease};
+use super::parked::Parked;
+use super::rate::{PerRate, Permits};
 use crate::clock::Moment;
 use crate::exchange::Demand;
 use crate::exchange::grants::Grants;
-use crate::id::ShardIndex;
+use crate::id::{ShardIndex, TenantKey};
 use crate::routing::PathSpec;
 
 /// Jobs wanted here for each connection: one in flight, one behind its final dot, and one more round for the time that
@@ -19,7 +20,7 @@ const JOBS_PER_CONNECTION: u32 = 4;
 pub struct Lane<J> {
     spec: Arc<PathSpec>,
     at_home: bool,
-    jobs: VecDeque<J>,
+    jobs: Parked<J>,
     /// Jobs that connections have taken and not finished.
     busy: u32,
     /// Connections open or opening.
@@ -31,9 +32,10 @@ pub struct Lane<J> {
     lease: Lease,
     /// A connection failed and home has been told: none is opened before its answer.
     paused: bool,
+    permits: PerRate<Permits>,
     grants: Grants,
     /// What home was last told, to tell it only news.
-    told: Option<(bool, u32, u32)>,
+    told: Option<LaneNews>,
 }
 
 impl<J> Lane<J> {
@@ -42,13 +44,14 @@ impl<J> Lane<J> {
         Self {
             spec,
             at_home,
-            jobs: VecDeque::new(),
+            jobs: Parked::default(),
             busy: 0,
             connections: 0,
             ready: 0,
             idle: 0,
             lease: Lease::default(),
             paused: false,
+            permits: PerRate::default(),
             grants: Grants::default(),
             told: None,
         }
@@ -72,21 +75,36 @@ impl<J> Lane<J> {
         self.grants.demand(shard, demand, self.at_home);
     }
 
-    /// A job arrived. It comes back when the path rests: the shard keeps it meanwhile.
-    pub fn arrive(&mut self, shard: ShardIndex, job: J) -> Result<(), J> {
+    /// A job arrived. It comes back when the path rests, or other lanes have all slots: the shard keeps it meanwhile.
+    pub fn arrive(&mut self, shard: ShardIndex, tenant: TenantKey, job: J) -> Result<(), J> {
         self.grants.arrived(shard, self.at_home);
-        if self.lease.rest_until.is_some() {
+        // At home the first job comes before the first slot.
+        if self.lease.rest_until.is_some() || (self.lease.slots == 0 && !self.at_home) {
             return Err(job);
         }
-        self.jobs.push_back(job);
+        self.jobs.push(tenant, job);
         Ok(())
     }
 
-    /// A job for a connection; the connection reports its end with [`Self::finished`].
+    /// A job for a connection, if the path's rate allows one more; the connection reports its end with [`Self::finished`].
     pub fn take(&mut self) -> Option<J> {
-        let job = self.jobs.pop_front()?;
+        if self.startable() == 0 {
+            return None;
+        }
+        let job = self.jobs.pop()?;
+        self.permits.messages.spend();
         self.busy += 1;
         Some(job)
+    }
+
+    /// A job that no connection will get.
+    pub fn take_parked(&mut self) -> Option<J> {
+        self.jobs.pop()
+    }
+
+    /// Parked jobs that could begin now.
+    pub fn startable(&self) -> u32 {
+        self.jobs.len().min(self.permits.messages.left())
     }
 
     /// A job that was taken has ended.
@@ -95,13 +113,17 @@ impl<J> Lane<J> {
         self.busy -= 1;
     }
 
-    /// A lease from home. When it says rest, all parked jobs come out, to be sent back, and credits are revoked.
-    pub fn set_lease(&mut self, lease: Lease) -> VecDeque<J> {
+    /// A lease from home. When it says rest, or takes the last slot from jobs that wait for one, these come out, to be sent back,
+    /// and credits are revoked: another lane may serve them.
+    pub fn set_lease(&mut self, lease: Lease) -> Parked<J> {
         let rests = lease.rest_until.is_some() && self.lease.rest_until.is_none();
+        let ends = rests || (lease.slots == 0 && self.lease.slots > 0 && !self.jobs.is_empty());
         self.lease = lease;
         self.paused = false;
-        if !rests {
-            return VecDeque::new();
+        self.permits.messages.set_leased(lease.permits.messages);
+        self.permits.connections.set_leased(lease.permits.connections);
+        if !ends {
+            return Parked::default();
         }
         self.grants.revoke();
         std::mem::take(&mut self.jobs)
@@ -109,14 +131,21 @@ impl<J> Lane<J> {
 
     /// Whether one more connection should be opened now; counts it if so.
     pub fn open_connection(&mut self) -> bool {
-        let waiting = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let opens = self.needs_connection() && self.permits.connections.left() > 0;
+        if opens {
+            self.permits.connections.spend();
+            self.connections += 1;
+        }
+        opens
+    }
+
+    /// Whether a job waits for a connection that may be opened, but for the rate of connections.
+    fn needs_connection(&self) -> bool {
         // Each connection that is being opened will take a job, as one that waits for work does: one job must not open
         // all the slots there are.
         let coming = self.connections.saturating_sub(self.ready) + self.idle;
         let may = !self.paused && self.lease.rest_until.is_none();
-        let opens = may && self.connections < self.lease.slots && waiting > coming;
-        self.connections += u32::from(opens);
-        opens
+        may && self.connections < self.lease.slots && self.startable() > coming
     }
 
     /// Opens no connection until the next lease comes. Only where one is sure to come.
@@ -160,9 +189,11 @@ impl<J> Lane<J> {
         if self.lease.rest_until.is_some() || self.lease.slots == 0 {
             return;
         }
-        let here = self.busy + u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let here = self.busy + self.jobs.len();
+        // No more than the rate lets begin soon, so that it is the shards who choose what begins then.
+        let rate = self.busy.saturating_add(self.permits.messages.left().max(1));
         let want = self.lease.slots.saturating_mul(JOBS_PER_CONNECTION).min(self.spec.limits.window);
-        self.grants.replenish(want.max(1), here);
+        self.grants.replenish(want.min(rate).max(1), here);
     }
 
     /// The credits of the shards.
@@ -170,12 +201,38 @@ impl<J> Lane<J> {
         &mut self.grants
     }
 
-    /// What home should be told: whether the lane has work, the slots it uses, and the number of the lease it knows.
-    /// `None` if that is no news.
-    pub fn poll_news(&mut self) -> Option<(bool, u32, u32)> {
-        let wants = !self.jobs.is_empty() || self.busy > 0 || !self.grants.is_idle();
-        let news = (wants, self.connections, self.lease.number);
-        (self.told.replace(news) != Some(news)).then_some(news)
+    /// What home should be told; `None` if that is no news.
+    pub fn poll_news(&mut self) -> Option<LaneNews> {
+        if self.jobs.is_empty() && (self.lease.slots == 0 || !self.grants.expects()) {
+            self.permits.messages.give_back();
+        }
+        if self.jobs.is_empty() {
+            self.permits.connections.give_back();
+        }
+        let news = LaneNews {
+            wants: !self.jobs.is_empty() || self.busy > 0 || !self.grants.is_idle(),
+            held: self.connections,
+            ready: self.ready,
+            known: self.lease.number,
+            permits: PerRate {
+                messages: self.permits.messages.spent(!self.jobs.is_empty() && self.lease.slots > 0),
+                connections: self.permits.connections.spent(self.needs_connection()),
+            },
+        };
+        if self.told.is_some_and(|told| news == told || self.is_small(told, news)) {
+            return None;
+        }
+        self.told = Some(news);
+        Some(news)
+    }
+
+    /// Whether only some of its permits were used, and a worker need not be woken for that.
+    fn is_small(&self, told: LaneNews, news: LaneNews) -> bool {
+        let mut same = news;
+        same.permits.messages.used = told.permits.messages.used;
+        same.permits.connections.used = told.permits.connections.used;
+        let left = self.permits.messages.left() > 0 && self.permits.connections.left() > 0;
+        !self.at_home && same == told && left
     }
 
     /// The news that was polled last could not be said: it comes again.
@@ -185,12 +242,12 @@ impl<J> Lane<J> {
 
     /// Jobs that no connection has taken.
     pub fn parked(&self) -> usize {
-        self.jobs.len()
+        self.jobs.len() as usize
     }
 
     /// Jobs parked or in flight, for metrics.
     pub fn depth(&self) -> usize {
-        self.jobs.len() + self.busy as usize
+        (self.jobs.len() + self.busy) as usize
     }
 
     /// Connections open or opening.
@@ -213,12 +270,14 @@ mod tests {
             recipients_per_transaction: 10,
             window: 100,
             idle: Duration::from_secs(60),
+            connection_rate: None,
+            message_rate: None,
             security: Security::default(),
         };
         let spec =
             PathSpec { id: PathId(1), version: 1, name: String::new(), kind: PathKind::Discard, limits };
         let mut lane = Lane::new(Arc::new(spec), true);
-        lane.set_lease(Lease { slots, rest_until: None, number: 1 });
+        lane.set_lease(Lease { slots, number: 1, ..Lease::default() });
         lane
     }
 
@@ -229,10 +288,10 @@ mod tests {
     #[test]
     fn a_job_opens_one_connection_however_often_it_is_looked_at_before_the_banner_comes() {
         let mut lane = lane(4);
-        assert!(lane.arrive(ShardIndex(0), 1).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 1).is_ok());
         assert_eq!((opened(&mut lane), opened(&mut lane)), (1, 0));
         // A second job while the connection is still being opened needs one of its own.
-        assert!(lane.arrive(ShardIndex(0), 2).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 2).is_ok());
         assert_eq!(opened(&mut lane), 1);
         // The first could not be opened: its job must not wait for nobody.
         lane.close_connection();
@@ -242,24 +301,24 @@ mod tests {
     #[test]
     fn a_burst_opens_all_slots_at_once_and_no_more() {
         let mut lane = lane(4);
-        (0..20).for_each(|job| assert!(lane.arrive(ShardIndex(0), job).is_ok()));
+        (0..20).for_each(|job| assert!(lane.arrive(ShardIndex(0), TenantKey(0), job).is_ok()));
         assert_eq!(opened(&mut lane), 4);
     }
 
     #[test]
     fn a_connection_that_waits_for_work_gets_the_job_and_a_busy_one_does_not() {
         let mut lane = lane(4);
-        assert!(lane.arrive(ShardIndex(0), 1).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 1).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
         assert_eq!(lane.take(), Some(1));
-        assert!(lane.arrive(ShardIndex(0), 2).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 2).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
         assert_eq!(lane.take(), Some(2));
         lane.finished();
         lane.set_idle(true);
-        assert!(lane.arrive(ShardIndex(0), 3).is_ok());
+        assert!(lane.arrive(ShardIndex(0), TenantKey(0), 3).is_ok());
         assert_eq!(opened(&mut lane), 0);
     }
 }

@@ -1,8 +1,8 @@
 //! Sending: paths at their home workers, lanes, connections, attempts.
 //!
-//! * [`home`] decides how many connections a path may have and who has them. PURE.
-//! * [`lane`] is a path at one worker: its jobs, connections and credits. PURE.
-//! * [`pool`] holds a worker's paths and connects them to shards and other workers.
+//! * [`home`] decides how many connections a path may have and who has them, by [`rate`] how often. PURE.
+//! * [`lane`] is a path at one worker: its jobs ([`parked`]), connections and credits. PURE.
+//! * [`pool`] holds a worker's paths and connects them to shards and other workers; `upkeep` does what is due for one.
 //! * `times` is what a pool does because time has passed, by the alarms of [`wakes`] (PURE).
 //! * [`peer`] is what workers say to each other. PURE.
 //! * `dial` connects to a path's hosts, in the order that `order` gives (PURE).
@@ -27,11 +27,15 @@ pub mod lane;
 pub mod peer;
 #[cfg(test)]
 mod model;
+pub mod parked;
 mod order;
 #[cfg(feature = "runtime")]
 pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
+pub mod rate;
 #[cfg(feature = "runtime")]
 mod times;
+#[cfg(feature = "runtime")]
+mod upkeep;
 pub mod wakes;

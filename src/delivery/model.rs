@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::home::{Home, Lease, RestOptions};
+use super::home::{Home, LaneNews, Lease, RestOptions};
 use super::lane::Lane;
 use crate::clock::{Moment, WallTime};
 use crate::exchange::grants::Grants;
 use crate::exchange::ledger::{Ledger, WindowLimits};
 use crate::exchange::{Demand, Grant, home};
-use crate::id::{PathId, ShardIndex, WorkerIndex};
-use crate::routing::{PathKind, PathLimits, PathSpec, Security};
+use crate::id::{PathId, ShardIndex, TenantKey, WorkerIndex};
+use crate::routing::{PathKind, PathLimits, PathSpec, Rate, Security};
 
 const PATHS: u32 = 3;
 const WINDOW: WindowLimits = WindowLimits { jobs: 6, bytes: 10_000 };
+const SECOND: Duration = Duration::from_secs(1);
 const REST: RestOptions = RestOptions { first: Duration::from_secs(1), longest: Duration::from_secs(4) };
 
 enum ToWorker {
@@ -37,10 +38,10 @@ enum ToShard {
 }
 
 enum Peer {
-    News { path: PathId, from: u16, wants: bool, held: u32, known: u32 },
+    News { path: PathId, from: WorkerIndex, news: LaneNews },
     Lease { path: PathId, lease: Lease, shards: Vec<ShardIndex> },
     Succeeded(PathId),
-    Failed(PathId),
+    Failed(PathId, WorkerIndex),
 }
 
 /// A job at its worker.
@@ -96,6 +97,8 @@ struct World {
     to_worker: Vec<Vec<VecDeque<ToWorker>>>,
     to_shard: Vec<Vec<VecDeque<ToShard>>>,
     to_peer: Vec<Vec<VecDeque<Peer>>>,
+    /// When which path's transactions began.
+    begun: HashMap<PathId, Vec<Moment>>,
 }
 
 fn grid<T>(rows: u16, columns: u16) -> Vec<Vec<VecDeque<T>>> {
@@ -103,13 +106,22 @@ fn grid<T>(rows: u16, columns: u16) -> Vec<Vec<VecDeque<T>>> {
 }
 
 impl World {
-    fn new(shards: u16, workers: u16, shared: bool, connections: u16, window: u32) -> Self {
+    fn new(
+        shards: u16,
+        workers: u16,
+        shared: bool,
+        connections: u16,
+        window: u32,
+        rate: Option<u32>,
+    ) -> Self {
         let limits = PathLimits {
             connections,
             messages_per_connection: 10,
             recipients_per_transaction: 50,
             window,
             idle: Duration::from_secs(1),
+            connection_rate: rate.map(|count| Rate { count: count * 2, period: SECOND }),
+            message_rate: rate.map(|count| Rate { count, period: SECOND }),
             security: Security::default(),
         };
         let near = |index: u16| (shared && index < workers).then_some(WorkerIndex(index));
@@ -129,6 +141,7 @@ impl World {
             to_worker: grid(shards, workers),
             to_shard: grid(workers, shards),
             to_peer: grid(workers, workers),
+            begun: HashMap::new(),
         }
     }
 
@@ -208,11 +221,11 @@ impl World {
         let spec = self.spec(path);
         let workers = self.workers.len() as u16;
         let at_home = usize::from(home(path, workers).0) == worker;
-        let connections = u32::from(self.limits.connections);
+        let (limits, now) = (self.limits, self.now);
         self.workers[worker].paths.entry(path).or_insert_with(|| {
             let home = at_home.then(|| {
-                let mut home = Home::new(connections, REST);
-                home.lane_news(WorkerIndex(worker as u16), false, 0, 0);
+                let mut home = Home::new(&limits, REST);
+                home.lane_news(WorkerIndex(worker as u16), LaneNews::default(), now);
                 home
             });
             PathAtWorker { lane: Lane::new(spec, at_home), home, invited: Vec::new(), busy: Vec::new() }
@@ -230,7 +243,7 @@ impl World {
             ToWorker::Job { path, bytes } => {
                 assert!(self.workers[at].paths.contains_key(&path), "a job before its announcement");
                 let job = Job { shard: shard.0, path, bytes };
-                if let Err(job) = self.path(at, path).lane.arrive(shard, job) {
+                if let Err(job) = self.path(at, path).lane.arrive(shard, TenantKey(0), job) {
                     self.report(at, job, false);
                 }
                 path
@@ -244,9 +257,9 @@ impl World {
         let Some(message) = self.to_peer[from][at].pop_front() else { return false };
         let now = self.now;
         let id = match message {
-            Peer::News { path, from, wants, held, known } => {
+            Peer::News { path, from, news } => {
                 let home = self.path(at, path).home.as_mut().expect("news goes home");
-                home.lane_news(WorkerIndex(from), wants, held, known);
+                home.lane_news(from, news, now);
                 path
             }
             Peer::Lease { path, lease, shards } => {
@@ -254,11 +267,11 @@ impl World {
                 path
             }
             Peer::Succeeded(path) => {
-                self.path(at, path).home.as_mut().expect("home").succeeded();
+                self.path(at, path).home.as_mut().expect("home").succeeded(now);
                 path
             }
-            Peer::Failed(path) => {
-                self.path(at, path).home.as_mut().expect("home").failed(now, 0.5);
+            Peer::Failed(path, from) => {
+                self.path(at, path).home.as_mut().expect("home").failed(from, 0, now, 0.5);
                 path
             }
         };
@@ -282,31 +295,34 @@ impl World {
         if lease.slots > 0 {
             shards.iter().for_each(|shard| path.lane.grants().invite(*shard));
         }
-        for job in returned {
+        let mut returned = returned;
+        while let Some(job) = returned.pop() {
             self.report(at, job, false);
         }
     }
 
     /// As `delivery::pool` does it.
     fn upkeep(&mut self, at: usize, id: PathId) {
-        let shared = self.shared;
+        let (shared, now) = (self.shared, self.now);
         let index = WorkerIndex(at as u16);
         loop {
             let path = self.path(at, id);
             let news = path.lane.poll_news();
             if path.home.is_none() {
-                if let Some((wants, held, known)) = news {
-                    self.tell_home(at, id, Peer::News { path: id, from: index.0, wants, held, known });
+                if let Some(news) = news {
+                    self.tell_home(at, id, Peer::News { path: id, from: index, news });
                 }
                 break;
             }
-            if let (Some(home), Some((wants, held, known))) = (&mut path.home, news) {
-                home.lane_news(index, wants, held, known);
+            if let (Some(home), Some(news)) = (&mut path.home, news) {
+                home.lane_news(index, news, now);
             }
             self.invite_lanes(at, id);
+            let mut leased = false;
             while let Some((worker, lease)) = self.path(at, id).home.as_mut().expect("home").poll_lease() {
                 if worker == index {
                     self.take_lease(at, id, lease, &[]);
+                    leased = true;
                     continue;
                 }
                 let shards = if shared {
@@ -323,7 +339,7 @@ impl World {
                 let elsewhere: Vec<_> = home.lanes_with_slots().filter(|worker| *worker != index).collect();
                 path.lane.grants().set_served(|shard| !elsewhere.contains(&WorkerIndex(shard.0)));
             }
-            if news.is_none() {
+            if news.is_none() && !leased {
                 break;
             }
         }
@@ -337,6 +353,7 @@ impl World {
 
     fn invite_lanes(&mut self, at: usize, id: PathId) {
         let (shared, workers, index) = (self.shared, self.workers.len() as u16, WorkerIndex(at as u16));
+        let now = self.now;
         let path = self.path(at, id);
         if workers < 2
             || path.lane.spec().limits.connections < 2
@@ -348,24 +365,39 @@ impl World {
             let wanted = !shared || path.lane.grants().has_ready(ShardIndex(worker.0));
             if worker != index && wanted && !path.invited.contains(&worker) {
                 path.invited.push(worker);
-                path.home.as_mut().expect("home").invite(worker);
+                path.home.as_mut().expect("home").invite(worker, now);
             }
         }
     }
 
     /// Connections take jobs, are opened for them, and close when they must.
     fn run_connections(&mut self, at: usize, id: PathId) {
+        let mut began = 0;
         let path = self.path(at, id);
         while path.lane.open_connection() {}
         while path.busy.len() < path.lane.connections() as usize && !path.lane.is_over_lease() {
             let Some(job) = path.lane.take() else { break };
             path.busy.push(job);
+            began += 1;
         }
         while path.lane.connections() as usize > path.busy.len()
             && (path.lane.parked() == 0 || path.lane.is_over_lease())
         {
             path.lane.close_connection();
         }
+        let now = self.now;
+        self.begun.entry(id).or_default().extend((0..began).map(|_| now));
+        self.check_limits(id);
+    }
+
+    /// At this and every instant, over all lanes.
+    fn check_limits(&self, id: PathId) {
+        let lanes = self.workers.iter().filter_map(|worker| worker.paths.get(&id));
+        let open: u32 = lanes.map(|path| path.lane.connections()).sum();
+        assert!(open <= u32::from(self.limits.connections), "{open} connections");
+        let Some(rate) = self.limits.message_rate else { return };
+        let recent = self.begun[&id].iter().rev().take_while(|at| self.now.since(**at) < rate.period).count();
+        assert!(recent <= rate.count as usize, "{recent} messages of {rate}");
     }
 
     fn complete(&mut self, at: usize, id: PathId, nth: usize, tried: bool) -> bool {
@@ -386,12 +418,12 @@ impl World {
 
     fn fail(&mut self, at: usize, id: PathId) {
         if self.workers[at].paths.contains_key(&id) {
-            self.tell_home(at, id, Peer::Failed(id));
+            self.tell_home(at, id, Peer::Failed(id, WorkerIndex(at as u16)));
         }
     }
 
-    fn tick(&mut self, seconds: u64) -> bool {
-        self.now = self.now + Duration::from_secs(seconds);
+    fn tick(&mut self, wait: Duration) -> bool {
+        self.now = self.now + wait;
         let now = self.now;
         let mut worked = false;
         for (at, id) in self.everywhere() {
@@ -459,7 +491,7 @@ impl World {
                     worked = true;
                 }
             }
-            if !worked && !self.tick(10) && !self.cool() {
+            if !worked && !self.tick(SECOND * 10) && !self.cool() {
                 return;
             }
         }
@@ -504,7 +536,7 @@ impl World {
                 let _ = self.complete(worker, path, usize::from(step.amount), !step.amount.is_multiple_of(4));
             }
             52 => self.fail(worker, path),
-            53..55 => drop(self.tick(1)),
+            53..55 => drop(self.tick(Duration::from_millis(u64::from(step.amount) * 50))),
             55 => drop(self.cool()),
             _ => self.calm_down(),
         }
@@ -535,9 +567,10 @@ proptest! {
         shared: bool,
         connections in 1u16..9,
         window in 1u32..40,
+        rate in prop::option::of(1u32..100),
         steps in prop::collection::vec(step(), 1..400),
     ) {
-        let mut world = World::new(shards, workers, shared, connections, window);
+        let mut world = World::new(shards, workers, shared, connections, window, rate);
         for step in &steps {
             world.step(step);
         }
@@ -547,7 +580,7 @@ proptest! {
 
 #[test]
 fn credits_left_at_a_shard_without_mail_do_not_starve_the_others() {
-    let mut world = World::new(2, 1, false, 1, 40);
+    let mut world = World::new(2, 1, false, 1, 40, None);
     world.inject(0, PathId(0), 20);
     world.calm_down();
     world.inject(1, PathId(0), 20);
@@ -556,7 +589,7 @@ fn credits_left_at_a_shard_without_mail_do_not_starve_the_others() {
 
 #[test]
 fn a_trickle_behind_a_burst_is_not_left_standing() {
-    let mut world = World::new(1, 1, false, 8, 40);
+    let mut world = World::new(1, 1, false, 8, 40, None);
     world.inject(0, PathId(0), 10);
     // Tell the ten, then let fifteen be there before any is sent: not yet worth telling.
     world.tell_demand(0);

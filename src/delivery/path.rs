@@ -59,9 +59,7 @@ impl<S: Storage> PathState<S> {
 
     /// A job that no connection will get.
     pub(super) fn take_parked(&self) -> Option<ActiveJob<S>> {
-        let job = self.take()?;
-        self.lane.borrow_mut().finished();
-        Some(job)
+        self.lane.borrow_mut().take_parked()
     }
 
     /// Reports all parked jobs delivered, unsent.
@@ -92,10 +90,10 @@ impl<S: Storage> PathState<S> {
         waited.unwrap_or(Waited::InVain)
     }
 
-    /// Wakes as many waiting connections as there are jobs for.
+    /// Wakes as many waiting connections as there are jobs for that may begin.
     pub(super) fn wake_idle(&self) {
-        let parked = self.lane.borrow().parked();
-        for _ in 0..parked {
+        let startable = self.lane.borrow().startable();
+        for _ in 0..startable {
             let Some(event) = self.idle.borrow_mut().pop() else { return };
             event.notify();
         }

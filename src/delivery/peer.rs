@@ -2,25 +2,21 @@
 
 use std::sync::Arc;
 
-use super::home::Lease;
+use super::home::{LaneNews, Lease};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
 use crate::routing::PathSpec;
 
 /// What workers say to each other, and to themselves where home and lane are on the same worker.
 #[derive(Debug)]
 pub enum Peer {
-    /// Lane → home: whether there is work, and the slots in use.
+    /// Lane → home: whether there is work, and what is in use.
     News {
         /// The path.
         path: Arc<PathSpec>,
         /// The lane's worker.
         from: WorkerIndex,
-        /// Whether there are jobs, or shards with some.
-        wants: bool,
-        /// Connections open or opening.
-        held: u32,
-        /// Number of the last lease that it knows.
-        known: u32,
+        /// How it is.
+        news: LaneNews,
     },
     /// Home → lane.
     Lease {
@@ -37,7 +33,9 @@ pub enum Peer {
     Failed {
         /// The path.
         path: PathId,
-        /// No other connection of the lane stands.
-        alone: bool,
+        /// The lane's worker.
+        from: WorkerIndex,
+        /// Sessions of the lane that stand.
+        ready: u32,
     },
 }

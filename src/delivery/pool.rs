@@ -1,8 +1,7 @@
 //! A worker's paths: the ones it is home of, its lanes, their connections; what shards and other workers say to them.
 //!
 //! One task takes in messages; each connection is a task of its own. All of them change the state here, never across an
-//! await, and call [`Pool::upkeep`] for the path they changed: it grants credits, opens connections and tells home, so
-//! no path waits for a round of the main task.
+//! await, and call [`Pool::upkeep`] for the path they changed, so that no path waits for a round of the main task.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -13,15 +12,15 @@ use std::time::Duration;
 
 use crate::hash::HashState;
 
-use super::connection::{self, ConnectionOptions};
+use super::connection::ConnectionOptions;
 use super::dial::Dialler;
-use super::home::{Home, Lease, RestOptions};
+use super::home::{Home, LaneNews, Lease, RestOptions};
 use super::job::{ActiveJob, Payload};
 use super::path::PathState;
 use super::peer::Peer;
 use super::times::{COOLING, Times};
 use crate::clock::Moment;
-use crate::exchange::{self, Demand, End, Grant, Job, Report, ToShard, ToWorker};
+use crate::exchange::{self, Demand, End, Job, Report, ToShard, ToWorker};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
 use crate::metrics::WorkerMetrics;
 use crate::net::doorbell::{Inbox, Receiver, Sender};
@@ -66,12 +65,12 @@ pub struct Wiring<S: Storage> {
 
 /// A worker's state, shared by its tasks.
 pub struct Pool<S: Storage> {
-    wiring: Wiring<S>,
+    pub(super) wiring: Wiring<S>,
     pub(super) paths: RefCell<HashMap<PathId, Rc<PathState<S>>, HashState>>,
     /// Paths to be looked after: a message did not fit into a channel, or a connection ended.
     pub(super) unsaid: RefCell<HashSet<PathId, HashState>>,
-    stopping: Cell<bool>,
-    connections: Cell<u32>,
+    pub(super) stopping: Cell<bool>,
+    pub(super) connections: Cell<u32>,
     /// Of these, how many wait for a host to answer the connect: nothing is lost with them.
     connecting: Cell<u32>,
     handles: RefCell<HashMap<u64, Held, HashState>>,
@@ -234,7 +233,7 @@ impl<S: Storage> Pool<S> {
     }
 
     fn hear_job(self: &Rc<Self>, job: Job<Payload<S::Pin>>) -> PathId {
-        let (id, shard) = (job.path, job.shard);
+        let (id, shard, tenant) = (job.path, job.shard, job.tenant);
         let active = ActiveJob::new(job, self.clone());
         let path = self.paths.borrow().get(&id).cloned();
         let path = path.expect("a shard announces a path before its first job, on the same channel");
@@ -243,7 +242,7 @@ impl<S: Storage> Pool<S> {
             return id;
         }
         let discards = matches!(path.lane.borrow().spec().kind, PathKind::Discard);
-        let returned = path.lane.borrow_mut().arrive(shard, active);
+        let returned = path.lane.borrow_mut().arrive(shard, tenant, active);
         drop(returned);
         if discards {
             path.discard_all();
@@ -253,10 +252,10 @@ impl<S: Storage> Pool<S> {
 
     fn hear_peer(self: &Rc<Self>, message: Peer) -> PathId {
         match message {
-            Peer::News { path: spec, from, wants, held, known } => {
+            Peer::News { path: spec, from, news } => {
                 let path = self.path(&spec);
                 if let Some(home) = &path.home {
-                    home.borrow_mut().lane_news(from, wants, held, known);
+                    home.borrow_mut().lane_news(from, news, net::now().mono);
                 }
                 spec.id
             }
@@ -266,23 +265,18 @@ impl<S: Storage> Pool<S> {
                 spec.id
             }
             Peer::Succeeded(id) => {
-                self.with_home(id, |home| home.succeeded());
+                self.with_home(id, |home| home.succeeded(net::now().mono));
                 id
             }
-            Peer::Failed { path: id, alone } => {
+            Peer::Failed { path: id, from, ready } => {
                 let now = net::now().mono;
-                self.with_home(
-                    id,
-                    |home| {
-                        if alone { home.failed(now, noise(now, id)) } else { home.shrink() }
-                    },
-                );
+                self.with_home(id, |home| home.failed(from, ready, now, noise(now, id)));
                 id
             }
         }
     }
 
-    fn take_lease(&self, path: &PathState<S>, lease: Lease, shards: &[ShardIndex]) {
+    pub(super) fn take_lease(&self, path: &PathState<S>, lease: Lease, shards: &[ShardIndex]) {
         let parked = path.lane.borrow_mut().set_lease(lease);
         drop(parked);
         if lease.slots > 0 {
@@ -302,10 +296,10 @@ impl<S: Storage> Pool<S> {
     /// No host could be reached, or sent us away before MAIL. `reply` is what expiry quotes.
     pub fn path_failed(self: &Rc<Self>, path: &PathState<S>, reply: &Reply) {
         self.say_path_error(path, reply);
-        let (id, alone) = (path.lane.borrow().spec().id, path.lane.borrow().ready() == 0);
-        let told = self.tell_home(id, Peer::Failed { path: id, alone });
-        if alone && told && path.home.is_none() {
-            // Home will say rest. Until it is heard the lane would try again as fast as it is refused.
+        let (id, ready) = (path.lane.borrow().spec().id, path.lane.borrow().ready());
+        let told = self.tell_home(id, Peer::Failed { path: id, from: self.wiring.index, ready });
+        if told && path.home.is_none() {
+            // Until home's answer is heard the lane would try again as fast as it is refused.
             path.lane.borrow_mut().pause();
         }
         self.upkeep(id);
@@ -333,139 +327,6 @@ impl<S: Storage> Pool<S> {
         true
     }
 
-    /// Does for a path what has become due: leases, news, credits, connections.
-    pub fn upkeep(self: &Rc<Self>, id: PathId) {
-        let Some(path) = self.paths.borrow().get(&id).cloned() else { return };
-        self.settle_with_home(id, &path);
-        {
-            let mut lane = path.lane.borrow_mut();
-            if !self.stopping.get() {
-                lane.replenish();
-            }
-            let has_room = |shard: ShardIndex| exchange::has_control_room(self.to_shard(shard).room());
-            while let Some((shard, epoch, granted)) = lane.grants().poll_grant(has_room) {
-                let grant = Grant { worker: self.wiring.index, path: id, epoch, granted };
-                // There was room: it fails only if the shard has ended, who needs no credits.
-                let _ = self.to_shard(shard).send(ToShard::Grant(grant));
-            }
-            if lane.grants().has_unsaid() {
-                self.unsaid.borrow_mut().insert(id);
-            }
-        }
-        self.open_connections(&path);
-        self.note_changed(id, &path);
-    }
-
-    /// Lane → home → lanes, as far as there is news.
-    fn settle_with_home(self: &Rc<Self>, id: PathId, path: &Rc<PathState<S>>) {
-        let Some(home) = &path.home else {
-            let news = path.lane.borrow_mut().poll_news();
-            if let Some((wants, held, known)) = news {
-                let to = exchange::home(id, self.wiring.workers);
-                let spec = path.lane.borrow().spec().clone();
-                let message = Peer::News { path: spec, from: self.wiring.index, wants, held, known };
-                if self.wiring.to_peers[usize::from(to.0)].send(message).is_err() {
-                    path.lane.borrow_mut().forget_told();
-                    self.unsaid.borrow_mut().insert(id);
-                }
-            }
-            return;
-        };
-        loop {
-            let news = path.lane.borrow_mut().poll_news();
-            if let Some((wants, held, known)) = news {
-                home.borrow_mut().lane_news(self.wiring.index, wants, held, known);
-            }
-            self.invite_lanes(path, &mut home.borrow_mut());
-            self.tell_leases(id, path, home);
-            self.share_shards(path, &home.borrow());
-            // A lease of this worker's own lane, or shards left to it, are news for home in turn.
-            if news.is_none() {
-                return;
-            }
-        }
-    }
-
-    fn tell_leases(&self, id: PathId, path: &PathState<S>, home: &RefCell<Home>) {
-        while let Some((worker, lease)) = { home.borrow_mut().poll_lease() } {
-            if worker == self.wiring.index {
-                self.take_lease(path, lease, &[]);
-                continue;
-            }
-            let shards = self.shards_for(worker, path);
-            let spec = path.lane.borrow().spec().clone();
-            let message = Peer::Lease { path: spec, lease, shards };
-            if self.wiring.to_peers[usize::from(worker.0)].send(message).is_err() {
-                home.borrow_mut().untold(worker);
-                self.unsaid.borrow_mut().insert(id);
-                return;
-            }
-        }
-    }
-
-    /// Brings in another worker when there is more demand than this lane can have in flight; each once in a period, since
-    /// one that has nothing to do says so at once.
-    fn invite_lanes(&self, path: &PathState<S>, home: &mut Home) {
-        let mut lane = path.lane.borrow_mut();
-        if self.wiring.workers < 2
-            || lane.spec().limits.connections < 2
-            || !matches!(lane.spec().kind, PathKind::Smtp { .. })
-            || lane.grants().ready() <= u64::from(lane.connections())
-        {
-            return;
-        }
-        let mut invited = path.invited.borrow_mut();
-        for worker in (0..self.wiring.workers).map(WorkerIndex) {
-            let wanted = match self.wiring.near {
-                // One executor for both: the worker next to a shard that has work.
-                Some(_) => lane.grants().has_ready(ShardIndex(worker.0)),
-                None => true,
-            };
-            if worker != self.wiring.index && wanted && !invited.contains(&worker) {
-                invited.push(worker);
-                home.invite(worker);
-            }
-        }
-    }
-
-    /// Shards that the lane at `worker` is for.
-    fn shards_for(&self, worker: WorkerIndex, path: &PathState<S>) -> Vec<ShardIndex> {
-        match self.wiring.near {
-            Some(_) => vec![ShardIndex(worker.0)],
-            None => path.lane.borrow_mut().grants().demanding().collect(),
-        }
-    }
-
-    /// Leaves to other lanes the shards that share their executors.
-    fn share_shards(&self, path: &PathState<S>, home: &Home) {
-        if self.wiring.near.is_none() {
-            return;
-        }
-        let served_elsewhere: Vec<_> = home.lanes_with_slots().filter(|w| *w != self.wiring.index).collect();
-        path.lane
-            .borrow_mut()
-            .grants()
-            .set_served(|shard| !served_elsewhere.iter().any(|worker| worker.0 == shard.0));
-    }
-
-    fn open_connections(self: &Rc<Self>, path: &Rc<PathState<S>>) {
-        if self.stopping.get() {
-            return;
-        }
-        path.wake_idle();
-        while path.lane.borrow_mut().open_connection() {
-            self.connections.set(self.connections.get() + 1);
-            let ended = EndOfConnection { worker: self.clone(), path: path.clone() };
-            net::spawn(async move {
-                let (worker, path) = (ended.worker.clone(), ended.path.clone());
-                connection::run(&worker, &path).await;
-                drop(ended);
-                let id = path.lane.borrow().spec().id;
-                worker.upkeep(id);
-            });
-        }
-    }
-
     /// The state of a path, made when it is new.
     fn path(&self, spec: &Arc<PathSpec>) -> Rc<PathState<S>> {
         if let Some(path) = self.paths.borrow().get(&spec.id) {
@@ -473,11 +334,11 @@ impl<S: Storage> Pool<S> {
             return path.clone();
         }
         let at_home = exchange::home(spec.id, self.wiring.workers) == self.wiring.index;
-        let home = at_home.then(|| Home::new(u32::from(spec.limits.connections), REST));
+        let home = at_home.then(|| Home::new(&spec.limits, REST));
         let path = Rc::new(PathState::new(spec.clone(), home));
         if let Some(home) = &path.home {
             // First in the list of lanes.
-            home.borrow_mut().lane_news(self.wiring.index, false, 0, 0);
+            home.borrow_mut().lane_news(self.wiring.index, LaneNews::default(), net::now().mono);
         }
         self.paths.borrow_mut().insert(spec.id, path.clone());
         path
@@ -491,7 +352,7 @@ impl<S: Storage> Pool<S> {
         }
     }
 
-    fn to_shard(&self, shard: ShardIndex) -> &Sender<ToShard> {
+    pub(super) fn to_shard(&self, shard: ShardIndex) -> &Sender<ToShard> {
         &self.wiring.to_shards[usize::from(shard.0)]
     }
 
@@ -539,23 +400,6 @@ impl<S: Storage> Pool<S> {
 struct Held {
     handle: stream::Handle,
     open: Rc<Cell<bool>>,
-}
-
-/// Counts a connection off when its task ends, however it ends. What follows from that the worker's task does: nothing is
-/// begun by a destructor.
-struct EndOfConnection<S: Storage> {
-    worker: Rc<Pool<S>>,
-    path: Rc<PathState<S>>,
-}
-
-impl<S: Storage> Drop for EndOfConnection<S> {
-    fn drop(&mut self) {
-        self.worker.connections.set(self.worker.connections.get() - 1);
-        self.path.lane.borrow_mut().close_connection();
-        let id = self.path.lane.borrow().spec().id;
-        self.worker.unsaid.borrow_mut().insert(id);
-        self.worker.wiring.inbox.event().notify();
-    }
 }
 
 /// A number from 0 to 1 that differs by path and moment; for spreading, nothing else.

@@ -32,7 +32,7 @@ impl<S: Storage> Pool<S> {
         }
     }
 
-    /// Does what has become due at homes: the end of a rest.
+    /// Does what has become due at homes: the end of a rest, a permit that a lane waits for.
     pub(super) fn wake_due(self: &Rc<Self>, now: Moment) {
         let due: Vec<_> = std::iter::from_fn(|| self.times.wakes.borrow_mut().take_due(now)).collect();
         for id in due {
@@ -64,7 +64,8 @@ impl<S: Storage> Pool<S> {
             };
             if changed {
                 self.upkeep(id);
-            } else if !path.lane.borrow_mut().grants().is_idle() {
+            } else if path.lane.borrow().rest_until().is_none() && !path.lane.borrow_mut().grants().is_idle()
+            {
                 // Demand that stands: others may be invited to it in the next period.
                 self.note_changed(id, &path);
             }

@@ -1,8 +1,8 @@
 //! PURE. An envelope while it comes in, command by command.
 
 use super::{
-    Content, ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, FIELD_HEADER_BYTES, NEEDS_BINARY, Notify,
-    Parameters, push_field, tag,
+    Content, ENVELOPE_BYTES_MAX, Envelope, EnvelopeError, FIELD_HEADER_BYTES, Notify, Parameters, push_field,
+    tag,
 };
 use crate::clock::WallTime;
 use crate::limits::{LEG_RECIPIENTS_MAX, MAILBOX_BYTES_MAX, RECIPIENTS_MAX};
@@ -133,8 +133,8 @@ impl EnvelopeBuilder {
         push_field(&mut bytes, tag::ACCEPTED_AT, &accepted_at.0.to_le_bytes());
         push_field(&mut bytes, tag::EXPIRES_AT, &expires_at.0.to_le_bytes());
         push_field(&mut bytes, tag::FLAGS, &[self.parameters.as_flags()]);
-        if self.parameters.binary {
-            push_field(&mut bytes, tag::NEEDS, &[NEEDS_BINARY]);
+        if self.parameters.as_needs() != 0 {
+            push_field(&mut bytes, tag::NEEDS, &[self.parameters.as_needs()]);
         }
         if !self.envid.is_empty() {
             push_field(&mut bytes, tag::ENVID, self.envid.as_bytes());

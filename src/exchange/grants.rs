@@ -1,5 +1,6 @@
 //! PURE. The worker's end of the exchange, for one path: which shard has been granted how many jobs.
 
+use super::shares::{self, Spread, Waiting};
 use super::{CREDITS_AT_START, Demand};
 use crate::id::ShardIndex;
 
@@ -7,8 +8,6 @@ use crate::id::ShardIndex;
 #[derive(Debug, Default)]
 pub struct Grants {
     accounts: Vec<Account>,
-    /// Where the next round of grants starts, so that no shard is always first.
-    turn: usize,
 }
 
 #[derive(Debug)]
@@ -18,6 +17,14 @@ struct Account {
     granted: u64,
     arrived: u64,
     ready: u32,
+    waiting: Waiting,
+    /// What the shard was told of its tenants.
+    spread: Spread,
+    spread_is_news: bool,
+    /// What it is behind, or ahead of, what it is due, in credits times all that is due.
+    owed: i64,
+    /// A tenant has joined those of the shard, and no credit was given since.
+    joined: bool,
     /// Jobs have come since the last [`Grants::cool`]: keeps credits though no demand is known at the moment.
     active: bool,
     /// The shard has not yet said that it knows the epoch: what arrives was sent in the one before.
@@ -38,6 +45,24 @@ impl Account {
         (self.unacknowledged, self.dirty, self.active) = (true, true, false);
     }
 
+    /// Gives credits, which cost `all` that is due each.
+    fn give(&mut self, count: u64, all: i64) {
+        self.joined = false;
+        self.owed = self.owed.saturating_sub(i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(all));
+        self.granted += count;
+        self.dirty = true;
+    }
+
+    /// Most credits to give it now.
+    fn room(&self, equal: u64) -> u64 {
+        let known = u64::from(self.ready).saturating_sub(self.outstanding());
+        match self.wants() {
+            true if self.active => known.max(equal),
+            true => known,
+            false => 0,
+        }
+    }
+
     fn wants(&self) -> bool {
         self.served && !self.unacknowledged && (self.active || u64::from(self.ready) > self.outstanding())
     }
@@ -49,9 +74,43 @@ impl Grants {
     pub fn demand(&mut self, shard: ShardIndex, demand: &Demand, at_home: bool) {
         let account = self.account(shard, at_home);
         account.ready = demand.ready;
+        account.waiting = demand.waiting.clone();
+        account.joined |= demand.joined;
         if demand.epoch == account.epoch {
             account.unacknowledged = false;
         }
+        self.update_spreads();
+    }
+
+    /// Works out anew how the tenants are spread over the shards.
+    fn update_spreads(&mut self) {
+        for at in 0..self.accounts.len() {
+            let spread = shares::spread(&self.accounts[at].waiting, self.waiting());
+            let account = &mut self.accounts[at];
+            if spread != account.spread {
+                account.spread = spread;
+                account.spread_is_news = true;
+            }
+        }
+    }
+
+    /// Whom the shards with ready legs have.
+    fn waiting(&self) -> impl Iterator<Item = &Waiting> + Clone {
+        self.accounts.iter().filter(|account| account.ready > 0).map(|account| &account.waiting)
+    }
+
+    /// What is due to a shard, against the others.
+    pub fn due(&self, shard: ShardIndex) -> u64 {
+        let account = self.accounts.iter().find(|account| account.shard == shard);
+        account.map_or(0, |account| shares::due(&account.waiting, self.waiting()))
+    }
+
+    /// What to tell a shard of its tenants: for the path's home to say.
+    pub fn poll_spread(&mut self, has_room: impl Fn(ShardIndex) -> bool) -> Option<(ShardIndex, Spread)> {
+        let news = |account: &&mut Account| account.spread_is_news && has_room(account.shard);
+        let account = self.accounts.iter_mut().find(news)?;
+        account.spread_is_news = false;
+        Some((account.shard, account.spread.clone()))
     }
 
     /// A job arrived.
@@ -84,6 +143,7 @@ impl Grants {
     /// any gets at least one in turn, as long as `want` allows.
     pub fn replenish(&mut self, want: u32, busy: u32) {
         let want = u64::from(want);
+        self.let_in_joined(want, u64::from(busy));
         let room = want.saturating_sub(u64::from(busy));
         let wanting = self.accounts.iter().filter(|account| account.wants()).count() as u64;
         if wanting == 0 || room == 0 {
@@ -95,27 +155,57 @@ impl Grants {
             self.reclaim();
         }
         let outstanding = self.outstanding();
-        let mut free = room.saturating_sub(outstanding);
-        if !is_enough(free, outstanding) {
-            return;
+        let free = room.saturating_sub(outstanding);
+        if is_enough(free, outstanding) {
+            self.share_out(free, free.div_ceil(wanting));
         }
-        let share = free.div_ceil(wanting);
-        let count = self.accounts.len();
-        for offset in 0..count {
-            let account = &mut self.accounts[(self.turn + offset) % count];
-            if !account.wants() {
-                continue;
+    }
+
+    /// A shard that another tenant has joined gets a credit at once if it has none, so that a message now and then does not wait until
+    /// somebody's backlog leaves room. With these there are no more jobs than wanted and one for each shard.
+    fn let_in_joined(&mut self, want: u64, busy: u64) {
+        let most = want + self.accounts.len() as u64;
+        let mut here = busy + self.outstanding();
+        for account in &mut self.accounts {
+            let waits = std::mem::take(&mut account.joined) && account.wants() && account.outstanding() == 0;
+            if waits && here < most {
+                account.granted += 1;
+                account.dirty = true;
+                here += 1;
             }
-            let more = share.min(free);
-            if more == 0 {
-                self.turn = (self.turn + offset) % count;
-                return;
-            }
-            account.granted += more;
-            account.dirty = true;
-            free -= more;
         }
-        self.turn = (self.turn + 1) % count;
+    }
+
+    /// Gives `free` credits to those who want any, by what is due to them. A shard that may have more legs than it has said gets
+    /// no more for those than an `equal` share.
+    fn share_out(&mut self, mut free: u64, equal: u64) {
+        let due: Vec<i64> = self.accounts.iter().map(|account| self.due_now(account)).collect();
+        let all: i64 = due.iter().sum();
+        let parts = i64::try_from(free).unwrap_or(i64::MAX);
+        let mut room: Vec<u64> = self.accounts.iter().map(|account| account.room(equal)).collect();
+        // Whole parts first, then one by one to whom most is owed.
+        for ((account, due), room) in self.accounts.iter_mut().zip(&due).zip(&mut room) {
+            account.owed = account.owed.clamp(-all, all).saturating_add(parts.saturating_mul(*due));
+            let whole = u64::try_from(account.owed / all.max(1)).unwrap_or(0).min(*room).min(free);
+            if whole > 0 {
+                account.give(whole, all);
+                (*room, free) = (*room - whole, free - whole);
+            }
+        }
+        while free > 0 {
+            let open = self.accounts.iter_mut().zip(&mut room).filter(|(_, room)| **room > 0);
+            let Some((account, room)) = open.max_by_key(|(account, _)| account.owed) else { return };
+            account.give(1, all);
+            (*room, free) = (*room - 1, free - 1);
+        }
+    }
+
+    /// What is due to a shard that wants any.
+    fn due_now(&self, account: &Account) -> i64 {
+        if !account.wants() {
+            return 0;
+        }
+        i64::try_from(shares::due(&account.waiting, self.waiting())).unwrap_or(i64::MAX)
     }
 
     /// Takes all credits back: new epochs begin with none. What is on its way still arrives, and must be sent back.
@@ -149,9 +239,9 @@ impl Grants {
         self.accounts.iter().map(Account::outstanding).sum()
     }
 
-    /// Whether a grant waits to be sent.
-    pub fn has_unsaid(&self) -> bool {
-        self.accounts.iter().any(|account| account.dirty)
+    /// Whether a grant waits to be sent, or a spread where this is the path's home.
+    pub fn has_unsaid(&self, at_home: bool) -> bool {
+        self.accounts.iter().any(|account| account.dirty || (at_home && account.spread_is_news))
     }
 
     /// Ready legs at the shards that this worker knows of.
@@ -177,6 +267,11 @@ impl Grants {
         self.accounts.iter().any(|account| account.shard == shard && account.ready > 0)
     }
 
+    /// Whether a shard that is served here has said that it has legs.
+    pub fn expects(&self) -> bool {
+        self.accounts.iter().any(|account| account.served && account.ready > 0)
+    }
+
     /// Whether no shard that is served here has jobs, or has sent any since the last [`Self::cool`].
     pub fn is_idle(&self) -> bool {
         !self.accounts.iter().any(|account| account.served && (account.ready > 0 || account.active))
@@ -197,6 +292,11 @@ impl Grants {
                 granted: if at_home { CREDITS_AT_START } else { 0 },
                 arrived: 0,
                 ready: 0,
+                waiting: Waiting::default(),
+                spread: Spread::new(),
+                spread_is_news: false,
+                owed: 0,
+                joined: false,
                 active: false,
                 unacknowledged: false,
                 served: true,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::hash::HashState;
 
+use super::shares::Waiting;
 use super::{CREDITS_AT_START, Demand, Grant, home};
 use crate::clock::WallTime;
 use crate::id::{PathId, WorkerIndex};
@@ -53,6 +54,7 @@ struct Entry {
     spec: Arc<PathSpec>,
     ready: u32,
     oldest: WallTime,
+    waiting: Waiting,
     lanes: Vec<Lane>,
     listed: bool,
 }
@@ -68,13 +70,25 @@ struct Lane {
     /// The worker knows the path: a job may follow on the same channel.
     announced: bool,
     dirty: bool,
+    /// A tenant has joined, and the worker has not been told.
+    joined: bool,
     /// The path stands among the worker's blocked ones.
     blocked: bool,
 }
 
 impl Lane {
     fn new(worker: WorkerIndex, epoch: u32, granted: u64, announced: bool) -> Self {
-        Self { worker, epoch, granted, sent: 0, told: 0, announced, dirty: false, blocked: false }
+        Self {
+            worker,
+            epoch,
+            granted,
+            sent: 0,
+            told: 0,
+            announced,
+            dirty: false,
+            joined: false,
+            blocked: false,
+        }
     }
 
     fn credits(&self) -> u64 {
@@ -110,8 +124,14 @@ impl Ledger {
                 }
             }
             None => {
-                let entry =
-                    Entry { spec, ready: 0, oldest: WallTime::default(), lanes: Vec::new(), listed: false };
+                let entry = Entry {
+                    spec,
+                    ready: 0,
+                    oldest: WallTime::default(),
+                    waiting: Waiting::default(),
+                    lanes: Vec::new(),
+                    listed: false,
+                };
                 self.paths.insert(path, entry);
             }
         }
@@ -137,6 +157,18 @@ impl Ledger {
             }
         }
         self.list(path);
+    }
+
+    /// Takes over whose legs they are, before [`Self::set_ready`]. Told to the workers at once if a tenant has joined.
+    pub fn set_waiting(&mut self, path: PathId, waiting: Waiting, joined: bool) {
+        let Some(entry) = self.paths.get_mut(&path) else { return };
+        entry.waiting = waiting;
+        if joined {
+            for lane in &mut entry.lanes {
+                lane.joined = true;
+                mark(&mut self.dirty, path, lane);
+            }
+        }
     }
 
     /// Takes over a grant.
@@ -261,6 +293,8 @@ impl Ledger {
                 sent: lane.sent,
                 ready: entry.ready,
                 oldest: entry.oldest,
+                waiting: entry.waiting.clone(),
+                joined: std::mem::take(&mut lane.joined),
             };
             return Some((worker, demand));
         }

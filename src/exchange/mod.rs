@@ -6,6 +6,7 @@
 //!
 //! * [`ledger`] is the shard's end: credits, windows, what is to be said to workers.
 //! * [`grants`] is the worker's end: who wants what, who was granted how much.
+//! * [`shares`] says how much of a path is due to which shard, for the sake of its tenants.
 //!
 //! | message | from → to | carries |
 //! | --- | --- | --- |
@@ -13,19 +14,22 @@
 //! | [`Job`] | shard → worker | one leg, or a part of it, against one credit |
 //! | [`Grant`] | worker → shard | total credits of a path in an epoch. State: the last one counts |
 //! | [`Report`] | worker → shard | what became of a job: exactly one for each |
+//! | [`ToShard::Spread`] | home → shard | at how many shards its tenants wait. State: the last one counts |
 //!
 //! The first job of an idle path needs no grant: a path that has been announced to its home worker has one credit from
 //! the start, so announcement and job travel together.
 
 pub mod grants;
 pub mod ledger;
+pub mod shares;
 
 use std::sync::Arc;
 
 use crate::clock::{Moment, WallTime};
-use crate::id::{LegRef, Location, MessageId, PathId, ShardIndex, WorkerIndex};
+use crate::id::{LegRef, Location, MessageId, PathId, ShardIndex, TenantKey, WorkerIndex};
 use crate::outcome::{LegResult, Reply};
 use crate::routing::PathSpec;
+use shares::{Spread, Waiting};
 
 /// Credits that a path has at its home worker from the first announcement on.
 pub const CREDITS_AT_START: u64 = 1;
@@ -60,6 +64,8 @@ pub struct Job<B> {
     pub attempts: u16,
     /// Bytes that count against the window.
     pub bytes: u32,
+    /// Whose it is.
+    pub tenant: TenantKey,
     /// Envelope and body.
     pub body: B,
 }
@@ -77,6 +83,10 @@ pub struct Demand {
     pub ready: u32,
     /// When the oldest of them was accepted.
     pub oldest: WallTime,
+    /// Whose they are.
+    pub waiting: Waiting,
+    /// A tenant has come since the demand before.
+    pub joined: bool,
 }
 
 /// Credits of a shard for a path at one worker.
@@ -150,6 +160,8 @@ pub enum ToShard {
     Grant(Grant),
     /// The end of a job.
     Report(Report),
+    /// How the tenants of a path take turns.
+    Spread(PathId, Spread),
     /// A path rests; why, for the words of a bounce if its legs expire meanwhile.
     PathError {
         /// Which path.

@@ -70,7 +70,11 @@ impl WaitList {
         poll_fn(|context| match ready() {
             Some(value) => Poll::Ready(value),
             None => {
-                self.0.borrow_mut().push(context.waker().clone());
+                let mut waiting = self.0.borrow_mut();
+                // A task that waits for something else too is polled more often than it is woken from here.
+                if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                    waiting.push(context.waker().clone());
+                }
                 Poll::Pending
             }
         })

@@ -1,6 +1,8 @@
 //! Listening sockets: one per shard on the same address (SO_REUSEPORT), and the accept that survives a lack of
 //! descriptors.
 
+pub mod inherited;
+
 #[cfg(feature = "simulation")]
 use std::future::poll_fn;
 use std::io;
@@ -79,6 +81,8 @@ fn try_bind(address: SocketAddr) -> io::Result<()> {
 pub enum Bound {
     /// The kernel's.
     Kernel(OwnedFd),
+    /// Likewise, and somebody else's, who will go on listening.
+    Inherited(OwnedFd),
     /// A simulated world's.
     #[cfg(feature = "simulation")]
     Simulated(ListenerId),
@@ -88,7 +92,7 @@ impl Bound {
     /// The address it has, which matters when port 0 was asked for.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Kernel(socket) => {
+            Self::Kernel(socket) | Self::Inherited(socket) => {
                 let address = Socket::from(socket.try_clone()?).local_addr()?;
                 address.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
             }
@@ -101,14 +105,17 @@ impl Bound {
     pub fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Kernel(socket) => socket.try_clone().map(Self::Kernel),
+            Self::Inherited(socket) => socket.try_clone().map(Self::Inherited),
             #[cfg(feature = "simulation")]
             Self::Simulated(listener) => Ok(Self::Simulated(*listener)),
         }
     }
 
-    /// Stops it: accepts on it fail from now on, in whichever executor they wait.
+    /// Stops it: accepts on it fail from now on, in whichever executor they wait. One that is somebody else's stays as it is:
+    /// whoever connects waits for the next relay.
     pub fn shut(&self) {
         match self {
+            Self::Inherited(_) => {}
             Self::Kernel(socket) => drop(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)),
             #[cfg(feature = "simulation")]
             Self::Simulated(listener) => listener.shut(),
@@ -148,7 +155,7 @@ impl Listener {
     /// Takes over a bound socket.
     pub fn new(socket: Bound) -> Self {
         match socket {
-            Bound::Kernel(socket) => Self::Kernel(fd::tcp_listener(socket)),
+            Bound::Kernel(socket) | Bound::Inherited(socket) => Self::Kernel(fd::tcp_listener(socket)),
             #[cfg(feature = "simulation")]
             Bound::Simulated(listener) => Self::Simulated(listener),
         }
@@ -241,7 +248,7 @@ mod tests {
         let address = first.local_address().expect("bound");
         let second = bind(address, Some(cpus[1])).expect("a second one on the same address");
         let sockets = [first, second].map(|bound| match bound {
-            Bound::Kernel(socket) => Socket::from(socket),
+            Bound::Kernel(socket) | Bound::Inherited(socket) => Socket::from(socket),
             #[cfg(feature = "simulation")]
             Bound::Simulated(_) => unreachable!("no world is entered"),
         });

@@ -147,6 +147,9 @@ pub fn parse_mail<'a>(arguments: &'a str, offered: &Extensions) -> Result<Mail<'
             seen.once(16)?;
             let envid = value.filter(|value| is_xtext(value) && value.len() <= ENVID_BYTES_MAX);
             mail.envid = envid.ok_or(reply::BAD_PARAMETER)?;
+        } else if offered.require_tls && name.eq_ignore_ascii_case("REQUIRETLS") {
+            seen.once(64)?;
+            mail.parameters.require_tls = value.is_none().then_some(true).ok_or(reply::BAD_PARAMETER)?;
         } else if offered.auth && name.eq_ignore_ascii_case("AUTH") {
             // RFC 4954 §5: taken from everybody, and not passed on, as if it were `<>`.
             seen.once(32)?;
@@ -278,7 +281,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: Extensions = Extensions { dsn: true, smtputf8: true, chunking: true, auth: false };
+    const ALL: Extensions =
+        Extensions { dsn: true, smtputf8: true, chunking: true, auth: false, require_tls: false };
 
     #[test]
     fn verbs_are_found_in_any_case_and_arguments_lose_their_blanks() {
@@ -352,7 +356,8 @@ mod tests {
 
     #[test]
     fn parameters_of_an_extension_that_is_not_offered_are_unknown() {
-        let none = Extensions { dsn: false, smtputf8: false, chunking: false, auth: false };
+        let none =
+            Extensions { dsn: false, smtputf8: false, chunking: false, auth: false, require_tls: false };
         for parameter in ["SMTPUTF8", "RET=FULL", "ENVID=x"] {
             assert_eq!(mail(&format!("FROM:<a@b> {parameter}"), &none), Err(555), "{parameter}");
         }

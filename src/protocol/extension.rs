@@ -8,7 +8,6 @@ use crate::protocol::reply::{push_lines, push_number};
 const RCPTMAX_MAX: usize = 999_999;
 
 /// Extensions that can be switched off. PIPELINING, SIZE, 8BITMIME, ENHANCEDSTATUSCODES and LIMITS are always there.
-/// REQUIRETLS (RFC 8689) is not: the outbound side cannot hold a message back from a remote that it has not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extensions {
     /// DSN (RFC 3461).
@@ -19,11 +18,13 @@ pub struct Extensions {
     pub chunking: bool,
     /// AUTH (RFC 4954): the parameter of MAIL. Which mechanisms are announced differs from session to session.
     pub auth: bool,
+    /// REQUIRETLS (RFC 8689), which is for sessions over TLS alone.
+    pub require_tls: bool,
 }
 
 impl Default for Extensions {
     fn default() -> Self {
-        Self { dsn: true, smtputf8: true, chunking: true, auth: false }
+        Self { dsn: true, smtputf8: true, chunking: true, auth: false, require_tls: false }
     }
 }
 
@@ -50,6 +51,7 @@ impl Extensions {
             (self.chunking, "CHUNKING"),
             (self.chunking, "BINARYMIME"),
             (starttls, "STARTTLS"),
+            (self.require_tls, "REQUIRETLS"),
             (!auth.is_empty(), auth),
         ];
         lines.extend(switched.iter().filter(|(on, _)| *on).map(|(_, keyword)| *keyword));
@@ -71,8 +73,9 @@ mod tests {
         let end =
             "\r\n250-LIMITS RCPTMAX=50\r\n250-DSN\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250 BINARYMIME\r\n";
         assert!(all.ends_with(end), "{all}");
-        let none = Extensions { dsn: false, smtputf8: false, chunking: false, auth: false }
-            .ehlo_reply("mx.test", 1000, 0, false, "");
+        let none =
+            Extensions { dsn: false, smtputf8: false, chunking: false, auth: false, require_tls: false }
+                .ehlo_reply("mx.test", 1000, 0, false, "");
         assert!(none.ends_with(b"\r\n250 LIMITS RCPTMAX=1\r\n"), "{}", none.escape_ascii());
     }
 }

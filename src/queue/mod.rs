@@ -20,7 +20,7 @@
 //!
 //! Ready legs hang on a *flow* (domain × tenant); a path has *turns* (path × tenant), each with the flows that have ready
 //! legs. A domain that moves to another path takes its flows along: no leg is touched. Tenants take turns by deficit
-//! round robin in bytes.
+//! round robin in bytes, by their weights and by how many shards they wait in; one that comes anew is next.
 //!
 //! **Time.** Records have wall time. When one is applied the wait is worked out, cut to what the options allow, and from
 //! then on only monotonic time counts: a jump of the wall clock moves no timer. What had to be taken from wall time at
@@ -42,7 +42,7 @@ mod wheel;
 
 use crate::clock::{Moment, Now, WallTime};
 use crate::envelope::Envelope;
-use crate::id::{LegRef, Location, MessageId, PathId};
+use crate::id::{LegRef, Location, MessageId, PathId, TenantKey, TenantShare};
 use crate::outcome::{Bounced, LegResult, LegState, Outcome, Reply, Verdict};
 use index::{Index, TABLES_MANY};
 use leg::{Leg, Message, Mixed, Replies, Wishes};
@@ -76,8 +76,8 @@ pub struct QueueOptions {
     pub bounce_gather: Duration,
     /// When a bounce that was offered and has not been recorded is offered again.
     pub bounce_again: Duration,
-    /// Bytes that a tenant may send in one turn.
-    pub quantum_bytes: u32,
+    /// Weights of tenants; all others have 1.
+    pub weights: HashMap<Box<str>, u32>,
     /// Bytes for the texts of last replies; beyond them only statuses are kept.
     pub reply_bytes_max: usize,
     /// Domains without legs whose path is remembered.
@@ -92,7 +92,7 @@ impl Default for QueueOptions {
             hold_max: Duration::from_secs(30 * 24 * 3600),
             bounce_gather: Duration::from_secs(60),
             bounce_again: Duration::from_secs(60),
-            quantum_bytes: 64 * 1024,
+            weights: HashMap::new(),
             reply_bytes_max: 8 * 1024 * 1024,
             idle_domains_max: 4096,
         }
@@ -151,6 +151,8 @@ pub struct Job {
     pub expires_at: WallTime,
     /// Bytes of the body.
     pub body_bytes: u32,
+    /// Whose it is.
+    pub tenant: TenantKey,
 }
 
 /// Recipients whose time is up. They are out like a job's; the caller records them as failed (5.4.7).
@@ -178,12 +180,18 @@ pub struct Late {
 }
 
 /// What waits for a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demand {
     /// Legs that can be tried now.
     pub ready: u32,
     /// Tenants they belong to.
     pub tenants: u32,
+    /// These tenants, if they are few.
+    pub shares: Vec<TenantShare>,
+    /// Weights of all that are not listed.
+    pub others: u32,
+    /// One of them has come since the path's demand was told last.
+    pub joined: bool,
     /// Acceptance of the oldest among the legs that are next in the turns looked at (an estimate).
     pub oldest: WallTime,
 }
@@ -393,6 +401,7 @@ impl Queue {
             attempts: self.bits(slot).round,
             expires_at: self.expires_at(slot),
             body_bytes: message.body_bytes,
+            tenant: self.routes.tenants[self.routes.flows[leg.flow].tenant].key,
         }
     }
 }

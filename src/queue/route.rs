@@ -13,15 +13,19 @@
 mod dispatch;
 
 use super::index::{Index, TABLES_FEW};
-use super::schedule::Schedules;
 use super::slab::{Link, List, NONE, Slab, linked};
-use super::{Job, Queue};
+use super::{Job, Queue, QueueOptions};
 use crate::clock::{Moment, Now};
-use crate::id::PathId;
+use crate::id::{PathId, TenantKey};
 use crate::outcome::Reply;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
+/// What a tenant of weight 1 may send in a round, bytes: hardly more than the smallest message costs, so that tenants alternate
+/// message by message where messages are small.
+const QUANTUM_BYTES: i64 = 1024;
+/// Most tenants of a path that demand lists.
+const SHARES_MAX: u32 = 16;
 /// Tables for domains and flows, of which a bulk sender has up to millions.
 const TABLES_DOMAINS: usize = 128;
 
@@ -60,6 +64,8 @@ linked!(Domain);
 pub(super) struct Tenant {
     link: Link,
     pub name: Box<str>,
+    pub key: TenantKey,
+    weight: u32,
     flows: u32,
 }
 linked!(Tenant);
@@ -84,6 +90,12 @@ struct Turn {
     path: u32,
     tenant: u32,
     deficit: i64,
+    /// What it may send in a round, bytes.
+    quantum: i64,
+    /// The telling of the path's demand that listed it last.
+    told: u32,
+    /// It came before those that had waited longer.
+    jumped: bool,
     /// Flows with ready legs.
     active: List,
     /// Flows at all.
@@ -100,6 +112,16 @@ pub(super) struct Path {
     active: List,
     pub ready: u32,
     reported: u32,
+    /// Counts the tellings of demand, from 1.
+    tellings: u32,
+    /// A tenant has joined those of the last telling.
+    joined: bool,
+    /// A turn has jumped, and none of the others was served since.
+    jumped: bool,
+    /// Weights of the tenants with ready legs.
+    weight: u32,
+    /// Tenants who wait in the queues of several shards, and in how many.
+    spread: Vec<(TenantKey, u16)>,
     dirty: bool,
     domains: u32,
 }
@@ -180,25 +202,27 @@ impl Routes {
         slot
     }
 
-    fn intern_tenant(&mut self, name: &str) -> u32 {
+    fn intern_tenant(&mut self, name: &str, weights: &HashMap<Box<str>, u32>) -> u32 {
         let hash = self.tenant_index.hash(name);
         if let Some(slot) = self.tenant_index.find(hash, |slot| *self.tenants[slot].name == *name) {
             return slot;
         }
-        let slot = self.tenants.insert(Tenant { name: name.into(), ..Tenant::default() });
+        let weight = weights.get(name).copied().unwrap_or(1);
+        let key = TenantKey::of(name);
+        let slot = self.tenants.insert(Tenant { name: name.into(), key, weight, ..Tenant::default() });
         self.tenant_index.insert(hash, slot);
         slot
     }
 
     /// The flow of a domain and a tenant, with one more leg.
-    pub fn join_flow(&mut self, domain: &str, tenant: &str, schedules: &Schedules) -> u32 {
+    pub fn join_flow(&mut self, domain: &str, tenant: &str, options: &QueueOptions) -> u32 {
         let names = (domain, tenant);
         let domain = self.intern_domain(domain);
-        let tenant = self.intern_tenant(tenant);
+        let tenant = self.intern_tenant(tenant, &options.weights);
         let hash = self.flow_index.hash((domain, tenant));
         let same = |slot: u32| (self.flows[slot].domain, self.flows[slot].tenant) == (domain, tenant);
         let flow = self.flow_index.find(hash, same).unwrap_or_else(|| {
-            let schedule = schedules.find(names.0, names.1);
+            let schedule = options.schedules.find(names.0, names.1);
             let flow = self.flows.insert(Flow { domain, tenant, schedule, turn: NONE, ..Flow::default() });
             self.flow_index.insert(hash, flow);
             self.domains[domain].flows.push(flow);
@@ -346,7 +370,7 @@ impl Routes {
             self.turns[turn].active.push_back(&mut self.flows, flow);
         }
         if waits {
-            self.paths[path].active.push_back(&mut self.turns, turn);
+            self.begin_turns(path, turn);
         }
     }
 
@@ -356,12 +380,15 @@ impl Routes {
         if self.turns[turn].active.len == 0 {
             let path = self.turns[turn].path;
             self.paths[path].active.unlink(&mut self.turns, turn);
+            self.paths[path].weight -= self.tenants[self.turns[turn].tenant].weight;
+            // When it comes back that is news.
+            self.turns[turn].told = u32::MAX;
             // Unused turns are not saved up; debts stay.
             self.turns[turn].deficit = self.turns[turn].deficit.min(0);
         }
     }
 
-    /// Notes that a path's demand may be worth telling: it began, ended, doubled or halved.
+    /// Notes that a path's demand may be worth telling: it began, ended, doubled or halved, or a tenant joined it.
     fn mark(&mut self, slot: u32) {
         let path = &mut self.paths[slot];
         if !path.dirty && path.news() {
@@ -448,7 +475,13 @@ impl Routes {
 impl Path {
     fn news(&self) -> bool {
         let (ready, reported) = (u64::from(self.ready), u64::from(self.reported));
-        (ready == 0) != (reported == 0) || ready > 2 * reported || 2 * ready < reported
+        self.joined || (ready == 0) != (reported == 0) || ready > 2 * reported || 2 * ready < reported
+    }
+
+    /// What a tenant may send in a round here, so that its rounds in all shards together come to its weight.
+    fn quantum(&self, tenant: TenantKey, weight: u32) -> i64 {
+        let shards = self.spread.iter().find(|(key, _)| *key == tenant).map_or(1, |(_, shards)| *shards);
+        (QUANTUM_BYTES * i64::from(weight) / i64::from(shards.max(1))).max(1)
     }
 }
 

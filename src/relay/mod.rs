@@ -8,6 +8,7 @@ pub mod door;
 pub mod placement;
 pub mod roles;
 pub mod seats;
+mod sockets;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +31,6 @@ use crate::id::{PartId, ShardIndex};
 use crate::metrics::RoleSnapshot;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
-use crate::net::listener::{self, Bound};
 use crate::net::tls::TlsError;
 use crate::shard;
 use crate::spool::layout::Layout;
@@ -69,6 +69,9 @@ pub enum StartError {
         /// How it failed.
         source: std::io::Error,
     },
+    /// Sockets that were passed cannot be used.
+    #[error("{0}")]
+    Passed(String),
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -166,7 +169,7 @@ impl Relay {
         let shared = is_shared(&config);
         let mut door_keeper = DoorKeeper::new(config.clone())?;
         let keys = Keys::read(&config.sites)?;
-        let (sockets, listening) = bind_all(&config)?;
+        let (sockets, listening) = sockets::bind_all(&config)?;
         make_directory(&config.spool.directory)?;
         let mut spool = Layout::open(&config.spool.directory)?;
         let door = door_keeper.complete()?;
@@ -404,26 +407,4 @@ impl Roles for Orders {
         }
         answers
     }
-}
-
-/// One socket for each shard and listener, in the order of the listeners' indexes. With port 0 the first decides the port for the others.
-fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), StartError> {
-    let cpus = if config.threads.steer { seats::pinned_cpus(config) } else { Vec::new() };
-    let mut by_shard: Vec<Vec<Bound>> = (0..config.threads.shards).map(|_| Vec::new()).collect();
-    let mut listening = Vec::new();
-    for wanted in config.listeners() {
-        let mut address = wanted.address;
-        for (index, sockets) in by_shard.iter_mut().enumerate() {
-            let failed = |source| StartError::Bind { address, flag: "--listen", source };
-            // SO_REUSEPORT would let a second relay of the same user listen beside the first, unnoticed.
-            if index == 0 && address.port() != 0 {
-                listener::check_free(address).map_err(failed)?;
-            }
-            let socket = listener::bind(address, cpus.get(index).copied()).map_err(failed)?;
-            address = socket.local_address().map_err(failed)?;
-            sockets.push(socket);
-        }
-        listening.push(address);
-    }
-    Ok((by_shard, listening))
 }

@@ -23,7 +23,7 @@ use crate::exchange::{ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::admission::{Admission, Budget};
 use crate::inbound::limits::{Clients, Limits};
-use crate::inbound::listener::{Encryption, ListenerIndex, ListenerPolicy, Networks};
+use crate::inbound::listener::{Encryption, ListenerPolicy, Networks};
 use crate::inbound::login::Logins;
 use crate::inbound::pace::Patience;
 use crate::inbound::policy::RelayRules;
@@ -298,7 +298,7 @@ async fn make_shard<S: Storage>(
     let shard = Shard::new(wiring, options, queue, ledger, parts, metrics.clone());
     shard.start_logs();
     let inbound = Rc::new(make_inbound(&shard, common, metrics, events));
-    for (index, listener) in (0..).map(ListenerIndex).zip(seat.listeners) {
+    for (index, listener) in seat.listeners {
         shard.listen(listener, index, &inbound).map_err(|error| format!("cannot listen: {error}"))?;
     }
     Ok((shard, inbound))
@@ -401,5 +401,10 @@ fn schedules(config: &Config) -> Schedules {
 
 fn queue_options(config: &Config) -> QueueOptions {
     let delivery = &config.delivery;
-    QueueOptions { schedules: schedules(config), hold_max: delivery.hold_max, ..QueueOptions::default() }
+    QueueOptions {
+        schedules: schedules(config),
+        hold_max: delivery.hold_max,
+        weights: config.tenants.iter().map(|tenant| (tenant.name.as_str().into(), tenant.weight)).collect(),
+        ..QueueOptions::default()
+    }
 }

@@ -13,7 +13,7 @@ use crate::delivery::peer::Peer;
 use crate::exchange::{CONTROL_ROOM, ToShard, ToWorker};
 use crate::id::{PartId, ShardIndex, WorkerIndex};
 use crate::inbound::accept::Loads;
-use crate::inbound::listener::Handed;
+use crate::inbound::listener::{Handed, ListenerIndex};
 use crate::net::doorbell::{self, RemoteSender, Ringer};
 use crate::net::executor;
 use crate::net::listener::Bound;
@@ -81,8 +81,8 @@ pub struct ShardSeat<P> {
     pub(super) hand_to: Vec<RemoteSender<Handed>>,
     pub(super) loads: Loads,
     pub(super) resolver: ResolverHandle,
-    /// By the listener's index.
-    pub(super) listeners: Vec<Bound>,
+    /// Not every listener need have one.
+    pub(super) listeners: Vec<(ListenerIndex, Bound)>,
     pub(super) parts: Vec<PartPlan>,
 }
 
@@ -101,7 +101,7 @@ pub struct WorkerSeat<P> {
 pub fn make<P>(
     config: &Config,
     shared: bool,
-    sockets: Vec<Vec<Bound>>,
+    sockets: Vec<Vec<(ListenerIndex, Bound)>>,
     plans: Vec<Vec<PartPlan>>,
     start_resolver: impl FnOnce(AnswerTo) -> io::Result<ResolverHandle>,
 ) -> Result<Made<P>, StartError> {

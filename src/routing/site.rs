@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DomainMap, PathLimits, Security, Target, TlsPolicy, Way};
+use super::{DomainMap, PathLimits, Rate, Security, Target, TlsPolicy, Way};
 
 /// One `[[site]]`: what it matches, and what it sets there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,10 @@ pub struct SiteRules {
     pub window: Option<u32>,
     /// See [`PathLimits::idle`].
     pub idle_timeout: Option<Duration>,
+    /// See [`PathLimits::connection_rate`].
+    pub connection_rate: Option<Rate>,
+    /// See [`PathLimits::message_rate`].
+    pub message_rate: Option<Rate>,
     /// See [`Security::tls`].
     pub tls: Option<TlsPolicy>,
     /// PEM file with the chain that is shown to remotes that ask for one; empty is inherited.
@@ -73,6 +77,8 @@ impl SiteRules {
                 .unwrap_or(below.recipients_per_transaction),
             window: self.window.unwrap_or(below.window),
             idle: self.idle_timeout.unwrap_or(below.idle),
+            connection_rate: self.connection_rate.or(below.connection_rate),
+            message_rate: self.message_rate.or(below.message_rate),
             security: Security {
                 tls: self.tls.unwrap_or(below.security.tls),
                 way: below.security.way,
@@ -184,6 +190,8 @@ mod tests {
         recipients_per_transaction: 50,
         window: 1000,
         idle: Duration::from_secs(60),
+        connection_rate: None,
+        message_rate: None,
         security: Security { tls: TlsPolicy::Opportunistic, way: Way::Mx, shows: None, logs_in: None },
     };
 

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::future;
+
 use super::{ROUND, Shard};
 use crate::id::ShardIndex;
 use crate::inbound::listener::{Handed, ListenerIndex};
@@ -52,7 +54,8 @@ impl<S: Storage> Shard<S> {
         inbound: &Rc<Inbound<S>>,
     ) {
         while !self.stopping.get() {
-            match socket.accept().await {
+            let stopped = || self.stopping.get().then(|| Err(std::io::ErrorKind::ConnectionAborted.into()));
+            match future::or(self.stopped.until(stopped), socket.accept()).await {
                 Ok(accepted) => self.place(accepted, listener, inbound),
                 Err(_) if self.stopping.get() => return,
                 Err(error) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{ROUND, Shard};
 use crate::clock::WallTime;
 use crate::delivery::job::Payload;
+use crate::exchange::shares::Waiting;
 use crate::exchange::{self, Job, ToWorker};
 use crate::id::{PathId, WorkerIndex};
 use crate::net;
@@ -85,6 +86,8 @@ impl<S: Storage> Shard<S> {
     fn tell_demand(&self) {
         let mut ledger = self.ledger.borrow_mut();
         while let Some((path, demand)) = { self.queue.borrow_mut().poll_demand() } {
+            let waiting = Waiting { tenants: demand.shares.into(), others: demand.others };
+            ledger.set_waiting(path, waiting, demand.joined);
             ledger.set_ready(path, demand.ready, demand.oldest);
         }
         let to = |worker: WorkerIndex| &self.wiring.to_workers[usize::from(worker.0)];
@@ -113,6 +116,7 @@ impl<S: Storage> Shard<S> {
             recipients: ready.recipients,
             attempts: ready.attempts,
             bytes: ready.body_bytes,
+            tenant: ready.tenant,
             body,
         }
     }

@@ -45,6 +45,7 @@ use crate::message::Message;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
+use crate::net::event::WaitList;
 use crate::net::listener::Bound;
 use crate::outcome::{Outcome, Reply};
 use crate::queue::{Change, Queue};
@@ -152,6 +153,8 @@ pub struct Shard<S: Storage> {
     unwritten: RefCell<VecDeque<Outcome>>,
     metrics: Rc<ShardMetrics>,
     stopping: Cell<bool>,
+    /// Accept loops, which wait for connections or this.
+    stopped: WaitList,
     bounces: Cell<usize>,
     accepting: Cell<usize>,
     listeners: RefCell<Vec<Bound>>,
@@ -180,6 +183,7 @@ impl<S: Storage> Shard<S> {
             unwritten: RefCell::default(),
             metrics,
             stopping: Cell::new(false),
+            stopped: WaitList::default(),
             bounces: Cell::new(0),
             accepting: Cell::new(0),
             listeners: RefCell::default(),
@@ -316,6 +320,7 @@ impl<S: Storage> Shard<S> {
         for listener in self.listeners.borrow().iter() {
             listener.shut();
         }
+        self.stopped.wake_all();
         inbound.sessions.stop();
     }
 }

@@ -36,6 +36,7 @@ impl<S: Storage> Shard<S> {
                 match message {
                     ToShard::Report(report) => self.settle(report).await,
                     ToShard::Grant(grant) => self.ledger.borrow_mut().grant(grant),
+                    ToShard::Spread(path, spread) => self.queue.borrow_mut().set_spread(path, spread),
                     ToShard::PathError { path, reply } => {
                         self.path_errors.borrow_mut().insert(path, reply);
                     }

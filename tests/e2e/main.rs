@@ -6,6 +6,7 @@
 //! | `path` | what goes in comes out, byte for byte |
 //! | `retries` | what remotes refuse: retried, bounced, re-delivered |
 //! | `kills` | kill -9 under load |
+//! | `lanes` | one busy remote, all workers |
 //! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
 //! | `exchanges` | routing by MX |
 //! | `tls` | STARTTLS, both ways |
@@ -14,6 +15,7 @@
 //! | `limits` | limits of addresses, slow and early clients, proxies, balance between shards |
 //! | `proxies` | clients that proxies speak for: logins, rights, listeners with proxies of their own |
 //! | `host` | hosts and files that will not do |
+//! | `sockets` | listening sockets that are passed, as by systemd |
 //! | `stopped` | a stopped relay's spool: listed, exported, verified, damaged |
 //! | `damage` | messages that are damaged when they are wanted |
 //! | `format` | the spool on disk, read by a program that knows the documented format alone |
@@ -28,12 +30,14 @@
 mod harness;
 
 mod damage;
+mod cuts;
 mod door;
 mod exchanges;
 mod fixture;
 mod format;
 mod host;
 mod kills;
+mod lanes;
 mod limits;
 mod load;
 mod path;
@@ -41,6 +45,7 @@ mod policy;
 mod proxies;
 mod retries;
 mod seeing;
+mod sockets;
 mod stopped;
 mod stops;
 mod tls;

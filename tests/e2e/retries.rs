@@ -143,6 +143,7 @@ fn a_connection_that_the_remote_closed_while_it_was_idle_costs_the_next_message_
     assert!(relay.log_lines(&["deferred"]).is_empty());
     // The end was seen in time: no message was begun on such a connection.
     assert_eq!(relay.metrics().sum("ringpost_outbound_transactions_total", &[]), 5.0);
+    assert_eq!(sink.asked(Stage::Banner), 5, "one message needs one connection");
     relay.stop();
 }
 

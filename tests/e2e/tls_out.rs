@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
-use crate::door::{add_user, with_users};
+use crate::door::{add_user, python, with_users};
 use crate::harness::client::content;
 use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::report::Report;
@@ -321,5 +321,69 @@ fn a_password_file_that_is_missing_or_has_more_than_the_password_stops_the_start
         assert!(!ended.status.success() && ended.err.lines().count() == 1, "{}", ended.err);
         assert!(ended.err.contains(file) && ended.err.contains(words), "{}", ended.err);
         assert!(!ended.err.contains("two"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn a_message_that_requires_tls_is_passed_on_in_confidence_or_comes_back_without_its_body() {
+    if !host_is_able() || !has_program("python3") {
+        return;
+    }
+    let (lab, far, sink) = (Lab::new(), Lab::new(), Sink::start());
+    let authority = Authority::new(&lab, "authority");
+    let good = authority.issue(&lab, "good", "127.0.0.1", false);
+    let quoted = |path: &Path| format!("'{}'", path.display());
+    let config =
+        Config::new().set("smtp.tls_certificate", quoted(&good.0)).set("smtp.tls_key", quoted(&good.1));
+    let plain = format!("smtp://{}", sink.address());
+    // The one promises the same and ends the way, or has to pass it on in the clear; the other cannot be believed.
+    let promising = far.start(
+        &config.clone().route("*", "discard").route("further.test", &plain).route("client.test", &plain),
+    );
+    let strange = Lab::new();
+    let unknown = receiver(&strange, &sink, &self_signed(&strange, "127.0.0.1"));
+    let config = config
+        .route("good.test", format!("smtp://{}", promising.smtp()))
+        .route("further.test", format!("smtp://{}", promising.smtp()))
+        .route("unknown.test", format!("smtp://{}", unknown.smtp()))
+        .route("plain.test", &plain)
+        .route("client.test", &plain);
+    let sender = authority.trusted_by(&lab, &config);
+    let text = r#"
+import smtplib, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+client = smtplib.SMTP("127.0.0.1", int(sys.argv[1]))
+client.ehlo()
+assert not client.has_extn("requiretls")
+client.starttls(context=context)
+client.ehlo()
+assert client.has_extn("requiretls")
+for domain in sys.argv[2:]:
+    text = f"Subject: {domain}\r\n\r\nthe secret\r\n"
+    client.sendmail(f"{domain}@client.test", [f"user@{domain}"], text, mail_options=["REQUIRETLS", "RET=FULL"])
+client.quit()
+"#;
+    let domains = ["good.test", "further.test", "unknown.test", "plain.test"];
+    let arguments: Vec<String> =
+        [sender.smtp().port().to_string()].into_iter().chain(domains.map(str::to_owned)).collect();
+    python(text, &arguments);
+    sender.await_log(&["delivered", "good.test"]);
+    promising.await_log(&["delivered", "good.test"]);
+    for (domain, words) in [
+        ("further.test", "not encrypted"),
+        ("unknown.test", "not to be trusted"),
+        ("plain.test", "not encrypted"),
+    ] {
+        let (status, diagnostic) = bounce(&sink, domain);
+        assert_eq!(status, "5.7.10", "{domain}: {diagnostic}");
+        assert!(diagnostic.contains(words), "{domain}: {diagnostic}");
+    }
+    for taken in sink.taken() {
+        assert!(!String::from_utf8_lossy(&taken.content).contains("the secret"), "{:?}", taken.mailboxes());
+    }
+    for relay in [sender, promising, unknown] {
+        relay.drain();
+        relay.stop();
     }
 }

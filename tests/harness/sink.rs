@@ -25,6 +25,8 @@ pub struct Moment<'a> {
     pub mailbox: &'a str,
     /// How often the script was asked at this stage for this mailbox before.
     pub before: usize,
+    /// Sessions that were accepted and are open, this one left out at its banner.
+    pub open: usize,
 }
 
 /// What the sink does instead of accepting.
@@ -84,7 +86,16 @@ struct Shared {
     offers: &'static [&'static str],
     taken: Mutex<Vec<Taken>>,
     asked: Mutex<Vec<(Stage, String)>>,
+    sessions: Mutex<Sessions>,
+    greeting: Mutex<()>,
     connections: Mutex<Vec<TcpStream>>,
+}
+
+/// Accepted sessions: open now, and the most that ever were at once.
+#[derive(Clone, Copy, Default)]
+struct Sessions {
+    open: usize,
+    peak: usize,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -124,6 +135,8 @@ impl Sink {
             offers,
             taken: Mutex::default(),
             asked: Mutex::default(),
+            sessions: Mutex::default(),
+            greeting: Mutex::default(),
             connections: Mutex::default(),
         });
         let mut first = None;
@@ -160,6 +173,11 @@ impl Sink {
     /// How often the script was asked at a stage.
     pub fn asked(&self, stage: Stage) -> usize {
         locked(&self.shared.asked).iter().filter(|(at, _)| *at == stage).count()
+    }
+
+    /// The most sessions that were open at once; one that was refused at its banner is none.
+    pub fn peak(&self) -> usize {
+        locked(&self.shared.sessions).peak
     }
 
     /// Closes all connections without a word, whatever goes on in them.
@@ -202,8 +220,23 @@ impl From<std::io::Error> for Over {
 
 impl Session<'_> {
     fn serve(&self) {
-        let _ = self.dialogue();
+        let _ = self.greet().and_then(|accepted| {
+            let over = self.dialogue();
+            // Counted out before the relay hears of the end, and may open the next one.
+            locked(&self.shared.sessions).open -= usize::from(accepted);
+            over.and_then(|bye| self.say(bye))
+        });
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// The banner, of one session at a time; says whether the session was accepted.
+    fn greet(&self) -> Result<bool, Over> {
+        let _alone = locked(&self.shared.greeting);
+        let accepted = self.ask(Stage::Banner, "", "220 sink.test ESMTP")?;
+        let mut sessions = locked(&self.shared.sessions);
+        sessions.open += usize::from(accepted);
+        sessions.peak = sessions.peak.max(sessions.open);
+        Ok(accepted)
     }
 
     /// Asks the script and says what it says, or `otherwise`; whether it accepts.
@@ -214,7 +247,8 @@ impl Session<'_> {
             asked.push((stage, mailbox.to_owned()));
             before
         };
-        match (self.shared.script)(&Moment { stage, mailbox, before }) {
+        let open = locked(&self.shared.sessions).open;
+        match (self.shared.script)(&Moment { stage, mailbox, before, open }) {
             Act::Accept => {
                 self.say(otherwise)?;
                 Ok(true)
@@ -232,14 +266,14 @@ impl Session<'_> {
         Ok(stream.write_all(format!("{line}\r\n").as_bytes())?)
     }
 
-    fn dialogue(&self) -> Result<(), Over> {
+    /// From behind the banner to the last words, which the caller says.
+    fn dialogue(&self) -> Result<&'static str, Over> {
         let mut reader = BufReader::new(self.stream);
-        self.ask(Stage::Banner, "", "220 sink.test ESMTP")?;
         let mut message = self.fresh();
         loop {
             let mut line = Vec::new();
             if reader.read_until(b'\n', &mut line)? == 0 {
-                return Ok(());
+                return Err(Over);
             }
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
@@ -288,7 +322,7 @@ impl Session<'_> {
                         return Err(Over);
                     }
                 }
-                "QUIT" => return self.say("221 2.0.0 bye"),
+                "QUIT" => return Ok("221 2.0.0 bye"),
                 _ => self.say("500 5.5.1 what?")?,
             }
         }
@@ -323,7 +357,8 @@ impl Session<'_> {
             asked.push((Stage::Dot, mailbox.clone()));
             before
         };
-        match (self.shared.script)(&Moment { stage: Stage::Dot, mailbox: &mailbox, before }) {
+        let open = locked(&self.shared.sessions).open;
+        match (self.shared.script)(&Moment { stage: Stage::Dot, mailbox: &mailbox, before, open }) {
             Act::Accept => {
                 locked(&self.shared.taken).push(message);
                 self.say("250 2.0.0 taken")?;

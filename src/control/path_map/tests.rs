@@ -12,6 +12,8 @@ fn map() -> PathMap {
         recipients_per_transaction: 1,
         window: 1,
         idle: Duration::from_secs(1),
+        connection_rate: None,
+        message_rate: None,
         security: Security::default(),
     };
     PathMap::new(Sites::new(limits, &[]))

@@ -88,12 +88,21 @@ impl<S: Storage> Connection<'_, S> {
         self.client.log_in(credentials, &nonce);
     }
 
+    /// Whether the way is as safe as REQUIRETLS wants it; found out once, for the first message that asks.
+    pub(super) fn secured(&mut self) -> Result<(), String> {
+        let (stream, trust, remote) = (&self.stream, self.pool.options().keys.trust(), &self.remote);
+        let judge = || stream.judge_server(trust, remote).map_err(|error| error.to_string());
+        let (security, is_encrypted) = (self.security, self.is_encrypted);
+        self.secured.get_or_insert_with(|| encryption::secured(security, is_encrypted, judge)).clone()
+    }
+
     /// The session is open: transactions may begin.
     pub(super) fn opened(&mut self) {
         self.ready = true;
         self.pool.dialler().answered(self.address);
         self.open.set(true);
-        self.path.lane.borrow_mut().set_ready(true);
+        // Told first: as long as the connection counts as coming, no other is opened for the job that it will take.
         self.pool.path_succeeded(self.spec.id);
+        self.path.lane.borrow_mut().set_ready(true);
     }
 }

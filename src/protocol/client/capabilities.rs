@@ -24,6 +24,12 @@ pub struct Capabilities {
     pub enhanced: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// LIMITS (RFC 9422): most recipients of a transaction; 0 if the remote names no number.
+    pub recipients_max: u32,
+    /// Most transactions of a session; likewise.
+    pub messages_max: u32,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
     /// AUTH (RFC 4954): those of the mechanisms that we know, in the order of `login::MECHANISMS`.
     pub auth: [bool; MECHANISMS.len()],
 }
@@ -43,6 +49,8 @@ impl Capabilities {
             () if is(b"DSN") => self.dsn = true,
             () if is(b"ENHANCEDSTATUSCODES") => self.enhanced = true,
             () if is(b"STARTTLS") => self.starttls = true,
+            () if is(b"REQUIRETLS") => self.require_tls = true,
+            () if is(b"LIMITS") => words.for_each(|word| self.take_limit(word)),
             () if is(b"AUTH") => {
                 for word in words {
                     let known = MECHANISMS.iter().zip(&mut self.auth);
@@ -58,6 +66,31 @@ impl Capabilities {
             }
             () => {}
         }
+    }
+
+    /// Takes `NAME=number`. What cannot be read is no limit, and what is none of ours concerns us not: a transaction has
+    /// recipients of one domain (RCPTDOMAINMAX).
+    fn take_limit(&mut self, word: &[u8]) {
+        let Some((name, number)) = std::str::from_utf8(word).ok().and_then(|word| word.split_once('='))
+        else {
+            return;
+        };
+        let number = number.parse().unwrap_or(0);
+        if name.eq_ignore_ascii_case("RCPTMAX") {
+            self.recipients_max = number;
+        } else if name.eq_ignore_ascii_case("MAILMAX") {
+            self.messages_max = number;
+        }
+    }
+
+    /// Whether a transaction has as many recipients as the remote says it takes.
+    pub(super) fn is_full(&self, recipients: u32) -> bool {
+        self.recipients_max != 0 && recipients >= self.recipients_max
+    }
+
+    /// Whether a session has had as many transactions as the remote says it takes.
+    pub fn is_used_up(&self, transactions: u64) -> bool {
+        self.messages_max != 0 && transactions >= u64::from(self.messages_max)
     }
 
     /// The strongest mechanism offered, and its name.
@@ -103,5 +136,24 @@ mod tests {
             assert_eq!(offered.size, Some(0));
             assert!(!offered.is_too_large(u64::MAX));
         }
+    }
+
+    #[test]
+    fn limits_are_read_and_what_is_no_number_is_none() {
+        for (line, recipients, messages) in [
+            (&b"LIMITS RCPTMAX=50 MAILMAX=7"[..], 50, 7),
+            (b"limits mailmax=7 RCPTDOMAINMAX=1 X", 0, 7),
+            (b"LIMITS RCPTMAX=0 MAILMAX=-1", 0, 0),
+            (b"LIMITS RCPTMAX=99999999999 MAILMAX", 0, 0),
+            (b"LIMITS", 0, 0),
+        ] {
+            let mut offered = Capabilities::default();
+            offered.take_line(line);
+            assert_eq!((offered.recipients_max, offered.messages_max), (recipients, messages));
+        }
+        let offered = Capabilities { recipients_max: 2, messages_max: 3, ..Capabilities::default() };
+        assert!(!offered.is_full(1) && offered.is_full(2));
+        assert!(!offered.is_used_up(2) && offered.is_used_up(3));
+        assert!(!Capabilities::default().is_full(1000) && !Capabilities::default().is_used_up(1000));
     }
 }

@@ -43,6 +43,9 @@ pub(super) fn write_mail(mail: Mail<'_>, offered: &Capabilities, out: &mut Vec<u
     if offered.smtputf8 && (mail.parameters.smtputf8 || !mail.sender.is_ascii()) {
         out.extend_from_slice(b" SMTPUTF8");
     }
+    if offered.require_tls && mail.parameters.require_tls {
+        out.extend_from_slice(b" REQUIRETLS");
+    }
     if offered.dsn {
         match mail.parameters.ret {
             Return::Unspecified => {}

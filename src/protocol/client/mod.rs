@@ -67,6 +67,9 @@ pub struct Transaction<'a> {
     pub envid: Option<&'a str>,
     /// Bytes of the body before stuffing.
     pub size: u64,
+    /// Whether the way to the remote is as safe as REQUIRETLS wants it (RFC 8689 §4.2.1), or what it lacks. Asked only for a
+    /// message that requires it.
+    pub secured: Result<(), &'a str>,
     /// Whether the body is at hand *and* worth sending before the envelope is accepted.
     pub body_ready: bool,
 }
@@ -348,10 +351,17 @@ impl Client {
         self.issue_mail(&transaction, &mut flight);
         for (place, recipient) in recipients {
             let place = bit(place);
-            let taken = flight.open | flight.results.iter().fold(0, |all, result| all | result.recipients);
+            let taken = flight.open
+                | flight.untried
+                | flight.results.iter().fold(0, |all, result| all | result.recipients);
             assert!(taken & place == 0, "a leg's place holds one recipient");
             if let Some(reply) = self.objection_to(&recipient, &transaction) {
                 flight.settle_unbegun(place, Verdict::Failed, reply);
+                continue;
+            }
+            // Those whom the remote would not take any more are handed back, for the next transaction.
+            if self.offered.is_full(flight.open.count_ones()) {
+                flight.untried |= place;
                 continue;
             }
             flight.open |= place;
@@ -390,9 +400,11 @@ impl Client {
         if self.flights.back().is_some_and(|last| last.form == Form::Chunks) {
             self.issue(Expect::Rset, |_, out| out.extend_from_slice(b"RSET\r\n"));
         }
+        // A report goes on without the promise where it cannot be had (RFC 8689 §5); all else has failed by now.
+        let require_tls = transaction.parameters.require_tls && transaction.secured.is_ok();
         let mail = command::Mail {
             sender: transaction.sender,
-            parameters: transaction.parameters,
+            parameters: Parameters { require_tls, ..transaction.parameters },
             envid: transaction.envid,
             size: transaction.size,
         };

@@ -225,6 +225,7 @@ fn drive(case: &Case, client: &mut Client, next: &mut usize, reported: &mut Repo
                 sender: &sender,
                 parameters: Parameters::default(),
                 envid: None,
+                secured: Ok(()),
                 size: pieces.iter().map(|piece| piece.len() as u64).sum(),
                 body_ready: case.body_ready,
             };

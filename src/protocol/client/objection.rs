@@ -22,7 +22,13 @@ impl Client {
             return Some(Reply::new(0, Enhanced(5, 3, 4), &text));
         }
         let refused = |detail, text| Some(Reply::new(0, Enhanced(5, 6, detail), text));
-        let Parameters { eight_bit, binary, smtputf8, content, .. } = transaction.parameters;
+        let Parameters { eight_bit, binary, smtputf8, require_tls, content, .. } = transaction.parameters;
+        if require_tls
+            && !sender.is_empty()
+            && let Some(reply) = self.insecurity(transaction)
+        {
+            return Some(reply);
+        }
         if !sender.is_ascii() && !self.offered.smtputf8 {
             return refused(7, "sender address needs SMTPUTF8, which the remote does not offer");
         }
@@ -37,6 +43,15 @@ impl Client {
             return refused(3, "message is 8BITMIME, which the remote does not offer");
         }
         None
+    }
+
+    /// Why a message that requires TLS cannot be sent: RFC 8689 §4.2.1 wants it to fail then, and not to wait.
+    fn insecurity(&self, transaction: &Transaction<'_>) -> Option<Reply> {
+        if let Err(why) = transaction.secured {
+            return Some(Reply::new(0, Enhanced(5, 7, 10), &format!("message is REQUIRETLS, and {why}")));
+        }
+        let text = "message is REQUIRETLS, which the remote does not offer";
+        (!self.offered.require_tls).then(|| Reply::new(0, Enhanced(5, 7, 30), text))
     }
 
     /// Why a recipient cannot be sent to this remote.

@@ -46,6 +46,7 @@ impl Play<'_> {
                     sender: "s@b.test",
                     parameters: Parameters::default(),
                     envid: None,
+                    secured: Ok(()),
                     size: 2,
                     body_ready: self.body_ready,
                 };
@@ -266,7 +267,8 @@ fn begin(client: &mut Client, sender: &str, size: u64, mailboxes: &[&str]) {
 }
 
 fn begin_with(client: &mut Client, parameters: Parameters, sender: &str, size: u64, mailboxes: &[&str]) {
-    let transaction = Transaction { sender, parameters, envid: None, size, body_ready: false };
+    let transaction =
+        Transaction { sender, parameters, envid: None, secured: Ok(()), size, body_ready: false };
     let recipient = |mailbox| Recipient { index: 0, mailbox, notify: Notify::DEFAULT, original: "" };
     client.begin(9, transaction, (0..).zip(mailboxes.iter().copied().map(recipient)));
 }
@@ -403,6 +405,7 @@ fn a_used_connection_that_closes_without_a_word_hands_back_even_what_was_sent_wh
             sender: "s@b",
             parameters: Parameters::default(),
             envid: None,
+            secured: Ok(()),
             size: 1,
             body_ready: true,
         };
@@ -432,6 +435,7 @@ fn failed_chunk_stops_the_body() {
         sender: "s@b",
         parameters: Parameters::default(),
         envid: None,
+        secured: Ok(()),
         size: 9,
         body_ready: true,
     };
@@ -460,6 +464,45 @@ fn tls_forgets_what_was_said_in_the_clear() {
     assert_eq!(client.output().as_slice(), b"STARTTLS\r\nEHLO me.test\r\n");
     client.handle(b"250-mx\r\n250 SIZE\r\n").unwrap();
     assert_eq!(*client.capabilities(), Capabilities { size: Some(0), ..Capabilities::default() });
+}
+
+#[test]
+fn a_message_that_requires_tls_goes_to_none_but_a_secured_remote_that_promises_the_same() {
+    let begun = |sender, offer: &str, secured| {
+        let mut client = opened(&format!("220 hi\r\n|250-mx\r\n250 {offer}\r\n"));
+        let parameters = Parameters { require_tls: true, ..Parameters::default() };
+        let transaction =
+            Transaction { sender, parameters, envid: None, secured, size: 1, body_ready: false };
+        let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+        client.begin(9, transaction, [(0, recipient)]);
+        let said = String::from_utf8_lossy(client.output()).into_owned();
+        let failed = client.poll_event().map(|event| match event {
+            Event::Finished { results, .. } => (results[0].verdict, results[0].reply.enhanced),
+            other => panic!("{other:?}"),
+        });
+        (said, failed)
+    };
+    let failed = |detail| Some((Verdict::Failed, Enhanced(5, 7, detail)));
+    let unsafe_way = Err("the remote's certificate is not to be trusted");
+    assert_eq!(begun("s@b", "REQUIRETLS", Ok(())), ("MAIL FROM:<s@b> REQUIRETLS\r\n".to_owned(), None));
+    assert_eq!(begun("s@b", "SIZE", Ok(())), (String::new(), failed(30)));
+    assert_eq!(begun("s@b", "REQUIRETLS", unsafe_way), (String::new(), failed(10)));
+    // Who sent the message will hear what became of it.
+    assert_eq!(begun("", "REQUIRETLS", unsafe_way), ("MAIL FROM:<>\r\n".to_owned(), None));
+    assert_eq!(begun("", "X", Ok(())), ("MAIL FROM:<>\r\n".to_owned(), None));
+}
+
+#[test]
+fn recipients_beyond_the_remotes_limit_are_handed_back_for_the_next_transaction() {
+    let mut client = opened("220 hi\r\n|250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2\r\n");
+    begin(&mut client, "s@b", 10, &["a@b", "b@b>", "c@b", "d@b", "e@b"]);
+    let said = String::from_utf8_lossy(client.output()).into_owned();
+    assert_eq!(said, "MAIL FROM:<s@b>\r\nRCPT TO:<a@b>\r\nRCPT TO:<c@b>\r\nDATA\r\n");
+    client.handle(b"250 m\r\n250 r\r\n250 r\r\n354 d\r\n").unwrap();
+    assert_eq!(client.poll_event(), Some(Event::BodyWanted { tag: 9 }));
+    client.body_piece(9, b"x", true);
+    client.handle(b"250 yes\r\n").unwrap();
+    assert_eq!(told(&client.poll_event().unwrap()), "9 Failed:10:0 Delivered:101:250 untried:11000");
 }
 
 /// Logs in at a remote that says `replies`, one to each line; gives our lines and what came of it.

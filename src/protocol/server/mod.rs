@@ -40,7 +40,7 @@ pub struct Options {
     /// Whether STARTTLS is offered in the clear.
     starttls: bool,
     /// Replies to EHLO, by [`AuthOffer::line`].
-    ehlo: [Vec<u8>; 6],
+    ehlo: [Vec<u8>; 9],
     postmaster: String,
     size_max: u64,
     recipients_max: usize,
@@ -57,8 +57,11 @@ impl Options {
             hostname: hostname.to_owned(),
             banner: Vec::new(),
             starttls: false,
-            ehlo: AuthOffer::LINES
-                .map(|line| extensions.ehlo_reply(hostname, size_max, recipients_max, line.0, line.1)),
+            ehlo: AuthOffer::LINES.map(|(channel, auth)| {
+                let extensions = Extensions { require_tls: channel == Channel::Secured, ..extensions };
+                let starttls = channel == Channel::CanBeSecured;
+                extensions.ehlo_reply(hostname, size_max, recipients_max, starttls, auth)
+            }),
             postmaster: format!("postmaster@{hostname}"),
             size_max,
             recipients_max,
@@ -108,6 +111,17 @@ impl Options {
     }
 }
 
+/// What a session's words go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Channel {
+    /// In the clear, and nothing to be done about it.
+    Clear,
+    /// In the clear; STARTTLS is offered.
+    CanBeSecured,
+    /// TLS.
+    Secured,
+}
+
 /// Which ways to log in a session offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuthOffer {
@@ -125,24 +139,27 @@ pub enum AuthOffer {
 impl AuthOffer {
     const PASSWORDS: &str = "AUTH SCRAM-SHA-256 PLAIN LOGIN";
     const ALL: &str = "AUTH EXTERNAL SCRAM-SHA-256 PLAIN LOGIN";
-    /// What each reply to EHLO says of STARTTLS and AUTH.
-    const LINES: [(bool, &str); 6] = [
-        (false, ""),
-        (false, Self::PASSWORDS),
-        (false, Self::ALL),
-        (true, ""),
-        (true, Self::PASSWORDS),
-        (true, Self::ALL),
+    /// For whom each reply to EHLO is, and its line of AUTH.
+    const LINES: [(Channel, &str); 9] = [
+        (Channel::Clear, ""),
+        (Channel::Clear, Self::PASSWORDS),
+        (Channel::Clear, Self::ALL),
+        (Channel::CanBeSecured, ""),
+        (Channel::CanBeSecured, Self::PASSWORDS),
+        (Channel::CanBeSecured, Self::ALL),
+        (Channel::Secured, ""),
+        (Channel::Secured, Self::PASSWORDS),
+        (Channel::Secured, Self::ALL),
     ];
 
     /// Place of the reply to EHLO in [`Self::LINES`].
-    fn line(self, starttls: bool) -> usize {
+    fn line(self, channel: Channel) -> usize {
         let auth = match self {
             Self::None | Self::AfterTls => 0,
             Self::Passwords => 1,
             Self::PasswordsAndCertificate => 2,
         };
-        auth + if starttls { 3 } else { 0 }
+        auth + 3 * channel as usize
     }
 
     /// Why a mechanism cannot be used.

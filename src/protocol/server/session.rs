@@ -11,7 +11,7 @@ use crate::protocol::line::{Found, LineFault, LineScanner};
 use crate::protocol::reply::{self, Refusal};
 use crate::protocol::sasl::{Claim, Exchange};
 use crate::protocol::server::rules::{Argument, Phase, rule_of};
-use crate::protocol::server::{AuthOffer, ERRORS_MAX, Options, Policy, Want};
+use crate::protocol::server::{AuthOffer, Channel, ERRORS_MAX, Options, Policy, Want};
 use crate::protocol::xclient;
 
 /// Longest client name that is kept, bytes: names are at most this long (RFC 5321 §4.5.3.1.2).
@@ -420,7 +420,12 @@ impl Session {
         self.helo.clear();
         self.helo.extend(clean(name));
         if extended {
-            let offer = &options.ehlo[self.auth.line(options.starttls && !self.secured)];
+            let channel = match (self.secured, options.starttls) {
+                (true, _) => Channel::Secured,
+                (false, true) => Channel::CanBeSecured,
+                (false, false) => Channel::Clear,
+            };
+            let offer = &options.ehlo[self.auth.line(channel)];
             // Few clients are proxies: their line goes in behind the first, which is our name.
             let name = if self.is_proxy { memchr::memchr(b'\n', offer).map_or(0, |end| end + 1) } else { 0 };
             out.extend_from_slice(&offer[..name]);
@@ -440,7 +445,8 @@ impl Session {
         arguments: &str,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        let offered = Extensions { auth: self.auth != AuthOffer::None, ..options.extensions };
+        let auth = self.auth != AuthOffer::None;
+        let offered = Extensions { auth, require_tls: self.secured, ..options.extensions };
         let mail = command::parse_mail(arguments, &offered)?;
         if mail.size.is_some_and(|size| size > options.size_max) {
             return Err(reply::TOO_LARGE);

@@ -16,6 +16,7 @@ use ringpost::control::resolver::{self, Questions};
 use ringpost::delivery::keys::Keys;
 use ringpost::event::{Event, event_channel};
 use ringpost::id::PartId;
+use ringpost::inbound::listener::ListenerIndex;
 use ringpost::net::simulated::{Death, Host, World};
 use ringpost::outcome::{Enhanced, Reply};
 use ringpost::relay::door::Door;
@@ -121,7 +122,8 @@ impl Relay {
         let host = world.host();
         let config = Arc::new(config(shape, expiry));
         let plans = seats::plan_parts(&spool.parts_for(shape.shards), shape.shards);
-        let sockets = (0..shape.shards).map(|_| vec![world.listen(host, ADDRESS)]).collect();
+        let sockets =
+            (0..shape.shards).map(|_| vec![(ListenerIndex(0), world.listen(host, ADDRESS))]).collect();
         let made = seats::make(&config, !shape.split, sockets, plans, |answer_to| {
             let (handle, questions) = resolver::questions();
             world.spawn_on(

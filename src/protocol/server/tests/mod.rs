@@ -334,6 +334,26 @@ fn commands_smuggled_behind_starttls_are_not_run() {
 }
 
 #[test]
+fn requiretls_is_offered_and_taken_over_tls_alone() {
+    let mail =
+        b"EHLO c.test\r\nMAIL FROM:<a@b.test> REQUIRETLS\r\nRSET\r\nMAIL FROM:<a@b.test> REQUIRETLS=1\r\n";
+    let run = |secured: bool| {
+        let mut driver = Driver::new(1 << 20);
+        driver.options = driver.options.with_starttls();
+        if secured {
+            driver.session.begin_secured();
+        }
+        driver.feed(mail);
+        let said = String::from_utf8_lossy(&driver.out).into_owned();
+        let codes: Vec<_> =
+            said.lines().filter(|line| !line.starts_with("250-")).map(|l| l[..3].to_owned()).collect();
+        (said.contains("REQUIRETLS\r\n"), codes[1..].join(" "))
+    };
+    assert_eq!(run(false), (false, "250 555 250 555".to_owned()));
+    assert_eq!(run(true), (true, "250 250 250 501".to_owned()));
+}
+
+#[test]
 fn lmtp_answers_for_each_accepted_recipient_at_the_end_of_a_message() {
     let options = |size_max| Options::new("mx.test", size_max, 4, Extensions::default()).with_lmtp();
     let envelope =

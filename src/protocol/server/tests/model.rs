@@ -9,6 +9,8 @@ use super::super::ERRORS_MAX;
 use super::{Driver, Extensions, Options, run_with};
 
 const SIZE_MAX: u64 = 100;
+/// Offered, and taken, over TLS alone.
+const REQUIRETLS: &str = "<a@b> REQUIRETLS";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Text {
@@ -126,6 +128,7 @@ impl Model {
                 self.closed = true;
             }
             Op::Mail(text, code) => {
+                let code = if text == REQUIRETLS && self.secured { 250 } else { code };
                 self.input.extend_from_slice(format!("MAIL FROM:{text}\r\n").as_bytes());
                 let code = if !self.hello || self.mail { 503 } else { code };
                 if code == 250 {
@@ -267,7 +270,7 @@ fn op() -> impl Strategy<Value = Op> {
             Op::Mail("<denied@b>", 550), Op::Mail("<a@b> SIZE=101", 552), Op::Mail("<a@b> X=1", 555), Op::Mail("<a", 501),
             Op::Mail("<a@b> BODY=8BITMIME RET=FULL ENVID=x", 250), Op::Mail("<a@b> BODY=BINARYMIME", 250),
             Op::Mail("<é@b> SMTPUTF8", 250), Op::Mail("<é@b>", 553), Op::Mail("<a@b> SMTPUTF8 SMTPUTF8", 501),
-            Op::Mail("<a@b> REQUIRETLS", 555), Op::Mail("<a@b> SIZE=x", 501),
+            Op::Mail(REQUIRETLS, 555), Op::Mail("<a@b> SIZE=x", 501),
         ]),
         8 => prop::sample::select(vec![
             Op::Rcpt("<a@b>", 250), Op::Rcpt("<postmaster>", 250), Op::Rcpt("<c@d>", 250), Op::Rcpt("<denied@b>", 550),
