@@ -1,12 +1,14 @@
 //! The worker: everything about sending. It hosts a delivery pool and answers control.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crossbeam_channel as channel;
 
 use crate::delivery::pool::Pool;
 use crate::event::EventSender;
 use crate::id::WorkerIndex;
+use crate::metrics::paths::PathAnswer;
 use crate::metrics::{RoleSnapshot, WorkerMetrics};
 use crate::net;
 use crate::spool::storage::Storage;
@@ -16,6 +18,8 @@ use crate::spool::storage::Storage;
 pub enum Order {
     /// Answer with the counters.
     Snapshot(channel::Sender<RoleSnapshot>),
+    /// Answer with what is known of the paths of this name, or of the busiest if it is empty.
+    Paths(Arc<str>, channel::Sender<Vec<PathAnswer>>),
     /// Stop: no new transactions.
     Stop,
     /// The time for stopping is over: end what is still open.
@@ -56,6 +60,9 @@ impl<S: Storage> Worker<S> {
                 Order::Snapshot(answer) => {
                     self.update_gauges();
                     let _ = answer.try_send(self.metrics.role_snapshot(self.index));
+                }
+                Order::Paths(name, answer) => {
+                    let _ = answer.try_send(self.pool.describe(&name));
                 }
                 Order::Stop => self.pool.stop(),
                 Order::Hurry => self.pool.shut_connections(),

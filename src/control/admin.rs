@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use crossbeam_channel::Receiver;
 use tokio::sync::{Mutex, Notify};
@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, Notify};
 use super::exposition::Exposition;
 use super::process::Process;
 use crate::metrics::RoleSnapshot;
+use crate::metrics::paths::PathAnswer;
 
 /// How long a scrape waits for the roles.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -32,6 +33,9 @@ pub trait Roles: Send + Sync + 'static {
     /// Asks every role for its snapshot, without waiting for any. The channel closes when all have answered; a role
     /// that cannot be asked now is left out.
     fn request_snapshots(&self) -> Receiver<RoleSnapshot>;
+
+    /// Likewise for what it knows of the paths with this name; workers tell of their busiest if it is empty.
+    fn request_paths(&self, name: Arc<str>) -> Receiver<Vec<PathAnswer>>;
 }
 
 /// Why the relay is not ready for mail.
@@ -183,6 +187,7 @@ async fn run(socket: TcpListener, admin: Arc<Admin>, stop: Arc<Notify>) -> io::R
     let router = Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
+        .route("/paths", get(paths))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(admin);
@@ -196,7 +201,7 @@ async fn run(socket: TcpListener, admin: Arc<Admin>, stop: Arc<Notify>) -> io::R
 }
 
 async fn index() -> &'static str {
-    "ringpost\n/metrics  figures for Prometheus\n/healthz  the process is alive\n/readyz   ready for mail, or 503 and why\n"
+    "ringpost\n/metrics  figures for Prometheus\n/paths    the busiest paths; with ?name=NAME all about one: what limits it, what failed, who waits\n/healthz  the process is alive\n/readyz   ready for mail, or 503 and why\n"
 }
 
 async fn readyz(State(admin): State<Arc<Admin>>) -> (StatusCode, String) {
@@ -218,8 +223,31 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text)
 }
 
-/// The snapshots that come in time.
-fn collect(answers: &Receiver<RoleSnapshot>) -> Vec<RoleSnapshot> {
+/// What a question about paths asks for.
+#[derive(serde::Deserialize)]
+struct PathsQuery {
+    #[serde(default)]
+    name: String,
+}
+
+async fn paths(State(admin): State<Arc<Admin>>, Query(query): Query<PathsQuery>) -> Response {
+    let exposition = admin.exposition.lock().await;
+    let answers = admin.roles.request_paths(query.name.as_str().into());
+    let answers = tokio::task::spawn_blocking(move || collect(&answers)).await.unwrap_or_default();
+    let missing = exposition.roles().saturating_sub(answers.len());
+    match super::paths::json_of(answers.into_iter().flatten().collect(), missing) {
+        Some(value) => axum::Json(value).into_response(),
+        None if query.name.is_empty() => axum::Json(serde_json::json!({ "paths": [] })).into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            format!("no role knows a path `{}`; /paths lists the busiest\n", query.name),
+        )
+            .into_response(),
+    }
+}
+
+/// The answers that come in time.
+fn collect<T>(answers: &Receiver<T>) -> Vec<T> {
     let deadline = Instant::now() + ANSWER_WAIT_MAX;
     std::iter::from_fn(|| answers.recv_deadline(deadline).ok()).collect()
 }
@@ -236,6 +264,10 @@ mod tests {
     struct OneAnswers;
 
     impl Roles for OneAnswers {
+        fn request_paths(&self, _: Arc<str>) -> Receiver<Vec<PathAnswer>> {
+            crossbeam_channel::bounded(1).1
+        }
+
         fn request_snapshots(&self) -> Receiver<RoleSnapshot> {
             let (sender, answers) = crossbeam_channel::bounded(2);
             std::thread::spawn(move || {

@@ -32,6 +32,7 @@ pub mod log;
 mod ourselves;
 #[cfg(feature = "runtime")]
 mod page;
+mod paths;
 #[cfg(feature = "runtime")]
 pub mod process;
 #[cfg(feature = "runtime")]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::rate::{Account, Bucket, PerRate, Spent};
 use crate::clock::Moment;
 use crate::id::WorkerIndex;
+use crate::metrics::paths::LimitedBy;
 use crate::routing::PathLimits;
 
 /// Connections a path may open before the first success.
@@ -239,8 +240,8 @@ impl Home {
 
     /// When [`Self::tick`] has something to do.
     pub fn next_wake(&self) -> Option<Moment> {
-        if let State::Resting { until, .. } = self.state {
-            return Some(until);
+        if self.rest_until().is_some() {
+            return self.rest_until();
         }
         let needed = |kind: usize| self.lanes.iter().any(|lane| lane.permits.all()[kind].needs());
         let filled = self.rates.all().into_iter().enumerate();
@@ -263,6 +264,56 @@ impl Home {
             _ => {}
         }
         self.assign(now);
+    }
+
+    /// Until when the path rests.
+    pub fn rest_until(&self) -> Option<Moment> {
+        match self.state {
+            State::Resting { until, .. } => Some(until),
+            State::Open | State::Probing { .. } => None,
+        }
+    }
+
+    /// Connections allowed now, over all lanes.
+    pub fn allowed(&self) -> u32 {
+        self.allowed
+    }
+
+    /// Failures in a row.
+    pub fn failures(&self) -> u32 {
+        match self.state {
+            State::Resting { step, .. } | State::Probing { step } => step + 1,
+            State::Open => 0,
+        }
+    }
+
+    /// Messages and connections that could begin at once, where they have a rate.
+    pub fn permits_left(&self, now: Moment) -> (Option<u32>, Option<u32>) {
+        let left = |bucket: &Option<Bucket>| bucket.as_ref().map(|bucket| bucket.available(now));
+        (left(&self.rates.messages), left(&self.rates.connections))
+    }
+
+    /// What keeps the path from taking more now.
+    pub fn limited_by(&self, now: Moment) -> LimitedBy {
+        let waits = |permits: fn(&LaneView) -> Account| self.lanes.iter().any(|lane| permits(lane).needs());
+        let (messages, connections) = self.permits_left(now);
+        let held: u32 = self.lanes.iter().map(|lane| lane.news.held).sum();
+        match self.state {
+            State::Resting { .. } => LimitedBy::BackOff,
+            State::Probing { .. } => LimitedBy::Probe,
+            State::Open if messages == Some(0) && waits(|lane| lane.permits.messages) => {
+                LimitedBy::MessageRate
+            }
+            State::Open if connections == Some(0) && waits(|lane| lane.permits.connections) => {
+                LimitedBy::ConnectionRate
+            }
+            State::Open if held < self.allowed => LimitedBy::Nothing,
+            State::Open if self.allowed == self.limit => LimitedBy::Connections,
+            State::Open if self.crowded.is_some_and(|crowded| self.allowed >= crowded.taken) => {
+                LimitedBy::Refusals
+            }
+            State::Open => LimitedBy::Growth,
+        }
     }
 
     /// The next lease to tell a lane.
@@ -295,10 +346,7 @@ impl Home {
 
     /// Shares out what is allowed among the lanes that want any.
     fn assign(&mut self, now: Moment) {
-        let rest_until = match self.state {
-            State::Resting { until, .. } => Some(until),
-            State::Open | State::Probing { .. } => None,
-        };
+        let rest_until = self.rest_until();
         let budget = if rest_until.is_some() { 0 } else { self.allowed };
         let fair = self.fair(budget);
         // What the others have beyond their new share is not free yet.

@@ -2,7 +2,8 @@
 //!
 //! * [`home`] decides how many connections a path may have and who has them, by [`rate`] how often. PURE.
 //! * [`lane`] is a path at one worker: its jobs ([`parked`]), connections and credits. PURE.
-//! * [`pool`] holds a worker's paths and connects them to shards and other workers; `upkeep` does what is due for one.
+//! * [`pool`] holds a worker's paths and connects them to shards and other workers; `upkeep` does what is due for one, `report`
+//!   says how it is.
 //! * `times` is what a pool does because time has passed, by the alarms of [`wakes`] (PURE).
 //! * [`peer`] is what workers say to each other. PURE.
 //! * `dial` connects to a path's hosts, in the order that `order` gives (PURE).
@@ -34,6 +35,8 @@ pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
 pub mod rate;
+#[cfg(feature = "runtime")]
+mod report;
 #[cfg(feature = "runtime")]
 mod times;
 #[cfg(feature = "runtime")]

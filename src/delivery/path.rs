@@ -13,6 +13,7 @@ use crate::clock::Moment;
 use crate::id::WorkerIndex;
 use crate::net::event::Event;
 use crate::net::task::within;
+use crate::outcome::Reply;
 use crate::routing::PathSpec;
 use crate::spool::storage::Storage;
 
@@ -36,6 +37,8 @@ pub struct PathState<S: Storage> {
     idle: RefCell<Vec<Event>>,
     /// Workers that home has brought in of late.
     pub(super) invited: RefCell<Vec<WorkerIndex>>,
+    /// What went wrong last, and when.
+    pub(super) last_error: RefCell<Option<(Moment, Reply)>>,
     /// Something has happened in this period.
     pub(super) is_warm: Cell<bool>,
 }
@@ -48,8 +51,14 @@ impl<S: Storage> PathState<S> {
             home: home.map(RefCell::new),
             idle: RefCell::default(),
             invited: RefCell::default(),
+            last_error: RefCell::default(),
             is_warm: Cell::new(false),
         }
+    }
+
+    /// Remembers what went wrong, for those who ask.
+    pub(super) fn note_error(&self, reply: &Reply, now: Moment) {
+        *self.last_error.borrow_mut() = Some((now, reply.clone()));
     }
 
     /// A job for a connection, which says [`Lane::finished`] at its end.

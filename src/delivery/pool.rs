@@ -295,6 +295,7 @@ impl<S: Storage> Pool<S> {
 
     /// No host could be reached, or sent us away before MAIL. `reply` is what expiry quotes.
     pub fn path_failed(self: &Rc<Self>, path: &PathState<S>, reply: &Reply) {
+        path.note_error(reply, net::now().mono);
         self.say_path_error(path, reply);
         let (id, ready) = (path.lane.borrow().spec().id, path.lane.borrow().ready());
         let told = self.tell_home(id, Peer::Failed { path: id, from: self.wiring.index, ready });

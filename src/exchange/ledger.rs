@@ -316,6 +316,11 @@ impl Ledger {
         self.paths.get(&path).map(|entry| &entry.spec)
     }
 
+    /// Paths with this name.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = PathId> + 'a {
+        self.paths.iter().filter(move |(_, entry)| entry.spec.name == name).map(|(path, _)| *path)
+    }
+
     fn list(&mut self, path: PathId) {
         let Some(entry) = self.paths.get_mut(&path) else { return };
         if !entry.listed && entry.ready > 0 && entry.lanes.iter().any(|lane| lane.credits() > 0) {

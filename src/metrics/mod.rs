@@ -8,6 +8,7 @@
 
 mod labels;
 mod measure;
+pub mod paths;
 mod roles;
 
 pub use labels::{

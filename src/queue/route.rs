@@ -96,6 +96,7 @@ struct Turn {
     told: u32,
     /// It came before those that had waited longer.
     jumped: bool,
+    ready: u32,
     /// Flows with ready legs.
     active: List,
     /// Flows at all.
@@ -332,6 +333,7 @@ impl Routes {
         self.unrouted -= ready.len as usize;
         self.ready += ready.len as usize;
         self.paths[path].ready += ready.len;
+        self.turns[turn].ready += ready.len;
         if ready.len > 0 {
             self.activate(flow, false);
             self.mark(path);
@@ -351,6 +353,7 @@ impl Routes {
         self.unrouted += ready.len as usize;
         self.ready -= ready.len as usize;
         self.paths[path].ready -= ready.len;
+        self.turns[turn].ready -= ready.len;
         self.mark(path);
         self.turns[turn].flows -= 1;
         if self.turns[turn].flows == 0 {
@@ -504,6 +507,7 @@ impl Queue {
             let path = routes.domains[domain].path;
             routes.ready += 1;
             routes.paths[path].ready += 1;
+            routes.turns[turn].ready += 1;
             if first {
                 routes.activate(flow, front);
             }
@@ -525,6 +529,7 @@ impl Queue {
         let path = routes.domains[domain].path;
         routes.ready -= 1;
         routes.paths[path].ready -= 1;
+        routes.turns[turn].ready -= 1;
         if ready.len == 0 {
             routes.deactivate(flow);
         }

@@ -7,6 +7,7 @@
 pub mod door;
 pub mod placement;
 pub mod roles;
+mod rules;
 pub mod seats;
 mod sockets;
 
@@ -29,6 +30,7 @@ use crate::exchange::ledger::WindowLimits;
 use crate::exchange::{CONTROL_ROOM, WINDOW_JOBS};
 use crate::id::{PartId, ShardIndex};
 use crate::metrics::RoleSnapshot;
+use crate::metrics::paths::PathAnswer;
 use crate::net::doorbell::RemoteSender;
 use crate::net::executor::{self, HostError};
 use crate::net::tls::TlsError;
@@ -404,6 +406,17 @@ impl Roles for Orders {
         }
         for worker in &self.workers {
             let _ = worker.send(worker::Order::Snapshot(answer.clone()));
+        }
+        answers
+    }
+
+    fn request_paths(&self, name: Arc<str>) -> channel::Receiver<Vec<PathAnswer>> {
+        let (answer, answers) = channel::bounded(self.shards.len() + self.workers.len());
+        for shard in &self.shards {
+            let _ = shard.send(shard::Order::Paths(name.clone(), answer.clone()));
+        }
+        for worker in &self.workers {
+            let _ = worker.send(worker::Order::Paths(name.clone(), answer.clone()));
         }
         answers
     }

@@ -8,11 +8,15 @@ use crate::delivery::job::Payload;
 use crate::exchange::shares::Waiting;
 use crate::exchange::{self, Job, ToWorker};
 use crate::id::{PathId, WorkerIndex};
+use crate::metrics::paths::{PathAnswer, PathPart, ShardPart};
 use crate::net;
 use crate::outcome::{Enhanced, Reply};
 use crate::queue;
 use crate::spool::reader::ReadError;
 use crate::spool::storage::Storage;
+
+/// Most tenants of a path that are named to control.
+const TENANTS_TOLD: usize = 20;
 
 impl<S: Storage> Shard<S> {
     /// Asks control for the domains that have no path, no faster than answers are taken in; whether more wait to be
@@ -81,6 +85,18 @@ impl<S: Storage> Shard<S> {
         // It may have been moved while it was being pinned.
         let location = self.queue.borrow().state(ready.id).map_or(ready.location, |(location, _)| location);
         log.pin(ready.id, location).await.map(Payload::Spooled)
+    }
+
+    /// What waits here for the paths of this name.
+    pub(super) fn describe(&self, name: &str) -> Vec<PathAnswer> {
+        let (ledger, queue, now) = (self.ledger.borrow(), self.queue.borrow(), net::now().wall);
+        let part = |path: PathId| {
+            let (ready, oldest) = queue.demand(path).map_or((0, now), |demand| (demand.ready, demand.oldest));
+            let oldest = if ready == 0 { Duration::ZERO } else { now.since(oldest) };
+            let tenants = queue.tenants_of(path, TENANTS_TOLD);
+            PathPart::Shard(ShardPart { shard: self.wiring.index, ready, oldest, tenants })
+        };
+        ledger.named(name).map(|path| PathAnswer { path, name: name.to_owned(), part: part(path) }).collect()
     }
 
     fn tell_demand(&self) {

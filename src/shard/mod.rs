@@ -34,6 +34,7 @@ use crossbeam_channel as channel;
 use crate::clock::Moment;
 use crate::control::resolver::ResolverHandle;
 use crate::delivery::job::Payload;
+use crate::envelope::verp::Verp;
 use crate::event::EventSender;
 use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
@@ -42,6 +43,7 @@ use crate::inbound::accept::Loads;
 use crate::inbound::listener::{Handed, Listeners};
 use crate::inbound::session::Inbound;
 use crate::message::Message;
+use crate::metrics::paths::PathAnswer;
 use crate::metrics::{RoleSnapshot, ShardMetrics};
 use crate::net;
 use crate::net::doorbell::{Inbox, Receiver, RemoteSender, Sender};
@@ -68,6 +70,8 @@ const BOUNCES_MAX: usize = 8;
 pub enum Order {
     /// Answer with the counters.
     Snapshot(channel::Sender<RoleSnapshot>),
+    /// Answer with what waits for the paths of this name.
+    Paths(Arc<str>, channel::Sender<Vec<PathAnswer>>),
     /// Stop: no new connections, transactions or jobs.
     Stop,
     /// The time for stopping is over: tell clients so, whatever they are at.
@@ -122,6 +126,8 @@ pub struct Wiring<P> {
 pub struct Options {
     /// Our name in notifications.
     pub hostname: String,
+    /// Mail whose reports go to an address for each recipient.
+    pub verp: Verp,
     /// Age at which a notification is given up.
     pub expire_after: Duration,
     /// Budget of messages kept in memory, bytes.
@@ -305,6 +311,9 @@ impl<S: Storage> Shard<S> {
                 Order::Snapshot(answer) => {
                     self.update_gauges(inbound);
                     let _ = answer.try_send(self.metrics.role_snapshot(self.wiring.index));
+                }
+                Order::Paths(name, answer) => {
+                    let _ = answer.try_send(self.describe(&name));
                 }
                 Order::Stop => self.stop(inbound),
                 Order::Hurry => inbound.sessions.hurry(),

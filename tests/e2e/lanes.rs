@@ -1,9 +1,9 @@
 //! Lanes: a busy smart host is served by all workers, its limits stay what they are, and nothing is left standing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex};
 
 use crate::harness::client::content;
+use crate::harness::gate::Gate;
 use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::sink::{Act, Moment, Sink, Stage};
 use crate::harness::{eventually, host_is_able};
@@ -36,22 +36,6 @@ fn copies(sink: &Sink, mailboxes: &[String]) -> BTreeMap<String, usize> {
         }
     }
     copies
-}
-
-/// Lets as many sessions pass as it was told to.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<usize>, Condvar)>);
-
-impl Gate {
-    fn pass(&self) {
-        let left = self.0.0.lock().expect("unpoisoned");
-        *self.0.1.wait_while(left, |left| *left == 0).expect("unpoisoned") -= 1;
-    }
-
-    fn let_pass(&self, more: usize) {
-        *self.0.0.lock().expect("unpoisoned") += more;
-        self.0.1.notify_all();
-    }
 }
 
 fn all_workers_serve(wiring: &str) {
@@ -95,6 +79,21 @@ fn one_busy_smart_host_is_served_by_all_shared_workers() {
 fn one_busy_smart_host_is_served_by_all_workers_on_executors_of_their_own() {
     if host_is_able() {
         all_workers_serve("split");
+    }
+}
+
+#[test]
+fn one_message_opens_one_connection() {
+    if !host_is_able() {
+        return;
+    }
+    for (wiring, count) in [("shared", 1), ("split", 2)] {
+        let (lab, sink) = (Lab::new(), Sink::start());
+        let relay = lab.start(&Config::new().threads(count, wiring).to(sink.address()));
+        relay.client().mail("from@client.test", &["one@a.test"], &content("lanes", "x"));
+        relay.drain();
+        assert_eq!(sink.asked(Stage::Banner), 1, "{wiring}");
+        relay.stop();
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `retries` | what remotes refuse: retried, bounced, re-delivered |
 //! | `kills` | kill -9 under load |
 //! | `lanes` | one busy remote, all workers |
+//! | `shaping` | rates, neighbours, why a path is slow |
 //! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
 //! | `exchanges` | routing by MX |
 //! | `tls` | STARTTLS, both ways |
@@ -43,8 +44,10 @@ mod load;
 mod path;
 mod policy;
 mod proxies;
+mod reports;
 mod retries;
 mod seeing;
+mod shaping;
 mod sockets;
 mod stopped;
 mod stops;

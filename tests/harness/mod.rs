@@ -5,6 +5,7 @@
 //! | `relay` | a laboratory directory, and a relay running in it |
 //! | `client` | an SMTP client that shows every reply |
 //! | `sink` | a remote that follows a script and keeps what it takes |
+//! | `gate` | holds a sink's sessions up |
 //! | `dns` | a DNS server with a table |
 //! | `metrics` | a strict reader of the metrics page |
 //! | `report` | a reader of delivery status notifications |
@@ -16,6 +17,7 @@ pub mod client;
 #[allow(dead_code)]
 #[path = "../../src/control/dns_stub.rs"]
 pub mod dns;
+pub mod gate;
 pub mod metrics;
 pub mod relay;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use crate::clock::WallTime;
 use crate::id::{PathId, TenantKey, TenantShare};
-use crate::queue::leg::Place;
+use crate::queue::leg::{Place, Wishes};
 use crate::queue::route::{Routes, SHARES_MAX, Tenant, Turn};
 use crate::queue::slab::NONE;
 use crate::queue::{Demand, Job, Queue};
@@ -57,6 +57,16 @@ impl Queue {
         Demand { ready: path.ready, tenants, shares, others, joined: false, oldest: self.oldest_next(slot) }
     }
 
+    /// Tenants with ready legs for a path and how many, those with the most first.
+    pub fn tenants_of(&self, path: PathId, most: usize) -> Vec<(Box<str>, u32)> {
+        let Some(slot) = self.routes.find_path(path) else { return Vec::new() };
+        let routes = &self.routes;
+        let mut turns: Vec<u32> = routes.active(slot).collect();
+        turns.sort_by_key(|turn| std::cmp::Reverse(routes.turns[*turn].ready));
+        let name = |turn: u32| routes.tenants[routes.turns[turn].tenant].name.clone();
+        turns.into_iter().take(most).map(|turn| (name(turn), routes.turns[turn].ready)).collect()
+    }
+
     /// Tenants of a path who wait in the queues of several shards, and in how many: here they take as much less.
     pub fn set_spread(&mut self, path: PathId, spread: Vec<(TenantKey, u16)>) {
         let Some(slot) = self.routes.find_path(path) else { return };
@@ -92,9 +102,11 @@ impl Queue {
         // Rotation takes the first to the back: that one is served.
         let flow = routes.turns[turn].active.tail;
         let slot = routes.flows[flow].ready.head;
+        let one_by_one = self.messages[self.legs[slot].message].wishes.has(Wishes::ONE_BY_ONE);
+        let recipients_max = if one_by_one { 1 } else { recipients_max.min(64) };
         let mut fresh = self.bits(slot).fresh();
         let mut recipients = 0;
-        for _ in 0..recipients_max.min(64) {
+        for _ in 0..recipients_max {
             recipients |= fresh & fresh.wrapping_neg();
             fresh &= fresh.wrapping_sub(1);
         }
