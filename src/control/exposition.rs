@@ -310,6 +310,17 @@ impl Exposition {
             MetricType::COUNTER,
             opened,
         );
+        let tls = vec![
+            (vec![("result", "encrypted".to_owned())], sum(all, |w| w.tls_encrypted)),
+            (vec![("result", "failed".to_owned())], sum(all, |w| w.tls_failed)),
+            (vec![("result", "lacking".to_owned())], sum(all, |w| w.tls_lacking)),
+        ];
+        page.family(
+            "ringpost_outbound_tls_total",
+            "Outbound connections that were encrypted, that failed to be, and that were left because the policy requires it.",
+            MetricType::COUNTER,
+            tls,
+        );
         page.by_worker("ringpost_outbound_connections_open", "Outbound connections open now.", all, |w| {
             w.connections_open
         });

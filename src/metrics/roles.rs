@@ -144,6 +144,12 @@ role_metrics! {
         connections_open: Gauge,
         /// Transactions on a connection that had one before.
         connections_reused: Counter,
+        /// Handshakes with remotes that came to their end.
+        tls_encrypted: Counter,
+        /// Those that failed.
+        tls_failed: Counter,
+        /// Remotes without TLS that were left because the policy requires it.
+        tls_lacking: Counter,
         /// Transactions begun.
         transactions: Counter,
         /// Bytes of message bodies sent.
