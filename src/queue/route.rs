@@ -7,8 +7,7 @@
 //! | turn | path × tenant | flows with ready legs, in rotation; the tenant's deficit |
 //! | path | [`PathId`] | turns with ready legs, in rotation; what was last said about its demand |
 //!
-//! All are counted by their users and freed with the last, but for some domains without legs, so that a domain that
-//! gets a message now and then is not asked for each time.
+//! All are counted by their users and freed with the last; some domains stay without legs, not to be asked for each time.
 
 mod dispatch;
 
