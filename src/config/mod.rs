@@ -10,6 +10,7 @@
 //! | `words` | likewise for values made of words. PURE |
 //! | `from_text` | likewise what is written as a text. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
+//! | `write` | and back: the default file is made from the same table. PURE |
 //! | `read` | text → `Config`, with every error of the file at once, each with its place. PURE |
 //! | `sending` | rules between sites, sources and pools. PURE |
 //! | `startup` | what `serve` says when it has started. PURE |
@@ -28,6 +29,7 @@ mod sending;
 mod startup;
 mod value;
 mod words;
+mod write;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,8 +42,8 @@ pub use options::{
 pub use providers::PROVIDERS;
 pub use read::{ConfigError, Problem};
 pub use schedule::{Bounce, Schedule};
-pub use schema::default_file;
 pub use startup::{Started, startup_text};
+pub use write::default_file;
 
 use crate::routing::Target;
 

@@ -1,6 +1,5 @@
 //! PURE. The table of all settings. Reading, `config --default` and the hints in errors are made from it.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -11,8 +10,7 @@ use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX, Ten
 use super::schedule::Schedule;
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, NameOrEmpty, Own,
-    Parsed, PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted,
-    text,
+    Parsed, PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, text,
 };
 use super::words::{Delimiters, SENDERS, TENANTS};
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, WEIGHT_MAX};
@@ -426,165 +424,9 @@ pub(super) const TENANT_SETTINGS: &[Setting<Tenant>] = settings! {
         "Its part of what a path takes, in bytes, against the 1 of tenants without a weight.";
 };
 
-/// The defaults as a commented TOML file that reads back to them.
-pub fn default_file() -> String {
-    file_of(&Config::default())
-}
-
-/// `config` as a commented TOML file.
-pub(super) fn file_of(config: &Config) -> String {
-    let mut file = String::from(
-        "# Configuration of Ringpost. Every setting is here with its default; leave out what you do not change.\n\
-         # Check a file with: ringpost check --config FILE\n\
-         # Sizes are \"64MiB\" (B, KiB, MiB, GiB), durations \"5m\" (ms, s, m, h, d).\n",
-    );
-    for section in SECTIONS {
-        // Writing to a String cannot fail.
-        let _ = write!(file, "\n# {}\n", section.about);
-        if section.name == LISTENER {
-            file.push_str(&tables_of(LISTENER, LISTENER_SETTINGS, &config.listeners));
-            continue;
-        }
-        if section.name == CERTIFICATE {
-            file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
-            continue;
-        }
-        let tables = match section.name {
-            SITE => Some(tables_of(SITE, SITE_SETTINGS, &config.sites)),
-            SOURCE => Some(tables_of(SOURCE, SOURCE_SETTINGS, &config.sources)),
-            POOL => Some(tables_of(POOL, POOL_SETTINGS, &config.pools)),
-            SCHEDULE => Some(tables_of(SCHEDULE, SCHEDULE_SETTINGS, &config.schedules)),
-            TENANT => Some(tables_of(TENANT, TENANT_SETTINGS, &config.tenants)),
-            _ => None,
-        };
-        if let Some(tables) = tables {
-            file.push_str(&tables);
-            continue;
-        }
-        let _ = writeln!(file, "[{}]", section.name);
-        if section.name == ROUTES {
-            for (pattern, target) in config.routing.table.entries() {
-                let _ = writeln!(file, "{} = {}", quoted(&pattern), quoted(&target.to_string()));
-            }
-        }
-        for setting in SETTINGS.iter().filter(|setting| setting.section == section.name) {
-            file.push_str(&lines_of(setting, config));
-        }
-    }
-    file
-}
-
-/// The comment and the line of one setting.
-fn lines_of<T>(setting: &Setting<T>, table: &T) -> String {
-    let mut lines = String::new();
-    if !setting.about.is_empty() {
-        let _ = writeln!(lines, "# {}", setting.about);
-    }
-    // What is left to another setting has nothing to show.
-    let shown = (setting.show)(table);
-    let _ = if shown.is_empty() {
-        writeln!(lines, "# {} = <{}>", setting.key, (setting.allowed)())
-    } else {
-        writeln!(lines, "{} = {shown}", setting.key)
-    };
-    lines
-}
-
-/// The tables of a section that may stand several times; without any an example in comments.
-fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> String {
-    let table = |table: &T| {
-        let lines = settings.iter().map(|setting| lines_of(setting, table));
-        format!("[[{name}]]\n{}", lines.collect::<String>())
-    };
-    if tables.is_empty() {
-        let commented =
-            |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("# {line}\n") };
-        return table(&T::default()).lines().map(commented).collect();
-    }
-    tables.iter().map(table).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::listener::ListenerKind;
     use super::*;
-    use crate::routing::TlsPolicy;
-    use crate::routing::site::SiteRules;
-
-    #[test]
-    fn the_default_file_reads_back_to_exactly_the_defaults() {
-        assert_eq!(Config::parse(&default_file()).expect("the default file is valid"), Config::default());
-    }
-
-    #[test]
-    fn each_setting_survives_being_written_and_read() {
-        let mut config = Config::default();
-        config.smtp.relay_domains = vec!["example.com".into(), "*.bücher.example".into()];
-        config.listeners = vec![
-            Listener::default(),
-            Listener {
-                address: "[::1]:25".parse().expect("address"),
-                kind: ListenerKind::Mx,
-                relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
-                proxy_networks: Some(Vec::new()),
-                xclient_networks: Some(vec!["::1".parse().expect("network")]),
-                limits: false,
-                relay_certificates: vec![[7; 32]],
-                tenant: "acme".into(),
-                tenant_header: "X-Tenant".into(),
-            },
-        ];
-        let addresses = vec!["192.0.2.1".parse().expect("v4"), "2001:db8::1".parse().expect("v6")];
-        let name = "out-1".to_owned();
-        config.sources = vec![Source { name: name.clone(), addresses, ehlo_name: "out.example".into() }];
-        config.pools = vec![Pool {
-            name: "bulk".into(),
-            sources: vec![Member { source: name, weight: 3 }],
-            tenants: vec!["acme".into()],
-            domains: vec!["*.example.com".into()],
-        }];
-        config.delivery.pool = "bulk".into();
-        config.sites = vec![Site {
-            name: "big".into(),
-            mx: vec!["*.big.example".into()],
-            hosts: vec!["smtp://[::1]:26".parse().expect("target")],
-            domains: vec!["a.example".into()],
-            sources: vec!["out-1".into()],
-            rules: SiteRules {
-                window: Some(3),
-                message_rate: "5/min".parse().ok(),
-                tls: Some(TlsPolicy::Verified),
-                client_certificate: "a.pem".into(),
-                client_key: "a.key".into(),
-                auth_user: "me \"é\" @a.example".into(),
-                auth_password_file: "password".into(),
-                ..SiteRules::default()
-            },
-        }];
-        config.schedules = vec![Schedule {
-            domains: vec!["*.slow.example".into()],
-            tenants: vec!["news".into()],
-            retry_factor: Some(1.5),
-            delay_after: Some(std::time::Duration::ZERO),
-            ..Schedule::default()
-        }];
-        config.bounce.verp_senders = vec!["*@lists.example".into()];
-        config.bounce.verp_delimiters = "-=".into();
-        config.tenants = vec![Tenant { name: "acme".into(), weight: 7 }];
-        config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
-        config.smtp.hostname = "mail.example.com".into();
-        config.spool.directory = "/var/spool/a \"b\" \\c".into();
-        config.delivery.retry_factor = 1.25;
-        config.delivery.timeouts.connect = std::time::Duration::from_millis(1500);
-        config.resolver.addresses = vec!["[::1]:5353".parse().expect("address")];
-        config.threads.shards = 7;
-        config
-            .routing
-            .table
-            .insert("*.example.org", "smtp://[::1]:26".parse().expect("target"))
-            .expect("pattern");
-        assert_eq!(Config::parse(&file_of(&config)).expect("valid"), config);
-    }
 
     #[test]
     fn every_setting_has_a_section_and_no_key_stands_twice() {
@@ -592,14 +434,6 @@ mod tests {
         for setting in SETTINGS {
             assert!(SECTIONS.iter().any(|section| section.name == setting.section), "{}", setting.section);
             assert!(seen.insert((setting.section, setting.key)), "{}.{}", setting.section, setting.key);
-        }
-    }
-
-    #[test]
-    fn comments_of_the_default_file_stay_comments() {
-        for line in default_file().lines() {
-            assert!(line.len() <= 140, "{line}");
-            assert!(line.is_empty() || line.starts_with(['#', '[', '"']) || line.contains(" = "), "{line}");
         }
     }
 }
