@@ -21,6 +21,7 @@
 //! must refuse the record. Tags from 0x20 (0xA0) on belong to `spool::record`, which appends its own fields.
 
 mod builder;
+pub mod verp;
 
 pub use builder::EnvelopeBuilder;
 

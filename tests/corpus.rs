@@ -67,6 +67,11 @@ fn answers_of_the_dns_hold_for_the_corpus() {
 }
 
 #[test]
+fn headers_of_proxies_and_logins_hold_for_the_corpus() {
+    replay("door", checks::door::check);
+}
+
+#[test]
 fn configurations_hold_for_the_corpus() {
     replay("config", checks::config::check);
 }

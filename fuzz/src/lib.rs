@@ -7,6 +7,7 @@ pub mod body;
 pub mod client;
 pub mod config;
 pub mod dns;
+pub mod door;
 pub mod envelope;
 pub mod part;
 pub mod record;

@@ -7,7 +7,7 @@ use ringpost::limits::{BODY_INLINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX};
 use ringpost::protocol::extension::Extensions;
 use ringpost::protocol::reply::{self, Refusal};
 use ringpost::protocol::sasl::Secrets;
-use ringpost::protocol::server::{Options, Policy, Session, Want};
+use ringpost::protocol::server::{AuthOffer, Options, Policy, Session, Want};
 
 /// Decides by the first letter, so that an input can reach each answer.
 struct ByLetter;
@@ -81,9 +81,15 @@ impl Driver<'_> {
                     self.session.authenticated(result, &mut self.seen.out);
                 }
                 Want::StartTls if !self.received.is_empty() => self.seen.closed = true,
-                Want::StartTls => self.session.tls_established(),
+                Want::StartTls => {
+                    self.session.tls_established();
+                    self.session.offer_auth(AuthOffer::PasswordsAndCertificate);
+                }
                 Want::NewClient => {
                     self.session.introduce();
+                    assert_eq!(self.session.user(), None, "a login of whoever was here before");
+                    self.session.offer_xclient();
+                    self.session.offer_auth(AuthOffer::Passwords);
                     self.session.banner(self.options, &mut self.seen.out);
                 }
                 Want::Close => self.seen.closed = true,
@@ -130,6 +136,8 @@ fn run(options: &Options, input: &[u8], step: usize) -> Seen {
         body_is_open: false,
         seen: Seen::default(),
     };
+    driver.session.offer_xclient();
+    driver.session.offer_auth(AuthOffer::Passwords);
     driver.session.banner(options, &mut driver.seen.out);
     for piece in input.chunks(step) {
         driver.feed(piece);

@@ -8,6 +8,7 @@ pub mod board;
 pub mod bounds;
 pub mod clock;
 pub mod compare;
+pub mod door;
 pub mod environment;
 pub mod ledger;
 pub mod limits;

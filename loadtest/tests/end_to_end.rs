@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::Parser;
 use ringpost_load::board::{Board, SharedBoard};
 use ringpost_load::clock;
+use ringpost_load::door::door;
 use ringpost_load::ledger::Verdict;
 use ringpost_load::measure::phase::Phase;
-use ringpost_load::options::{Command, Options, RunCommand};
+use ringpost_load::options::{Command, DoorCommand, Options, RunCommand};
 use ringpost_load::sink::Sink;
 use ringpost_load::source::Source;
 
@@ -163,6 +164,33 @@ fn each_listener_has_its_own_profile_and_limits() -> Result<(), Failure> {
     assert_eq!(of(1).0 + of(1).1, 20);
     assert!(of(1).1 >= 9, "{:?}", of(1));
     assert_eq!(board.sink.counts.messages, of(0).0 + of(1).0);
+    Ok(())
+}
+
+#[test]
+fn a_door_is_measured_in_the_clear_and_over_tls_and_sessions_are_resumed_where_they_can_be()
+-> Result<(), Failure> {
+    let board = SharedBoard::default();
+    let command = options("--messages 1 --sink-tls starttls")?;
+    let sink = Sink::start(command.sink_options.settings(&command.sink)?, &board)?;
+    let measured = door(&DoorCommand {
+        target: sink.addresses()[0],
+        pid: Some(std::process::id()),
+        seconds: 1,
+        threads: 2,
+        idle: 10,
+        rate: 20,
+    })?;
+    sink.stop()?;
+    let lines: Vec<&str> = measured.lines().collect();
+    assert_eq!(lines.len(), 7, "{measured}");
+    for (line, share) in lines.iter().zip([0, 0, 100]) {
+        assert!(
+            line.ends_with(&format!("resumed {share} %")) && !line.contains(": 0 sessions"),
+            "{measured}"
+        );
+    }
+    assert!(lines[3].contains("10 idle connections") && lines[5].contains("beside 0 full"), "{measured}");
     Ok(())
 }
 

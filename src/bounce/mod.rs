@@ -97,6 +97,8 @@ pub struct Reported<'a> {
 pub struct Reporter<'a> {
     /// This relay's host name.
     pub host: &'a str,
+    /// To whom: the original's sender, or what stands for it.
+    pub to: &'a str,
     /// Identity of the notification.
     pub id: MessageId,
     /// The date it carries.
@@ -125,12 +127,12 @@ pub fn notification(
     reported: &[Reported<'_>],
     reporter: &Reporter<'_>,
 ) -> Option<Notification> {
-    let sender = original.envelope.sender();
-    if sender.is_empty() || !sender.contains('@') {
+    let sender = reporter.to;
+    if original.envelope.sender().is_empty() || !sender.contains('@') {
         return None;
     }
     assert!(reported.iter().all(|one| one.fate.topic() == topic), "one notification, one topic");
-    let utf8 = needs_utf8(original, reported);
+    let utf8 = needs_utf8(original, sender, reported);
     let report = Report::new(original, topic, reported, reporter.host, utf8);
     let covered = report.covered;
     reported[..covered].iter().find(|one| is_wanted(topic, one.recipient.notify))?;
@@ -152,8 +154,7 @@ pub fn notification(
 
 /// Whether the report is an internationalised one (RFC 6533): there is something beyond ASCII to say, and the sender can
 /// read it, having such an address or having asked for SMTPUTF8.
-fn needs_utf8(original: &Original<'_>, reported: &[Reported<'_>]) -> bool {
-    let sender = original.envelope.sender();
+fn needs_utf8(original: &Original<'_>, sender: &str, reported: &[Reported<'_>]) -> bool {
     let is_more = |one: &Reported<'_>| {
         let said = one.reply.is_none_or(|reply| reply.text.is_ascii());
         let kind = one.recipient.original.as_bytes().first_chunk();
@@ -211,7 +212,7 @@ fn assemble(
     let mut host = String::new();
     status::push_clean(&mut host, reporter.host, utf8);
     let mut sender = String::new();
-    status::push_clean(&mut sender, original.envelope.sender(), utf8);
+    status::push_clean(&mut sender, reporter.to, utf8);
     let parts = vec![
         part(ContentType::new("text/plain").attribute("charset", "utf-8"), report.text.into_bytes()),
         part(ContentType::new(format!("message/{kind}")), report.fields.into_bytes()),

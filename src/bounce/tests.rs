@@ -37,6 +37,7 @@ fn report_of(
         .collect();
     let reporter = Reporter {
         host: "relay.test",
+        to: envelope.sender(),
         id: MessageId::new(PartId(1), 8),
         now: WallTime(784_887_152_000),
         expires_at: WallTime(784_887_153_000),
@@ -263,6 +264,7 @@ fn many_recipients_are_covered_by_several_notifications() {
         .collect();
     let reporter = Reporter {
         host: "relay.test",
+        to: envelope.sender(),
         id: MessageId::from_u64(2),
         now: WallTime(0),
         expires_at: WallTime(0),
@@ -337,6 +339,40 @@ fn read_by_python(body: &[u8]) -> Option<String> {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "python3 could not read\n{}", String::from_utf8_lossy(body));
     Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn python_reads_reports_in_other_alphabets_and_of_other_fates() {
+    let to = [("ü@there.test", Notify::SUCCESS | Notify::DELAY, "utf-8;\\x{F6}@there.test")];
+    let global = envelope("é@b.test", Return::Full, true, &to);
+    let taken = Reply::new(250, Enhanced(2, 0, 0), "bien reçu");
+    let later = Reply::new(451, Enhanced(4, 2, 0), "à demain");
+    let until = WallTime(784_987_151_000);
+    for (fate, said, want) in [
+        (Fate::Relayed, &taken, "Action=relayed; Status=2.0.0; Diagnostic-Code=smtp; 250 2.0.0 bien reçu\n"),
+        (
+            Fate::Delayed { until },
+            &later,
+            "Action=delayed; Status=4.2.0; Diagnostic-Code=smtp; 451 4.2.0 à demain; \
+             Will-Retry-Until=Wed, 16 Nov 1994 11:59:11 +0000\n",
+        ),
+    ] {
+        let body = report_of(fate, &global, CONTENT, said, "").unwrap().body;
+        let Some(read) = read_by_python(&body) else { return };
+        assert!(read.starts_with("type multipart/report global-delivery-status\n"), "{read}");
+        assert!(
+            read.contains("parts text/plain message/global-delivery-status message/global-headers\n"),
+            "{read}"
+        );
+        assert!(read.contains("defects []"), "{read}");
+        let text = String::from_utf8(body).unwrap();
+        let fields = text.split("\r\n\r\nOriginal-Recipient: ").nth(1).unwrap().split("\r\n\r\n").next();
+        let fields = fields.unwrap().split("\r\n").take_while(|line| !line.starts_with("--"));
+        let fields: Vec<_> =
+            fields.filter(|line| !line.is_empty()).map(|line| line.replacen(": ", "=", 1)).collect();
+        let fields = format!("{}\n", fields.join("; "));
+        assert_eq!(fields, format!("utf-8; ö@there.test; Final-Recipient=utf-8; ü@there.test; {want}"));
+    }
 }
 
 #[test]

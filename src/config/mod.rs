@@ -5,7 +5,9 @@
 //! | `options` | the structs that modules are given, with their defaults. PURE |
 //! | `providers` | sites of large mailbox providers, which come with the program. PURE |
 //! | `listener` | likewise for the places where mail is taken. PURE |
+//! | `schedule` | likewise for retries and bounces. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
+//! | `words` | likewise for values made of words. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
 //! | `read` | text → `Config`, with every error of the file at once, each with its place. PURE |
 //! | `startup` | what `serve` says when it has started. PURE |
@@ -17,9 +19,11 @@ mod listener;
 mod options;
 mod providers;
 mod read;
+mod schedule;
 mod schema;
 mod startup;
 mod value;
+mod words;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,6 +35,7 @@ pub use options::{
 };
 pub use providers::PROVIDERS;
 pub use read::{ConfigError, Problem};
+pub use schedule::{Bounce, Schedule};
 pub use schema::default_file;
 pub use startup::{Started, startup_text};
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::listener::Listener;
+use super::schedule::{Bounce, Schedule};
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::site::Site;
 use crate::routing::{Rate, RouteTable, TlsPolicy};
@@ -54,6 +55,10 @@ pub struct Config {
     pub delivery: Delivery,
     /// Rules for where mail is sent to, in the order of the file.
     pub sites: Vec<Site>,
+    /// Exceptions from its waits; the first that matches wins.
+    pub schedules: Vec<Schedule>,
+    /// Bounces.
+    pub bounce: Bounce,
     /// Tenants whose turns are not like everybody's.
     pub tenants: Vec<Tenant>,
     /// DNS.
@@ -265,6 +270,8 @@ pub struct Delivery {
     pub retry_jitter: f64,
     /// Age at which a message bounces.
     pub expire_after: Duration,
+    /// Age at which the sender is told that a message is late; zero means never.
+    pub delay_after: Duration,
     /// Age at which a held message bounces.
     pub hold_max: Duration,
 }
@@ -327,6 +334,7 @@ impl Default for Delivery {
             retry_jitter: 0.2,
             // RFC 5321 §4.5.4.1: the give-up time needs to be 4 to 5 days at least.
             expire_after: hours(5 * 24),
+            delay_after: hours(4),
             hold_max: hours(30 * 24),
         }
     }

@@ -1,6 +1,8 @@
 //! PURE. Reads a configuration file: all its errors at once, each with line, column, key, what was found and what is
 //! allowed.
 
+mod schedules;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -11,8 +13,8 @@ use toml::de::{DeTable, DeValue};
 use super::listener::Listener;
 use super::options::{Config, MIB};
 use super::schema::{
-    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SECTIONS, SETTINGS, SITE,
-    SITE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SCHEDULE, SCHEDULE_SETTINGS,
+    SECTIONS, SETTINGS, SITE, SITE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::routing::Target;
@@ -155,6 +157,10 @@ impl Reader<'_> {
             config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, &["chain", "key"]);
             return;
         }
+        if section == SCHEDULE {
+            config.schedules = self.tables(SCHEDULE_SETTINGS, SCHEDULE, table, &[]);
+            return;
+        }
         if section == SITE {
             config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
             return;
@@ -202,6 +208,7 @@ impl Reader<'_> {
         let mut read = Vec::new();
         for (place, entries) in items {
             let mut target = T::default();
+            self.places.push((section.to_owned(), place.clone()));
             for (key, value) in entries {
                 self.setting(settings, &mut target, section, key, value);
             }
@@ -310,6 +317,7 @@ impl Reader<'_> {
         );
         self.listener_rules(config);
         self.site_rules(config);
+        self.schedule_rules(config);
         for (index, tenant) in config.tenants.iter().enumerate() {
             let name = &tenant.name;
             self.rule_at(
@@ -427,7 +435,7 @@ mod tests {
     use super::*;
 
     /// `want`: line, column, key, and words that must stand in the text.
-    fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
+    pub(super) fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
         let problems = Config::parse(file).expect_err(file);
         assert_eq!(problems.len(), want.len(), "{file}\n{problems:#?}");
         for (problem, (line, column, key, words)) in problems.iter().zip(want) {

@@ -8,11 +8,13 @@ use toml::de::DeValue;
 
 use super::listener::Listener;
 use super::options::{Certificate, Config, GIB, KIB, MIB, Network, ROLES_MAX, Tenant};
+use super::schedule::Schedule;
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, NameOrEmpty, Own,
     Parsed, PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list, quoted,
     text,
 };
+use super::words::{Delimiters, SENDERS, TENANTS};
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, WEIGHT_MAX};
 use crate::routing::site::Site;
 use crate::routing::{Rate, Target};
@@ -48,8 +50,10 @@ pub(super) const ROUTES: &str = "routes";
 pub(super) const LISTENER: &str = "listener";
 /// …and `[[certificate]]`…
 pub(super) const CERTIFICATE: &str = "certificate";
-/// …and `[[site]]`…
+/// …`[[site]]`…
 pub(super) const SITE: &str = "site";
+/// …`[[schedule]]`…
+pub(super) const SCHEDULE: &str = "schedule";
 /// …and `[[tenant]]`.
 pub(super) const TENANT: &str = "tenant";
 
@@ -83,6 +87,12 @@ pub(super) const SECTIONS: &[Section] = &[
                 # limits. What it leaves out holds as under [delivery], or as an earlier site says that matches too; sites that\n\
                 # name sources come last. May stand any number of times.",
     },
+    Section {
+        name: SCHEDULE,
+        about: "How some mail is tried again, and for how long. The first that matches wins; what it leaves out holds as under\n\
+                # [delivery]. It holds from a restart on for mail that is queued already. May stand any number of times.",
+    },
+    Section { name: "bounce", about: "What comes back." },
     Section {
         name: TENANT,
         about: "Whose mail it is, where several want the same path: they take turns by their weights. May stand any number of times.",
@@ -122,6 +132,10 @@ const FINGERPRINTS: &str = "SHA-256 fingerprints, 64 hexadecimal digits each";
 const DOMAINS: &str = "domains such as \"example.com\", or \"*.example.com\" for all below it";
 /// A duration of up to 90 days.
 const LIFETIME: Time = Time(1000..=90 * 86_400_000);
+/// Likewise, or nothing.
+const DELAY: Time = Time(0..=90 * 86_400_000);
+const FACTOR: Fraction = Fraction(1.0..=10.0);
+const JITTER: Fraction = Fraction(0.0..=0.9);
 
 // Of a path, whether all of them or those of a site.
 const CONNECTIONS: Count<u16> = Count(1..=10_000);
@@ -249,13 +263,23 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
     "delivery" "retry_first": delivery.retry_first = LIFETIME,
         "Wait before the first retry; each further one is longer by the factor, up to the longest wait,\n\
          # varied either way by the jitter (a part of the wait).";
-    "delivery" "retry_factor": delivery.retry_factor = Fraction(1.0..=10.0), "";
+    "delivery" "retry_factor": delivery.retry_factor = FACTOR, "";
     "delivery" "retry_max": delivery.retry_max = LIFETIME, "";
-    "delivery" "retry_jitter": delivery.retry_jitter = Fraction(0.0..=0.9), "";
+    "delivery" "retry_jitter": delivery.retry_jitter = JITTER, "";
     "delivery" "expire_after": delivery.expire_after = LIFETIME,
-        "Age at which a message that could not be delivered bounces.";
+        "Age at which a message that could not be delivered bounces; fixed when it is accepted.";
+    "delivery" "delay_after": delivery.delay_after = DELAY,
+        "Age at which its sender is told, once, that it is late (unless NOTIFY says otherwise). \"0ms\" means never.";
     "delivery" "hold_max": delivery.hold_max = LIFETIME,
         "Age at which a message that is held bounces.";
+
+    "bounce" "verp_tenants": bounce.verp_tenants = TENANTS,
+        "Mail of these tenants goes out with a sender that names the recipient (VERP), one recipient at a time:\n\
+         # news@lists.example to joe@there.example is from news+joe=there.example@lists.example.";
+    "bounce" "verp_senders": bounce.verp_senders = SENDERS,
+        "Likewise the mail of these senders.";
+    "bounce" "verp_delimiters": bounce.verp_delimiters = Delimiters,
+        "What stands before the recipient there, and in place of its \"@\".";
 
     "resolver" "addresses": resolver.addresses = list::<SocketAddr>(0, ADDRESS),
         "DNS servers to ask. [] means those of /etc/resolv.conf.";
@@ -308,6 +332,19 @@ pub(super) const LISTENER_SETTINGS: &[Setting<Listener>] = settings! {
         "Whose mail it is, for fairness between tenants, when nobody has logged in; a user's is the user's own.";
     "listener" "tenant_header": tenant_header = WordOrEmpty,
         "Header field in which clients that may relay say whose mail it is, such as \"X-Tenant\".";
+};
+
+/// The settings of a `[[schedule]]`.
+pub(super) const SCHEDULE_SETTINGS: &[Setting<Schedule>] = settings! {
+    "schedule" "domains": domains = list::<String>(0, DOMAINS), "For recipients in these domains; left out, in all,";
+    "schedule" "tenants": tenants = TENANTS, "and for mail of these tenants; left out, of all.";
+    "schedule" "retry_first": retry_first = Own(LIFETIME), "";
+    "schedule" "retry_factor": retry_factor = Own(FACTOR), "";
+    "schedule" "retry_max": retry_max = Own(LIFETIME), "";
+    "schedule" "retry_jitter": retry_jitter = Own(JITTER), "";
+    "schedule" "expire_after": expire_after = Own(LIFETIME),
+        "Holds for mail that is queued already, in place of the age that was fixed when it was accepted.";
+    "schedule" "delay_after": delay_after = Own(DELAY), "";
 };
 
 /// The settings of a `[[certificate]]`.
@@ -375,6 +412,10 @@ pub(super) fn file_of(config: &Config) -> String {
         }
         if section.name == CERTIFICATE {
             file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
+            continue;
+        }
+        if section.name == SCHEDULE {
+            file.push_str(&tables_of(SCHEDULE, SCHEDULE_SETTINGS, &config.schedules));
             continue;
         }
         if section.name == SITE {
@@ -475,6 +516,15 @@ mod tests {
                 ..SiteRules::default()
             },
         }];
+        config.schedules = vec![Schedule {
+            domains: vec!["*.slow.example".into()],
+            tenants: vec!["news".into()],
+            retry_factor: Some(1.5),
+            delay_after: Some(std::time::Duration::ZERO),
+            ..Schedule::default()
+        }];
+        config.bounce.verp_senders = vec!["*@lists.example".into()];
+        config.bounce.verp_delimiters = "-=".into();
         config.tenants = vec![Tenant { name: "acme".into(), weight: 7 }];
         config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
         config.smtp.hostname = "mail.example.com".into();

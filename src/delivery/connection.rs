@@ -20,6 +20,7 @@ use super::keys::Keys;
 use super::path::{PathState, Waited};
 use super::pool::Pool;
 use crate::clock::Moment;
+use crate::envelope::verp::Verp;
 use crate::id::Location;
 use crate::metrics::{AttemptStage, DeliveryResult, EnhancedClass};
 use crate::net;
@@ -45,6 +46,8 @@ const CLOSED: &str = "closed by the remote";
 pub struct ConnectionOptions {
     /// Our name in EHLO.
     pub ehlo_name: String,
+    /// Mail that goes out with a sender for each recipient.
+    pub verp: Verp,
     /// Waits for the remote.
     pub timeouts: Timeouts,
     /// To shake hands with remotes.
@@ -250,7 +253,7 @@ impl<S: Storage> Connection<'_, S> {
             }
             job.begin(now);
             let secured = if content.requires_tls() { self.secured() } else { Ok(()) };
-            content.begin(&mut self.client, tag, &job, &secured);
+            content.begin(&mut self.client, tag, &job, &secured, &self.pool.options().verp);
             self.pool.metrics().transactions.inc();
             if tag > 0 {
                 self.pool.metrics().connections_reused.inc();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::job::{ActiveJob, Payload};
 use super::pool::Pool;
 use crate::envelope::Envelope;
+use crate::envelope::verp::Verp;
 use crate::message::Message;
 use crate::protocol::client::{Client, Transaction};
 use crate::spool::Pinned;
@@ -65,11 +66,13 @@ impl<P> Content<P> {
         tag: u64,
         job: &ActiveJob<S>,
         secured: &Result<(), String>,
+        verp: &Verp,
     ) {
         let envelope = self.envelope();
         let (body_ready, size) = self.size();
+        let own = self.sender(job.job().first, job.job().recipients, verp);
         let transaction = Transaction {
-            sender: envelope.sender(),
+            sender: own.as_deref().unwrap_or(envelope.sender()),
             parameters: envelope.parameters(),
             envid: envelope.envid(),
             secured: secured.as_ref().copied().map_err(String::as_str),
@@ -82,6 +85,17 @@ impl<P> Content<P> {
             (place < u64::BITS && wanted & (1 << place) != 0).then_some((place, recipient))
         });
         client.begin(tag, transaction, recipients);
+    }
+
+    /// The sender that is made for the one recipient of a job, if its mail goes out so.
+    fn sender(&self, first: u16, recipients: u64, verp: &Verp) -> Option<String> {
+        let envelope = self.envelope();
+        if recipients.count_ones() != 1 || !verp.is_for(envelope) {
+            return None;
+        }
+        let recipient =
+            envelope.recipients().nth(usize::from(first) + recipients.trailing_zeros() as usize)?;
+        verp.sender(envelope.sender(), recipient.mailbox)
     }
 
     /// The body's piece `nth`, from 0, and whether it is the last.

@@ -111,7 +111,7 @@ impl Queue {
             expires: seconds(expires_at.0.div_ceil(1000)),
             fresh: age <= FRESH_WITHIN && (age < lifetime || lifetime.is_zero()),
             offered: false,
-            wishes: Wishes::of(envelope),
+            wishes: Wishes::of(envelope, &self.options.verp),
         });
         self.ids.insert(self.ids.hash(id.as_u64()), message);
         *self.ages.entry(self.messages[message].accepted).or_default() += 1;

@@ -12,6 +12,7 @@
 
 use super::slab::{Link, NONE, linked};
 use crate::clock::WallTime;
+use crate::envelope::verp::Verp;
 use crate::envelope::{Envelope, Recipient};
 use crate::id::{Location, MessageId};
 
@@ -214,13 +215,16 @@ impl Wishes {
     pub const SUCCESS: Wishes = Wishes(1);
     /// To be told of delay, likewise.
     pub const DELAY: Wishes = Wishes(2);
+    /// To go out with one recipient in a transaction.
+    pub const ONE_BY_ONE: Wishes = Wishes(4);
 
     /// Those of `envelope`.
-    pub fn of(envelope: &Envelope) -> Self {
+    pub fn of(envelope: &Envelope, verp: &Verp) -> Self {
         if envelope.sender().is_empty() {
             return Self::default();
         }
-        envelope.recipients().fold(Self::default(), |Self(wishes), Recipient { notify, .. }| {
+        let sent = if verp.is_for(envelope) { Self::ONE_BY_ONE } else { Self::default() };
+        envelope.recipients().fold(sent, |Self(wishes), Recipient { notify, .. }| {
             let success = if notify.on_success() { Self::SUCCESS.0 } else { 0 };
             let delay = if notify.on_delay() { Self::DELAY.0 } else { 0 };
             Self(wishes | success | delay)

@@ -42,6 +42,7 @@ mod wheel;
 
 use crate::clock::{Moment, Now, WallTime};
 use crate::envelope::Envelope;
+use crate::envelope::verp::Verp;
 use crate::id::{LegRef, Location, MessageId, PathId, TenantKey, TenantShare};
 use crate::outcome::{Bounced, LegResult, LegState, Outcome, Reply, Verdict};
 use index::{Index, TABLES_MANY};
@@ -68,6 +69,8 @@ fn ticks(wait: Duration) -> u32 {
 pub struct QueueOptions {
     /// Back-off, deadlines and delays.
     pub schedules: Schedules,
+    /// Mail whose recipients go out one by one, each with a sender of its own.
+    pub verp: Verp,
     /// How long a message that was recovered is kept beyond its deadline if it has not been tried since.
     pub untried_grace: Duration,
     /// Longest time in the queue for legs whose path holds mail; the sender's deadline if that is later.
@@ -88,6 +91,7 @@ impl Default for QueueOptions {
     fn default() -> Self {
         Self {
             schedules: Schedules::default(),
+            verp: Verp::default(),
             untried_grace: Duration::from_secs(4 * 3600),
             hold_max: Duration::from_secs(30 * 24 * 3600),
             bounce_gather: Duration::from_secs(60),

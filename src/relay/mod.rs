@@ -7,6 +7,7 @@
 pub mod door;
 pub mod placement;
 pub mod roles;
+mod rules;
 pub mod seats;
 mod sockets;
 

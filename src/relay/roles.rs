@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use crossbeam_channel as channel;
 
 use super::door::Door;
+use super::rules;
 use super::seats::{Seat, ShardSeat, WorkerSeat};
 use super::{CHANNEL_ROOM, WINDOW};
 use crate::config::{Config, Listener, ListenerKind, Network};
@@ -36,9 +37,7 @@ use crate::net::event::WaitList;
 use crate::net::tls::ServerTls;
 use crate::protocol::extension::Extensions;
 use crate::protocol::server;
-use crate::queue::retry::RetryOptions;
-use crate::queue::schedule::{Schedule, Schedules};
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::Queue;
 use crate::shard::{self, Shard, open};
 use crate::spool::storage::Storage;
 use crate::spool::{Fence, LogOptions};
@@ -232,6 +231,7 @@ fn make_worker<S: Storage>(
         to_peers: seat.to_peers.into_iter().map(Sender::from).collect(),
         options: ConnectionOptions {
             ehlo_name: delivery.ehlo_name.clone(),
+            verp: rules::verp(&common.config),
             timeouts: Timeouts {
                 connect: waits.connect,
                 greeting: waits.greeting,
@@ -260,7 +260,7 @@ async fn make_shard<S: Storage>(
 ) -> Result<(Rc<Shard<S>>, Rc<Inbound<S>>), String> {
     let config = &common.config;
     let shares_executor = near.from_worker.is_some();
-    let mut queue = Queue::new(queue_options(config), net::random());
+    let mut queue = Queue::new(rules::queue_options(config), net::random());
     let options = LogOptions {
         segment_bytes: u32::try_from(config.spool.segment_bytes).unwrap_or(u32::MAX),
         reserve_bytes: config.spool.reserve_bytes,
@@ -292,6 +292,7 @@ async fn make_shard<S: Storage>(
     };
     let options = shard::Options {
         hostname: config.smtp.hostname.clone(),
+        verp: rules::verp(config),
         expire_after: config.delivery.expire_after,
         resident_bytes_max: usize::try_from(config.limits.resident_bytes_max / shards).unwrap_or(usize::MAX),
     };
@@ -384,27 +385,5 @@ pub(super) fn policy_of(
         cleartext: within(&config.auth.cleartext_networks),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),
-    }
-}
-
-fn schedules(config: &Config) -> Schedules {
-    let delivery = &config.delivery;
-    let retry = RetryOptions {
-        first: delivery.retry_first,
-        factor: delivery.retry_factor,
-        max: delivery.retry_max,
-        jitter: delivery.retry_jitter,
-    };
-    let default = Schedule { retry, expire_after: None, delay_after: None };
-    Schedules { rules: Vec::new(), default }
-}
-
-fn queue_options(config: &Config) -> QueueOptions {
-    let delivery = &config.delivery;
-    QueueOptions {
-        schedules: schedules(config),
-        hold_max: delivery.hold_max,
-        weights: config.tenants.iter().map(|tenant| (tenant.name.as_str().into(), tenant.weight)).collect(),
-        ..QueueOptions::default()
     }
 }

@@ -34,6 +34,7 @@ use crossbeam_channel as channel;
 use crate::clock::Moment;
 use crate::control::resolver::ResolverHandle;
 use crate::delivery::job::Payload;
+use crate::envelope::verp::Verp;
 use crate::event::EventSender;
 use crate::exchange::ledger::Ledger;
 use crate::exchange::{ToShard, ToWorker};
@@ -125,6 +126,8 @@ pub struct Wiring<P> {
 pub struct Options {
     /// Our name in notifications.
     pub hostname: String,
+    /// Mail whose reports go to an address for each recipient.
+    pub verp: Verp,
     /// Age at which a notification is given up.
     pub expire_after: Duration,
     /// Budget of messages kept in memory, bytes.

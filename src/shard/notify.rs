@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::reports::{self, Report};
 use super::{BOUNCES_MAX, Shard};
 use crate::bounce::{self, Original, Reporter};
+use crate::envelope::Envelope;
 use crate::event::Event;
 use crate::id::MessageId;
 use crate::message::Message;
@@ -62,6 +63,8 @@ impl<S: Storage> Shard<S> {
     async fn make_bounce(&self, id: MessageId) -> Result<(), NotBounced> {
         let (original, is_whole) = match self.original(id).await {
             Ok(original) => original,
+            // Delivered meanwhile: nobody waits for it any more.
+            Err(_) if self.queue.borrow().state(id).is_none() => return Ok(()),
             // The disk may answer the next time: nobody is forgotten for that.
             Err(error @ ReadError::Disk(_)) => return Err(error.into()),
             Err(error) => {
@@ -73,15 +76,17 @@ impl<S: Storage> Shard<S> {
         };
         loop {
             let (owed, late) = self.to_be_told(id);
-            let reports = reports::next(&original.envelope, &owed, &late, |late| {
+            let mut reports = reports::next(&original.envelope, &owed, &late, |late| {
                 self.last_error(late.path, late.reason.as_ref())
             });
             let Some(topic) = reports.first().map(|report| report.fate.topic()) else { return Ok(()) };
+            let own = self.own_sender(&original.envelope, &mut reports);
             let log = self.log_of(id);
             let now = net::now();
             let content = Original { id, envelope: &original.envelope, content: &original.body, is_whole };
             let reporter = Reporter {
                 host: &self.options.hostname,
+                to: own.as_deref().unwrap_or(original.envelope.sender()),
                 id: log.next_id(),
                 now: now.wall,
                 expires_at: now.wall + self.options.expire_after,
@@ -104,6 +109,16 @@ impl<S: Storage> Shard<S> {
             self.accepted(message.clone(), location, message.body.len() as u64);
             self.metrics.notifications.inc();
         }
+    }
+
+    /// The sender that names the first of `reports`, which is then told alone, if the mail went out so.
+    fn own_sender(&self, envelope: &Envelope, reports: &mut Vec<Report<'_>>) -> Option<String> {
+        let verp = &self.options.verp;
+        if !verp.is_for(envelope) {
+            return None;
+        }
+        reports.truncate(1);
+        verp.sender(envelope.sender(), reports.first()?.recipient.mailbox)
     }
 
     fn to_be_told(&self, id: MessageId) -> (Vec<LegState>, Vec<Late>) {
@@ -154,7 +169,6 @@ impl<S: Storage> Shard<S> {
             return Ok((message.clone(), true));
         }
         let state = self.queue.borrow().state(id);
-        // Settled meanwhile: what is asked for next finds nothing owed.
         let (location, _) = state.ok_or(io::Error::from(io::ErrorKind::NotFound))?;
         let log = self.log_of(id);
         let pinned = log.pin(id, location).await?;

@@ -17,6 +17,7 @@ pub mod question;
 #[cfg(test)]
 mod tests;
 
+use crate::envelope::verp::sender_fits;
 use std::fmt;
 
 pub use key::{Key, SCRAM_ITERATIONS, ScramKeys, ScramProof, hmac_sha256, sha256};
@@ -46,11 +47,7 @@ pub struct User {
 impl User {
     /// Whether it may send as `sender`; empty is the null sender.
     pub fn may_send_as(&self, sender: &str) -> bool {
-        let fits = |rule: &str| match rule.strip_prefix("*@") {
-            Some(domain) => sender.rsplit_once('@').is_some_and(|(_, own)| own.eq_ignore_ascii_case(domain)),
-            None => rule.eq_ignore_ascii_case(if sender.is_empty() { "<>" } else { sender }),
-        };
-        self.senders.is_empty() || self.senders.iter().any(|rule| fits(rule))
+        self.senders.is_empty() || self.senders.iter().any(|rule| sender_fits(rule, sender))
     }
 }
 

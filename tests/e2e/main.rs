@@ -44,6 +44,7 @@ mod load;
 mod path;
 mod policy;
 mod proxies;
+mod reports;
 mod retries;
 mod seeing;
 mod shaping;

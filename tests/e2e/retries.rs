@@ -173,6 +173,30 @@ fn a_remote_that_goes_away_over_a_message_it_has_not_answered_gets_it_again_at_o
 }
 
 #[test]
+fn the_limits_that_a_remote_announces_are_kept_without_a_retry() {
+    if !host_is_able() {
+        return;
+    }
+    const LIMITED: &[&str] = &["PIPELINING", "CHUNKING", "LIMITS RCPTMAX=2 MAILMAX=1"];
+    let sink = Sink::on(&[([127, 0, 0, 1], 0).into()], LIMITED, |_| Act::Accept);
+    let lab = Lab::new();
+    let config = Config::new().set("delivery.retry_first", "'1h'");
+    let relay = lab.start(&config.to(sink.address()));
+    let recipients: Vec<String> = (0..5).map(|nth| format!("r{nth}@a.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    relay.client().mail("me@client.test", &recipients, &content("limits", "x"));
+    relay.drain();
+    let taken = sink.taken();
+    assert!(taken.iter().all(|taken| taken.recipients.len() <= 2));
+    let mut got: Vec<_> = taken.iter().flat_map(|taken| taken.mailboxes()).collect();
+    got.sort_unstable();
+    assert_eq!(got, recipients);
+    assert_eq!((taken.len(), sink.asked(Stage::Banner)), (3, 3));
+    assert!(relay.log_lines(&["deferred"]).is_empty());
+    relay.stop();
+}
+
+#[test]
 fn a_message_deferred_at_the_final_dot_is_sent_again() {
     if !host_is_able() {
         return;

@@ -7,6 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_tim
 
 use crate::door::{add_user, python, with_users};
 use crate::harness::client::content;
+use crate::harness::dns::Stub;
 use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::report::Report;
 use crate::harness::sink::{Act, Sink, Stage};
@@ -133,6 +134,37 @@ fn a_verified_path_takes_only_a_certificate_that_is_good_for_the_host() {
     sender.drain();
     sender.stop();
     receivers.into_iter().for_each(|(_, relay)| relay.stop());
+}
+
+#[test]
+fn the_certificate_of_a_mail_exchanger_must_be_for_the_name_in_the_mx_record() {
+    if !host_is_able() {
+        return;
+    }
+    let (lab, far, sink, dns) = (Lab::new(), Lab::new(), Sink::start(), Stub::start());
+    let authority = Authority::new(&lab, "authority");
+    let remote = receiver(&far, &sink, &authority.issue(&far, "good", "mx.good.test", false));
+    for (domain, host) in [("named.test", "mx.good.test"), ("renamed.test", "mx.other.test")] {
+        dns.mx(domain, &[(10, host)]);
+        dns.address(host, "127.0.0.1");
+    }
+    let config = Config::new()
+        .route("*", "mx")
+        .route("client.test", format!("smtp://{}", sink.address()))
+        .set("resolver.addresses", format!("['{}']", dns.address))
+        .set("delivery.mx_port", remote.smtp().port())
+        .set("delivery.allow_loopback_mx", true)
+        .set("delivery.expire_after", "'3s'")
+        .table("[[site]]\nname = 'verified'\nmx = ['*.good.test', '*.other.test']\ntls = 'verified'");
+    let sender = authority.trusted_by(&lab, &config);
+    mail(&sender, "named.test");
+    mail(&sender, "renamed.test");
+    assert!(came_encrypted(&sink, "user@named.test"));
+    let (status, diagnostic) = bounce(&sink, "renamed.test");
+    assert!(status == "5.7.5" && diagnostic.contains("not valid for"), "{status} {diagnostic}");
+    sender.drain();
+    sender.stop();
+    remote.stop();
 }
 
 #[test]

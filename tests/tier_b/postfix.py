@@ -79,7 +79,7 @@ postlog unix-dgram n - n - 1 postlogd
 class Postfix:
     """The private instance."""
 
-    def __init__(self, lab, port, sink, relay):
+    def __init__(self, lab, port, sink, relay, adapt=None):
         # Its processes drop their rights and its log must lie below /var, so the row's own directory will not do.
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="ringpost-postfix.", dir="/var/tmp"))
         lab.cleaners.append(lambda: shutil.rmtree(self.directory, ignore_errors=True))
@@ -88,8 +88,12 @@ class Postfix:
             (self.directory / name).mkdir()
         shutil.chown(self.directory / "data", "postfix")
         values = {"directory": self.directory, "port": port, "sink": sink, "relay": relay}
-        (self.directory / "etc" / "main.cf").write_text(MAIN.format(**values))
-        (self.directory / "etc" / "master.cf").write_text(MASTER.format(**values))
+        main, master = MAIN.format(**values), MASTER.format(**values)
+        if adapt:
+            # Before the start: until its log service runs, a Postfix that is told too much at once waits for itself.
+            main, master = adapt(self.directory / "etc", main, master)
+        (self.directory / "etc" / "main.cf").write_text(main)
+        (self.directory / "etc" / "master.cf").write_text(master)
         self.command = [lab.program("postfix", "postfix"), "-c", self.directory / "etc"]
         self.log = self.directory / "mail.log"
         started = tier.subprocess.run([*self.command, "start"], capture_output=True, text=True, check=False)

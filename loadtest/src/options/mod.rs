@@ -36,6 +36,8 @@ pub enum Command {
     Search(Box<SearchCommand>),
     /// Kill -9 the relay again and again while it is loaded, and judge what arrives
     Crash(Box<CrashCommand>),
+    /// Measure sessions in the clear and over TLS, idle connections, and good clients beside handshakes
+    Door(DoorCommand),
     /// Compare two reports written with --json
     Compare(CompareCommand),
     /// Draw the page of a report written with --json
@@ -88,6 +90,29 @@ pub struct SinkCommand {
     /// How it is reported.
     #[command(flatten)]
     pub output: OutputOptions,
+}
+
+/// `door`.
+#[derive(Debug, Args)]
+pub struct DoorCommand {
+    /// The relay, which trusts us: no limit of an address must hold
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:2525")]
+    pub target: SocketAddr,
+    /// Its process, for CPU and memory
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// How long each measurement lasts
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Clients at once
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub threads: usize,
+    /// Idle connections to open, in the clear and over TLS
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub idle: u64,
+    /// Handshakes a second beside the good client
+    #[arg(long, value_name = "RATE", default_value_t = 1000)]
+    pub rate: u64,
 }
 
 /// `compare`.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::board::{Board, SharedBoard};
 use crate::clock;
 use crate::compare;
+use crate::door;
 use crate::environment::{Environment, busy_between, cpu_ticks};
 use crate::measure::export;
 use crate::options::{
@@ -49,6 +50,10 @@ pub fn execute(options: Options) -> Result<u8, Failure> {
         Command::Run(command) => run(&command, &stop),
         Command::Search(command) => search::search(&command, &stop),
         Command::Crash(command) => crash::crash(&command, &stop),
+        Command::Door(command) => {
+            io::stdout().write_all(door::door(&command)?.as_bytes())?;
+            Ok(0)
+        }
         Command::Compare(command) => {
             let text = compare::compare(&load(&command.before)?, &load(&command.after)?);
             io::stdout().write_all(text.as_bytes())?;

@@ -221,6 +221,35 @@ fn closing_defers_what_had_begun_and_hands_back_the_rest() {
 }
 
 #[test]
+fn a_421_in_the_place_of_any_reply_fails_nobody_and_delivers_what_was_taken_before_it() {
+    let dialogues = [
+        (PIPED, &["250 m", "250 r", "250 r", "354 d", "250 yes"][..], false),
+        (PLAIN, &["250 m", "250 r", "250 r", "354 d", "250 yes"], false),
+        (ALL, &["250 m", "250 r", "250 r", "250 yes"], true),
+    ];
+    for (opening, replies, body_ready) in dialogues {
+        for at in 0..2 * replies.len() {
+            // Two transactions, and the remote goes away over reply `at`.
+            let all: Vec<&str> = [replies, replies].concat();
+            let script =
+                format!("{opening}|{}\r\n|421 4.3.2 going", all[..at].join("\r\n|")).replace("|\r\n|", "|");
+            let script = script + "\r\n";
+            let play = Play { count: 2, body_ready, ..one(&script, &["a@b", "b@b"]) };
+            let (_, log) = play.run(10_000);
+            let taken = at / replies.len();
+            assert_eq!(log.first().map(String::as_str), Some("Ready"), "{script}");
+            assert_eq!(log.last().map(String::as_str), Some("closing 421"), "{script}\n{log:?}");
+            for (nth, line) in log[1..log.len() - 1].iter().enumerate() {
+                let is_delivered = *line == format!("{nth} Delivered:11:250");
+                let goes_again =
+                    *line == format!("{nth} Deferred:11:421") || *line == format!("{nth} untried:11");
+                assert!(if nth < taken { is_delivered } else { goes_again }, "{script}\n{log:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn replies_that_nobody_asked_for_are_misbehaviour() {
     let unasked = "remote sent a reply that nobody asked for";
     for (script, log) in [

@@ -2,7 +2,7 @@
 
 use crate::clock::WallTime;
 use crate::id::{PathId, TenantKey, TenantShare};
-use crate::queue::leg::Place;
+use crate::queue::leg::{Place, Wishes};
 use crate::queue::route::{Routes, SHARES_MAX, Tenant, Turn};
 use crate::queue::slab::NONE;
 use crate::queue::{Demand, Job, Queue};
@@ -102,9 +102,11 @@ impl Queue {
         // Rotation takes the first to the back: that one is served.
         let flow = routes.turns[turn].active.tail;
         let slot = routes.flows[flow].ready.head;
+        let one_by_one = self.messages[self.legs[slot].message].wishes.has(Wishes::ONE_BY_ONE);
+        let recipients_max = if one_by_one { 1 } else { recipients_max.min(64) };
         let mut fresh = self.bits(slot).fresh();
         let mut recipients = 0;
-        for _ in 0..recipients_max.min(64) {
+        for _ in 0..recipients_max {
             recipients |= fresh & fresh.wrapping_neg();
             fresh &= fresh.wrapping_sub(1);
         }

@@ -9,7 +9,7 @@ use ringpost::net;
 use ringpost::net::simulated::World;
 
 use crate::ledger::{Ledger, Told};
-use crate::mail::{Mail, must_bounce, stuffed};
+use crate::mail::{Mail, asks_for_success, must_bounce, stuffed};
 use crate::wire::{Gone, Wire};
 
 /// How a client sends.
@@ -140,7 +140,10 @@ struct Envelope {
 
 async fn envelope(wire: &mut Wire, habits: Habits, mail: &Mail) -> Result<Envelope, Gone> {
     let mut commands = vec![format!("MAIL FROM:<{}>\r\n", mail.sender())];
-    commands.extend(mail.recipients.iter().map(|(_, mailbox)| format!("RCPT TO:<{mailbox}>\r\n")));
+    commands.extend(mail.recipients.iter().map(|(recipient, mailbox)| {
+        let notify = if asks_for_success(*recipient) { " NOTIFY=SUCCESS,FAILURE" } else { "" };
+        format!("RCPT TO:<{mailbox}>{notify}\r\n")
+    }));
     if !habits.chunks {
         commands.push("DATA\r\n".to_owned());
     }

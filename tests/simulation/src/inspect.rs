@@ -12,7 +12,7 @@ use ringpost::spool::layout::part_dir;
 use ringpost::spool::storage::memory::MemoryDisk;
 use ringpost::spool::{Fence, Log, LogOptions, Recovered};
 
-use crate::mail::{Recipient, failed_recipients, recipient_of};
+use crate::mail::{Recipient, Said, recipient_of, reported};
 use crate::relay::DISK_BYTES;
 
 /// What is on a disk.
@@ -58,14 +58,15 @@ pub fn look(disk: &MemoryDisk, parts: &[PartId]) -> Result<Found, String> {
         found.messages.push(format!("{id} from <{sender}>, expires at {until:?}: {legs:?}"));
         if envelope.sender().is_empty() {
             let whole = block_on(logs[&id.part()].read(*id, location)).map_err(|error| error.to_string())?;
-            found.kept.extend(failed_recipients(&whole.body));
+            let ends = reported(&whole.body).into_iter().filter(|(_, said)| *said != Said::Delayed);
+            found.kept.extend(ends.map(|(recipient, _)| recipient));
             continue;
         }
         for recipient in envelope.recipients() {
             let is_left = legs.iter().any(|leg| {
                 let place =
                     recipient.index.checked_sub(leg.leg).map(u32::from).filter(|place| *place < u64::BITS);
-                place.is_some_and(|place| (leg.open | leg.owed) & (1 << place) != 0)
+                place.is_some_and(|place| leg.unsettled() & (1 << place) != 0)
             });
             if is_left {
                 found.kept.extend(recipient_of(recipient.mailbox));

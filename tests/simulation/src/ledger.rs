@@ -1,11 +1,13 @@
 //! PURE. What clients were told and what remotes took: the oracle.
 //!
 //! The law: a message that was answered 250 is, at every instant and after any crash, queued, delivered or bounced for
-//! each recipient. And: what was refused is not delivered, and nothing is delivered twice without a reason.
+//! each recipient. And: what was refused is not delivered, and nothing is delivered twice without a reason. A sender who asked to
+//! be told of success is told, by the remote or by the relay, and that may be lost as little as the message; nobody is
+//! told the same of a recipient twice, nor what is not so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::mail::Recipient;
+use crate::mail::{Recipient, Said, asks_for_success};
 
 /// What the client heard about a recipient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,12 +32,25 @@ struct Entry {
     delivered: Vec<u32>,
     /// Deliveries that the relay may not have heard of.
     in_doubt: usize,
-    bounced: u32,
+    /// Deliveries to remotes that were asked to report success.
+    passed_on: u32,
+    /// What the sender was told, with the identities of the notifications.
+    said: BTreeMap<Said, BTreeSet<String>>,
     /// It is for somebody whose mail must bounce.
     must_bounce: bool,
 }
 
 impl Entry {
+    fn was_told(&self, said: Said) -> bool {
+        self.said.contains_key(&said)
+    }
+
+    /// Whether all is done that was promised by a 250.
+    fn is_done(&self, recipient: Recipient) -> bool {
+        let is_told = !asks_for_success(recipient) || self.passed_on > 0 || self.was_told(Said::Succeeded);
+        self.was_told(Said::Failed) || (!self.delivered.is_empty() && is_told)
+    }
+
     /// A crash may repeat a delivery, and so may a doubt; nothing else.
     fn is_repeated_without_reason(&self) -> bool {
         let since = |crashes: &u32| self.delivered.iter().filter(|other| *other == crashes).count();
@@ -65,6 +80,10 @@ pub struct Totals {
     pub delivered: u32,
     /// Of those, bounced.
     pub bounced: u32,
+    /// Of those, told by the relay that they were delivered or handed on.
+    pub succeeded: u32,
+    /// Of those, told to be late.
+    pub delayed: u32,
     /// Deliveries beyond the first of a recipient.
     pub repeated: u32,
     /// Refused recipients.
@@ -100,11 +119,15 @@ impl Ledger {
     }
 
     /// A remote took a message for a recipient, over a connection that was made after so many `crashes`. `intact` says
-    /// whether it was what was sent.
-    pub fn delivered(&mut self, recipient: Recipient, intact: bool, crashes: u32) {
+    /// whether it was what was sent, `reports` whether the remote was asked to report success.
+    pub fn delivered(&mut self, recipient: Recipient, intact: bool, reports: bool, crashes: u32) {
         let entry = self.entries.entry(recipient).or_default();
         entry.delivered.push(crashes);
+        entry.passed_on += u32::from(reports);
         let mut wrong = Vec::new();
+        if reports && !asks_for_success(recipient) {
+            wrong.push("is to be reported on, which nobody asked for");
+        }
         if !intact {
             wrong.push("was delivered, but not as it was sent");
         }
@@ -119,21 +142,38 @@ impl Ledger {
         self.entries.entry(recipient).or_default().in_doubt += 1;
     }
 
-    /// The sender was told that a recipient failed.
-    pub fn bounced(&mut self, recipient: Recipient) {
-        self.entries.entry(recipient).or_default().bounced += 1;
+    /// The sender was told something of a recipient, by the notification `id`.
+    pub fn reported(&mut self, recipient: Recipient, said: Said, id: &str) {
+        let entry = self.entries.entry(recipient).or_default();
+        let ids = entry.said.entry(said).or_default();
+        ids.insert(id.to_owned());
+        let mut wrong = Vec::new();
+        if ids.len() > 1 {
+            wrong.push(format!("was said twice to have {said:?}"));
+        }
+        let asks = asks_for_success(recipient);
+        let is_so = match said {
+            Said::Failed => true,
+            Said::Delayed => !asks,
+            Said::Succeeded => asks && entry.delivered.len() > entry.passed_on as usize,
+        };
+        if !is_so {
+            wrong.push(format!("was said to have {said:?}, which is not so, or not to be said"));
+        }
+        self.violations.extend(wrong.into_iter().map(|what| Violation(format!("{recipient:?} {what}"))));
     }
 
-    /// Recipients that were answered 250 and are neither delivered nor bounced: they must be in the queue.
+    /// Recipients that were answered 250 and of whom something is left to be done: they must be in the queue.
     pub fn owed(&self) -> impl Iterator<Item = Recipient> {
-        let owed =
-            |entry: &Entry| entry.told == Told::Accepted && entry.delivered.is_empty() && entry.bounced == 0;
-        self.entries.iter().filter(move |(_, entry)| owed(entry)).map(|(recipient, _)| *recipient)
+        let owed = |recipient, entry: &Entry| entry.told == Told::Accepted && !entry.is_done(recipient);
+        let owing = self.entries.iter().filter(move |(recipient, entry)| owed(**recipient, entry));
+        owing.map(|(recipient, _)| *recipient)
     }
 
     /// Recipients that bounced although they had no reason to.
     pub fn bounced_without_reason(&self) -> Vec<Recipient> {
-        let bounced = self.entries.iter().filter(|(_, entry)| entry.bounced > 0 && !entry.must_bounce);
+        let bounced =
+            self.entries.iter().filter(|(_, entry)| entry.was_told(Said::Failed) && !entry.must_bounce);
         bounced.map(|(recipient, _)| *recipient).collect()
     }
 
@@ -161,7 +201,10 @@ impl Ledger {
                 Told::Unknown | Told::Nothing => totals.unknown += 1,
             }
             totals.delivered += u32::from(entry.told == Told::Accepted && !entry.delivered.is_empty());
-            totals.bounced += u32::from(entry.told == Told::Accepted && entry.bounced > 0);
+            let told = |said| u32::from(entry.told == Told::Accepted && entry.was_told(said));
+            totals.bounced += told(Said::Failed);
+            totals.succeeded += told(Said::Succeeded);
+            totals.delayed += told(Said::Delayed);
             totals.repeated += (entry.delivered.len() as u32).saturating_sub(1);
         }
         totals
@@ -179,7 +222,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.told(ONE, Told::Accepted);
         assert_eq!(ledger.owed().collect::<Vec<_>>(), [ONE]);
-        ledger.bounced(ONE);
+        ledger.reported(ONE, Said::Failed, "1");
         assert_eq!(ledger.owed().count(), 0);
         assert_eq!(ledger.bounced_without_reason(), [ONE]);
         ledger.sending(ONE, true);
@@ -187,18 +230,41 @@ mod tests {
     }
 
     #[test]
+    fn who_asked_to_be_told_of_success_is_owed_that_until_somebody_has_said_it_and_once_is_enough() {
+        let asks = Recipient { message: 3, nth: 0 };
+        assert!(asks_for_success(asks) && !asks_for_success(ONE));
+        for passed_on in [false, true] {
+            let mut ledger = Ledger::default();
+            ledger.told(asks, Told::Accepted);
+            ledger.delivered(asks, true, passed_on, 0);
+            assert_eq!(ledger.owed().count(), usize::from(!passed_on));
+            assert_eq!(ledger.violation(), None);
+            ledger.reported(asks, Said::Succeeded, "1");
+            assert_eq!((ledger.owed().count(), ledger.violation().is_some()), (0, passed_on));
+            ledger.reported(asks, Said::Succeeded, "1");
+            ledger.reported(asks, Said::Succeeded, "2");
+            assert!(ledger.violation().is_some());
+        }
+        let mut ledger = Ledger::default();
+        ledger.reported(ONE, Said::Delayed, "1");
+        assert_eq!(ledger.violation(), None);
+        ledger.reported(asks, Said::Delayed, "1");
+        assert!(ledger.violation().is_some_and(|wrong| wrong.0.contains("not to be said")));
+    }
+
+    #[test]
     fn a_repeat_needs_a_doubt_or_a_crash() {
         let mut ledger = Ledger::default();
         ledger.told(ONE, Told::Accepted);
-        ledger.delivered(ONE, true, 0);
+        ledger.delivered(ONE, true, false, 0);
         ledger.in_doubt(ONE);
-        ledger.delivered(ONE, true, 0);
+        ledger.delivered(ONE, true, false, 0);
         ledger.crashed();
-        ledger.delivered(ONE, true, 1);
+        ledger.delivered(ONE, true, false, 1);
         ledger.check_repeats();
         assert_eq!(ledger.violation(), None);
-        ledger.delivered(ONE, true, 1);
-        ledger.delivered(ONE, true, 1);
+        ledger.delivered(ONE, true, false, 1);
+        ledger.delivered(ONE, true, false, 1);
         ledger.check_repeats();
         assert!(ledger.violation().is_some_and(|wrong| wrong.0.contains("again without a reason")));
     }
@@ -210,7 +276,7 @@ mod tests {
         {
             let mut ledger = Ledger::default();
             ledger.told(ONE, told);
-            ledger.delivered(ONE, intact, 0);
+            ledger.delivered(ONE, intact, false, 0);
             assert!(ledger.violation().is_some_and(|wrong| wrong.0.contains(word)), "{word}");
         }
     }

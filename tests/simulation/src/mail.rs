@@ -112,11 +112,46 @@ pub fn is_body_of(number: u32, received: &[u8]) -> bool {
     }
 }
 
-/// The recipients that a delivery status notification reports as failed.
-pub fn failed_recipients(notification: &[u8]) -> Vec<Recipient> {
+/// Whether the sender asks to be told that a recipient has got it, and not of delay.
+pub fn asks_for_success(recipient: Recipient) -> bool {
+    (recipient.message * 5 + u32::from(recipient.nth)).is_multiple_of(3)
+}
+
+/// What a notification says of a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Said {
+    /// It failed.
+    Failed,
+    /// It is late.
+    Delayed,
+    /// It has been handed on, or delivered.
+    Succeeded,
+}
+
+/// The recipients that a delivery status notification reports on.
+pub fn reported(notification: &[u8]) -> Vec<(Recipient, Said)> {
     let text = String::from_utf8_lossy(notification);
-    let reported = text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;"));
-    reported.filter_map(|mailbox| recipient_of(mailbox.trim())).collect()
+    let field = |block: &str, name: &str| {
+        let value = block.lines().find_map(|line| line.strip_prefix(name));
+        value.map(|value| value.trim().to_owned())
+    };
+    let said = |block: &str| {
+        let recipient = recipient_of(&field(block, "Final-Recipient: rfc822;")?)?;
+        match field(block, "Action:").as_deref() {
+            Some("failed") => Some((recipient, Said::Failed)),
+            Some("delayed") => Some((recipient, Said::Delayed)),
+            Some("relayed" | "delivered") => Some((recipient, Said::Succeeded)),
+            other => panic!("an action that nobody takes: {other:?}"),
+        }
+    };
+    text.split("\r\n\r\n").filter_map(said).collect()
+}
+
+/// The identity of a notification, which each delivery of it has.
+pub fn message_id(notification: &[u8]) -> String {
+    let text = String::from_utf8_lossy(notification);
+    let id = text.lines().find_map(|line| line.strip_prefix("Message-ID: "));
+    id.expect("a notification has an identity").to_owned()
 }
 
 /// Puts the dots in front that DATA asks for (RFC 5321 §4.5.2).

@@ -71,6 +71,7 @@ fn attempt(seed: u64) -> Result<Report, Violation> {
 
 fn report(said: &mpsc::Receiver<(u64, Result<Report, Violation>)>, verbose: bool) -> u64 {
     let (mut done, mut failed, mut recipients, mut crashes, mut repeated) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut succeeded, mut delayed) = (0u64, 0u64);
     for (seed, result) in said {
         done += 1;
         if verbose {
@@ -81,6 +82,8 @@ fn report(said: &mpsc::Receiver<(u64, Result<Report, Violation>)>, verbose: bool
                 recipients += u64::from(report.totals.accepted);
                 crashes += u64::from(report.crashes);
                 repeated += u64::from(report.totals.repeated);
+                succeeded += u64::from(report.totals.succeeded);
+                delayed += u64::from(report.totals.delayed);
             }
             Err(violation) => {
                 failed += 1;
@@ -92,7 +95,8 @@ fn report(said: &mpsc::Receiver<(u64, Result<Report, Violation>)>, verbose: bool
         }
     }
     println!(
-        "{done} seeds, {failed} failed: {recipients} recipients accepted, {crashes} crashes, {repeated} deliveries repeated"
+        "{done} seeds, {failed} failed: {recipients} recipients accepted, {crashes} crashes, {repeated} deliveries repeated, \
+         success told of {succeeded}, delay of {delayed}"
     );
     failed
 }

@@ -34,6 +34,8 @@ use crate::mail::{DEAD, NULL};
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25);
 /// Small segments, so that the ring turns often; still larger than the longest record.
 const SEGMENT_BYTES: u64 = 512 * 1024;
+/// Age at which a sender is told that mail is late.
+pub const DELAY_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Room on the disk.
 pub const DISK_BYTES: u64 = 1 << 30;
 
@@ -222,6 +224,7 @@ fn config(shape: Shape, expiry: Option<Duration>) -> Config {
     config.delivery.retry_first = Duration::from_secs(20);
     config.delivery.retry_max = Duration::from_secs(5 * 60);
     config.delivery.expire_after = expiry.unwrap_or(Duration::from_secs(30 * 24 * 3600));
+    config.delivery.delay_after = DELAY_AFTER;
     config.delivery.connections_max = 3;
     config.delivery.messages_per_connection_max = 20;
     let rate = |count: u32| Rate { count, period: Duration::from_secs(60) };

@@ -10,7 +10,7 @@ use ringpost::net::listener::{Bound, Listener};
 use ringpost::net::simulated::World;
 
 use crate::ledger::Ledger;
-use crate::mail::{SENDERS, failed_recipients, is_body_of, is_unknown, recipient_of, unstuffed};
+use crate::mail::{SENDERS, is_body_of, is_unknown, message_id, recipient_of, reported, unstuffed};
 use crate::wire::{Gone, Wire};
 
 /// How remotes treat the relay; shares are from 0 to 1.
@@ -81,7 +81,8 @@ const UNDER_WAY: usize = 3;
 #[derive(Default)]
 struct Transaction {
     null_sender: bool,
-    recipients: Vec<String>,
+    /// Mailboxes, and whether we are asked to report success.
+    recipients: Vec<(String, bool)>,
     body: Vec<u8>,
 }
 
@@ -138,7 +139,9 @@ impl Session {
         for offer in offers.iter().filter(|_| self.remote.world.random(|random| random.u8(..4)) > 0) {
             text.push_str(&format!("250-{offer}\r\n"));
         }
-        self.say(&format!("{text}250 DSN")).await
+        // A remote that cannot report leaves that to the relay.
+        let last = if self.remote.world.random(|random| random.bool()) { "DSN" } else { "HELP" };
+        self.say(&format!("{text}250 {last}")).await
     }
 
     fn defers(&self) -> bool {
@@ -154,7 +157,7 @@ impl Session {
         if self.defers() {
             return self.say("450 4.2.0 greylisted").await;
         }
-        transaction.recipients.push(mailbox);
+        transaction.recipients.push((mailbox, line.contains("NOTIFY=SUCCESS")));
         self.say("250 2.1.5 ok").await
     }
 
@@ -205,18 +208,20 @@ impl Session {
 
     fn take(&mut self, transaction: &Transaction) {
         let mut ledger = self.remote.ledger.borrow_mut();
-        for mailbox in &transaction.recipients {
+        for (mailbox, reports) in &transaction.recipients {
             if transaction.null_sender {
                 assert!(mailbox.ends_with(SENDERS), "a notification for {mailbox}, who has sent nothing");
-                failed_recipients(&transaction.body)
-                    .into_iter()
-                    .for_each(|recipient| ledger.bounced(recipient));
+                let id = message_id(&transaction.body);
+                for (recipient, said) in reported(&transaction.body) {
+                    ledger.reported(recipient, said, &id);
+                }
                 continue;
             }
             let recipient = recipient_of(mailbox).expect("only mailboxes of the run get mail");
-            ledger.delivered(recipient, is_body_of(recipient.message, &transaction.body), self.crashes);
+            let intact = is_body_of(recipient.message, &transaction.body);
+            ledger.delivered(recipient, intact, *reports, self.crashes);
         }
-        self.doubtful.push_back(transaction.recipients.clone());
+        self.doubtful.push_back(transaction.recipients.iter().map(|(mailbox, _)| mailbox.clone()).collect());
         if self.doubtful.len() > UNDER_WAY {
             self.doubtful.pop_front();
         }

@@ -5,7 +5,7 @@ use ringpost_simulation::replay;
 use ringpost_simulation::run::{Report, Sabotage, run};
 
 /// Seeds that once broke the law, or that a repair was made for.
-const PINNED: &[u64] = &[9, 35, 1348, 1351, 1416, 3103, 3799, 4332];
+const PINNED: &[u64] = &[9, 35, 1348, 1351, 1416, 3068, 3103, 3799, 4332];
 
 fn all_hold(seeds: impl Iterator<Item = u64>) -> Vec<Report> {
     let hold = |seed| match run(seed, Sabotage::default()) {
