@@ -22,7 +22,7 @@ use ringpost::outcome::{Enhanced, Reply};
 use ringpost::relay::door::Door;
 use ringpost::relay::roles::{self, Common};
 use ringpost::relay::{Orders, seats};
-use ringpost::routing::{RouteAnswer, Target};
+use ringpost::routing::{Rate, RouteAnswer, Target};
 use ringpost::spool::Fence;
 use ringpost::spool::layout::part_dir;
 use ringpost::spool::storage::memory::MemoryDisk;
@@ -59,6 +59,8 @@ pub struct Shape {
     pub workers: u16,
     /// Whether each has an executor of its own.
     pub split: bool,
+    /// Messages, and half as many connections, to one path in a minute.
+    pub rate: Option<u32>,
 }
 
 /// What outlives a relay: its spool.
@@ -225,6 +227,9 @@ fn config(shape: Shape, expiry: Option<Duration>) -> Config {
     config.delivery.delay_after = DELAY_AFTER;
     config.delivery.connections_max = 3;
     config.delivery.messages_per_connection_max = 20;
+    let rate = |count: u32| Rate { count, period: Duration::from_secs(60) };
+    config.delivery.message_rate = shape.rate.map(rate);
+    config.delivery.connection_rate = shape.rate.map(|count| rate(count / 2));
     // Little stays in memory, so that messages are read back all the time.
     config.limits.resident_bytes_max = 64 * 1024;
     config.completed(&HostFacts { name: "relay.test".into(), cpus: 1 }).expect("a usable host name")
