@@ -16,6 +16,7 @@
 //! | 0x87 | needs | u8: 1 = BODY=BINARYMIME, 2 = REQUIRETLS. Absent if 0; other bits are refused like an unknown critical tag |
 //! | 0x07 | ENVID | xtext as the client gave it |
 //! | 0x08 | tenant | UTF-8 |
+//! | 0x09 | pool | UTF-8: the pool of sources that the client named |
 //!
 //! Each field is tag u8, length u16 LE, value. Bit 7 of the tag says *critical*: a reader that does not know such a tag
 //! must refuse the record. Tags from 0x20 (0xA0) on belong to `spool::record`, which appends its own fields.
@@ -42,6 +43,7 @@ pub mod tag {
     pub const NEEDS: u8 = 0x87;
     pub const ENVID: u8 = 0x07;
     pub const TENANT: u8 = 0x08;
+    pub const POOL: u8 = 0x09;
     /// Set in tags that a reader may not skip.
     pub const CRITICAL: u8 = 0x80;
 }
@@ -300,6 +302,11 @@ impl Envelope {
         text(self.first(tag::TENANT))
     }
 
+    /// The pool of sources that the client named; empty if it did not.
+    pub fn pool(&self) -> &str {
+        text(self.first(tag::POOL))
+    }
+
     /// Recipients in index order.
     pub fn recipients(&self) -> impl Iterator<Item = Recipient<'_>> {
         self.fields().filter(|(tag, _)| *tag == tag::RECIPIENT).zip(0u16..).map(|((_, value), index)| {
@@ -374,7 +381,7 @@ pub fn check(meta: &[u8]) -> Result<(), EnvelopeError> {
                 utf8(tag, original)?;
                 continue;
             }
-            tag::ENVID | tag::TENANT => {}
+            tag::ENVID | tag::TENANT | tag::POOL => {}
             tag::ACCEPTED_AT | tag::EXPIRES_AT | tag::FLAGS | tag::NEEDS => {
                 return Err(EnvelopeError::Truncated(tag));
             }

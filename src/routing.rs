@@ -8,6 +8,7 @@ mod domain_map;
 mod rate;
 pub mod security;
 pub mod site;
+pub mod source;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use crate::outcome::Reply;
 pub use domain_map::{DomainMap, PatternError};
 pub use rate::{ParseRateError, Rate};
 pub use security::{Security, TlsPolicy, Way};
+use source::SourcePool;
 
 /// Port of a `smtp://` target that names none.
 const SMTP_PORT: u16 = 25;
@@ -223,12 +225,15 @@ pub struct PathHost {
     pub preference: u16,
 }
 
+/// Hosts of a domain whose path is shared by domains with other hosts. The same hosts are one allocation.
+pub type DomainHosts = Arc<[PathHost]>;
+
 /// What a worker does with the jobs of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathKind {
     /// Sends them to the first host that takes them; each connection tries equals in an order of its own.
     Smtp {
-        /// At least one, by preference.
+        /// By preference. None: the path is that of a site, and each job brings the hosts of its domain.
         hosts: Vec<PathHost>,
     },
     /// Likewise by LMTP (RFC 2033).
@@ -282,7 +287,7 @@ pub struct PathLimits {
 /// A path as control made it. Immutable: when addresses change, the same id comes with a higher version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathSpec {
-    /// For the life of the process; the same for all domains with the same hosts.
+    /// For the life of the process; the same for all domains with the same hosts, by the same pool.
     pub id: PathId,
     /// Rises each time the path's hosts or addresses change. From 1.
     pub version: u32,
@@ -292,6 +297,8 @@ pub struct PathSpec {
     pub kind: PathKind,
     /// What it may use.
     pub limits: PathLimits,
+    /// Where its connections come from.
+    pub pool: Arc<SourcePool>,
 }
 
 /// What control says about a domain.
@@ -301,6 +308,8 @@ pub enum RouteAnswer {
     Path {
         /// The path, shared by all who were told of this version.
         spec: Arc<PathSpec>,
+        /// The domain's own hosts, if the path has none.
+        hosts: Option<DomainHosts>,
         /// Ask again after this; until the next answer the old one serves.
         valid_for: Duration,
     },

@@ -36,7 +36,14 @@ impl Shard {
             message_rate: None,
             security: Security::default(),
         };
-        let spec = PathSpec { id: PATH, version: 1, name: "path".into(), kind: PathKind::Discard, limits };
+        let spec = PathSpec {
+            id: PATH,
+            version: 1,
+            name: "path".into(),
+            kind: PathKind::Discard,
+            limits,
+            pool: Arc::default(),
+        };
         let mut ledger = Ledger::new(1, None, WindowLimits { jobs: 1000, bytes: u64::MAX });
         ledger.learn(Arc::new(spec));
         let mut queue = Queue::new(QueueOptions::default(), 1);

@@ -58,7 +58,14 @@ struct World {
 impl World {
     fn new(shards: usize, limits: PathLimits, weights: &[(&str, u32)]) -> Self {
         let kind = PathKind::Smtp { hosts: Vec::new() };
-        let spec = Arc::new(PathSpec { id: PATH, version: 1, name: "path".into(), kind, limits });
+        let spec = Arc::new(PathSpec {
+            id: PATH,
+            version: 1,
+            name: "path".into(),
+            kind,
+            limits,
+            pool: Arc::default(),
+        });
         let now = Moment(1_000_000);
         let shard = |_| {
             let mut ledger = Ledger::new(1, None, WindowLimits { jobs: 2048, bytes: u64::MAX });
@@ -166,7 +173,7 @@ impl World {
             worked = true;
         }
         while self.busy.len() < self.lane.connections() as usize {
-            let Some(job) = self.lane.take() else { break };
+            let Some(job) = self.lane.take(|_| true) else { break };
             self.lane.set_idle(false);
             self.busy.push(AtWorker { ends: self.now + SERVICE, ..job });
             worked = true;

@@ -7,7 +7,7 @@ BLOCK, ONES = 4096, 0xFFFFFFFF
 CRC = [functools.reduce(lambda value, _: value >> 1 ^ (0x82F63B78 if value & 1 else 0), range(8), byte) for byte in range(256)]
 HEAD = "sum version magic salt part number size oldest next_message tail_segment tail_offset tail_batch"
 NOTHING = {"owed": 0, "relayed": 0, "placed": 0}
-SIMPLE = {0x81: "sender", 0x82: "accepted_at", 0x83: "expires_at", 0x86: "flags", 0x87: "needs", 0x07: "envid", 0x08: "tenant"}
+SIMPLE = {0x81: "sender", 0x82: "accepted_at", 0x83: "expires_at", 0x86: "flags", 0x87: "needs", 0x07: "envid", 0x08: "tenant", 0x09: "pool"}
 
 def checksum(data, seed=0):
     return functools.reduce(lambda value, byte: CRC[(value ^ byte) & 255] ^ value >> 8, data, seed ^ ONES) ^ ONES

@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("protocol", &["limits", "clock", "endpoint", "id", "outcome", "envelope", "users"]),
     ("net", &["clock", "endpoint"]),
     ("spool", &["limits", "clock", "hash", "id", "outcome", "envelope", "message"]),
-    ("queue", &["limits", "clock", "hash", "id", "outcome", "envelope"]),
+    ("queue", &["limits", "clock", "hash", "id", "outcome", "envelope", "routing"]),
     ("exchange", &["limits", "clock", "hash", "id", "outcome", "routing"]),
     ("bounce", &["limits", "clock", "id", "outcome", "envelope", "protocol"]),
     ("inbound", &["BASE", "protocol", "net", "spool"]),

@@ -2,10 +2,11 @@
 //! answers lead to the same path.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringpost::control::path_map::{
-    ADDRESSES_MAX, AddressRule, Decision, Exchanges, HOSTS_MAX, Missing, PathMap, Resolved, exchanges,
+    ADDRESSES_MAX, AddressRule, Asked, Decision, Exchanges, HOSTS_MAX, Missing, PathMap, Resolved, exchanges,
 };
 use ringpost::routing::site::Sites;
 use ringpost::routing::{PathKind, PathLimits, Security, Target, is_host_name};
@@ -49,7 +50,8 @@ impl<'a> Tape<'a> {
 }
 
 fn decide(paths: &mut PathMap, hosts: &[Resolved], rule: AddressRule) -> Option<(u32, u32)> {
-    let spec = match paths.decide("example.test", &Target::Mx, hosts.to_vec(), rule) {
+    let asked = Asked { domain: "example.test", target: &Target::Mx, pool: Arc::default() };
+    let spec = match paths.decide(&asked, hosts.to_vec(), rule) {
         Decision::Path { spec, .. } => spec,
         Decision::Refused(reply) => {
             assert_eq!(reply.enhanced.0, 5, "{reply:?}");

@@ -8,22 +8,28 @@
 //! | `schedule` | likewise for retries and bounces. PURE |
 //! | `value` | how a kind of value (size, duration, address…) is read, shown and described. PURE |
 //! | `words` | likewise for values made of words. PURE |
+//! | `from_text` | likewise what is written as a text. PURE |
 //! | `schema` | the table of all settings: the one place that knows each key. PURE |
+//! | `write` | and back: the default file is made from the same table. PURE |
 //! | `read` | text → `Config`, with every error of the file at once, each with its place. PURE |
+//! | `sending` | rules between sites, sources and pools. PURE |
 //! | `startup` | what `serve` says when it has started. PURE |
 //!
 //! `ringpost config --default` and the list of known keys in errors are made from the same table that reads the file, so
 //! they cannot drift apart. This module reads the file and asks for the host name; it opens nothing else.
 
+mod from_text;
 mod listener;
 mod options;
 mod providers;
 mod read;
 mod schedule;
 mod schema;
+mod sending;
 mod startup;
 mod value;
 mod words;
+mod write;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -36,8 +42,8 @@ pub use options::{
 pub use providers::PROVIDERS;
 pub use read::{ConfigError, Problem};
 pub use schedule::{Bounce, Schedule};
-pub use schema::default_file;
 pub use startup::{Started, startup_text};
+pub use write::default_file;
 
 use crate::routing::Target;
 

@@ -10,6 +10,7 @@ use super::listener::Listener;
 use super::schedule::{Bounce, Schedule};
 use crate::limits::{LEG_RECIPIENTS_MAX, RECIPIENTS_MAX};
 use crate::routing::site::Site;
+use crate::routing::source::{Pool, Source};
 use crate::routing::{Rate, RouteTable, TlsPolicy};
 
 /// Bytes in a KiB.
@@ -61,6 +62,10 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     /// Bounces.
     pub bounce: Bounce,
+    /// Where mail is sent from.
+    pub sources: Vec<Source>,
+    /// Sources that share mail.
+    pub pools: Vec<Pool>,
     /// Tenants whose turns are not like everybody's.
     pub tenants: Vec<Tenant>,
     /// DNS.
@@ -245,6 +250,10 @@ pub struct MailboxesFile {
 pub struct Delivery {
     /// Our name in EHLO. Empty in a file means `smtp.hostname`.
     pub ehlo_name: String,
+    /// Pool of mail that no other takes; empty: the system chooses our end of a connection.
+    pub pool: String,
+    /// Header field in which clients that may relay name a message's pool; empty is none.
+    pub pool_header: String,
     /// Port of MX hosts: 25, but for tests and labs.
     pub mx_port: u16,
     /// Whether loopback and private addresses may be MX targets: for tests and labs.
@@ -325,6 +334,8 @@ impl Default for Delivery {
     fn default() -> Self {
         Self {
             ehlo_name: String::new(),
+            pool: String::new(),
+            pool_header: String::new(),
             mx_port: 25,
             allow_loopback_mx: false,
             tls: TlsPolicy::Opportunistic,

@@ -13,8 +13,9 @@ use toml::de::{DeTable, DeValue};
 use super::listener::{Listener, ListenerKind};
 use super::options::{Config, MIB};
 use super::schema::{
-    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, ROUTES, SCHEDULE, SCHEDULE_SETTINGS,
-    SECTIONS, SETTINGS, SITE, SITE_SETTINGS, Setting, TENANT, TENANT_SETTINGS,
+    CERTIFICATE, CERTIFICATE_SETTINGS, LISTENER, LISTENER_SETTINGS, POOL, POOL_SETTINGS, ROUTES, SCHEDULE,
+    SCHEDULE_SETTINGS, SECTIONS, SETTINGS, SITE, SITE_SETTINGS, SOURCE, SOURCE_SETTINGS, Setting, TENANT,
+    TENANT_SETTINGS,
 };
 use super::value::{Wrong, found, show_duration, show_size};
 use crate::endpoint::Endpoint;
@@ -83,7 +84,7 @@ fn listed(path: &std::path::Path, problems: &[Problem]) -> String {
 }
 
 /// Problems found so far, and the text they are in.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
     problems: Vec<(usize, Problem)>,
     /// Where each setting of the file stands, as `section.key`, for rules between settings.
@@ -164,6 +165,14 @@ impl Reader<'_> {
         }
         if section == SITE {
             config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
+            return;
+        }
+        if section == SOURCE {
+            config.sources = self.tables(SOURCE_SETTINGS, SOURCE, table, &["name", "addresses"]);
+            return;
+        }
+        if section == POOL {
+            config.pools = self.tables(POOL_SETTINGS, POOL, table, &["name", "sources"]);
             return;
         }
         if section == TENANT {
@@ -325,53 +334,8 @@ impl Reader<'_> {
             );
         }
         self.listener_rules(config);
-        self.site_rules(config);
         self.schedule_rules(config);
-        for (index, tenant) in config.tenants.iter().enumerate() {
-            let name = &tenant.name;
-            self.rule_at(
-                index,
-                !config.tenants[..index].iter().any(|other| other.name == *name),
-                "tenant.name",
-                format!("there are two tenants `{name}`; allowed is one table for each"),
-            );
-        }
-    }
-
-    fn site_rules(&mut self, config: &Config) {
-        for (index, site) in config.sites.iter().enumerate() {
-            let name = &site.name;
-            self.rule_at(
-                index,
-                !config.sites[..index].iter().any(|other| other.name == *name),
-                "site.name",
-                format!("there are two sites `{name}`; allowed is a name of its own for each"),
-            );
-            self.rule_at(
-                index,
-                site.has_destinations() || !site.sources.is_empty(),
-                "site.name",
-                format!("`{name}` matches nothing; a site needs mx, hosts, domains or sources"),
-            );
-            let rules = &site.rules;
-            let is_set = |path: &std::path::Path| !path.as_os_str().is_empty();
-            for (one, other, names) in [
-                (
-                    is_set(&rules.client_certificate),
-                    is_set(&rules.client_key),
-                    ["client_certificate", "client_key"],
-                ),
-                (
-                    !rules.auth_user.is_empty(),
-                    is_set(&rules.auth_password_file),
-                    ["auth_user", "auth_password_file"],
-                ),
-            ] {
-                let what =
-                    format!("`{name}` sets only one of {}; allowed is both or none", names.join(" and "));
-                self.rule_at(index, one == other, "site.name", what);
-            }
-        }
+        self.sending_rules(config);
     }
 
     fn listener_rules(&mut self, config: &Config) {
@@ -409,7 +373,7 @@ impl Reader<'_> {
     }
 
     /// A rule about the table number `nth` of those with the key, which all of them have.
-    fn rule_at(&mut self, nth: usize, holds: bool, key: &str, what: String) {
+    pub(super) fn rule_at(&mut self, nth: usize, holds: bool, key: &str, what: String) {
         if !holds {
             let place = self.places.iter().filter(|(given, _)| given == key).nth(nth);
             let start = place.map_or(0, |(_, span)| span.start);
@@ -417,7 +381,7 @@ impl Reader<'_> {
         }
     }
 
-    fn rule(&mut self, holds: bool, keys: [&str; 2], what: String) {
+    pub(super) fn rule(&mut self, holds: bool, keys: [&str; 2], what: String) {
         if !holds {
             let given = self.places.iter().filter(|(key, _)| keys.contains(&key.as_str()));
             let (key, place) = given
@@ -456,4 +420,4 @@ fn distance(left: &str, right: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

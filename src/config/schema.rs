@@ -1,7 +1,6 @@
 //! PURE. The table of all settings. Reading, `config --default` and the hints in errors are made from it.
 
-use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use toml::de::DeValue;
@@ -12,12 +11,13 @@ use super::schedule::Schedule;
 use super::value::{
     Count, CountOrAuto, Fraction, Kind, LISTENER_KIND, LOG_FORMAT, LOG_LEVEL, LineOrEmpty, Mode, NameOrEmpty,
     Own, Parsed, PathOrEmpty, Size, Switch, TIMEOUT, TLS_POLICY, Time, WIRING, WordOrEmpty, Wrong, list,
-    quoted, text,
+    text,
 };
 use super::words::{Delimiters, SENDERS, TENANTS};
 use crate::endpoint::Endpoint;
 use crate::limits::{BATCH_BYTES_MAX, LEG_RECIPIENTS_MAX, RECIPIENTS_MAX, WEIGHT_MAX};
 use crate::routing::site::Site;
+use crate::routing::source::{Member, Pool, Source};
 use crate::routing::{Rate, Target};
 use crate::users::Fingerprint;
 
@@ -55,6 +55,10 @@ pub(super) const CERTIFICATE: &str = "certificate";
 pub(super) const SITE: &str = "site";
 /// …`[[schedule]]`…
 pub(super) const SCHEDULE: &str = "schedule";
+/// … `[[source]]`…
+pub(super) const SOURCE: &str = "source";
+/// … `[[pool]]`…
+pub(super) const POOL: &str = "pool";
 /// …and `[[tenant]]`.
 pub(super) const TENANT: &str = "tenant";
 
@@ -96,6 +100,12 @@ pub(super) const SECTIONS: &[Section] = &[
         about: "Rules for where mail is sent to: a provider, a smart host, recipient domains. All that a site matches shares its\n\
                 # limits. What it leaves out holds as under [delivery], or as an earlier site says that matches too; sites that\n\
                 # name sources come last. May stand any number of times.",
+    },
+    Section { name: SOURCE, about: "Addresses that mail is sent from. May stand any number of times." },
+    Section {
+        name: POOL,
+        about: "Sources that share mail. A message leaves by the pool that a trusted client names, else by its tenant's, else\n\
+                # by that of the recipient's domain, else by delivery.pool. May stand any number of times.",
     },
     Section {
         name: SCHEDULE,
@@ -237,6 +247,10 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
 
     "delivery" "ehlo_name": delivery.ehlo_name = NameOrEmpty,
         "Our name in EHLO. \"\" means smtp.hostname.";
+    "delivery" "pool": delivery.pool = WordOrEmpty,
+        "Pool of mail that no [[pool]] takes. \"\": the system chooses our end of a connection.";
+    "delivery" "pool_header": delivery.pool_header = WordOrEmpty,
+        "Header field in which clients that may relay name a message's pool, such as \"X-Pool\".";
     "delivery" "mx_port": delivery.mx_port = Count(1..=u16::MAX),
         "Port of MX hosts. Anything but 25 is for tests and labs.";
     "delivery" "allow_loopback_mx": delivery.allow_loopback_mx = Switch,
@@ -403,6 +417,26 @@ pub(super) const SITE_SETTINGS: &[Setting<Site>] = settings! {
         "File with nothing but the password. Read at the start.";
 };
 
+/// The settings of a `[[source]]`.
+pub(super) const SOURCE_SETTINGS: &[Setting<Source>] = settings! {
+    "source" "name": name = WordOrEmpty, "Its name in pools, sites, logs and metrics.";
+    "source" "addresses": addresses = list::<IpAddr>(1, "addresses of this host such as \"192.0.2.1\" or \"2001:db8::1\""),
+        "One IPv4 or IPv6 address, or one of each; hosts that need the other family are passed over.";
+    "source" "ehlo_name": ehlo_name = NameOrEmpty,
+        "Our name in its EHLO. \"\" means delivery.ehlo_name.";
+};
+
+/// The settings of a `[[pool]]`.
+pub(super) const POOL_SETTINGS: &[Setting<Pool>] = settings! {
+    "pool" "name": name = WordOrEmpty, "Its name in headers, logs and metrics.";
+    "pool" "sources": sources = list::<Member>(1, "names of sources, such as \"one\", or \"one:3\" for three parts of the connections"),
+        "A source that cannot be used is left out for a while; the others take its part.";
+    "pool" "tenants": tenants = list::<Box<str>>(0, "names of tenants"),
+        "Whose mail leaves by it,";
+    "pool" "domains": domains = list::<String>(0, DOMAINS),
+        "and to which recipient domains.";
+};
+
 /// The settings of a `[[tenant]]`.
 pub(super) const TENANT_SETTINGS: &[Setting<Tenant>] = settings! {
     "tenant" "name": name = WordOrEmpty, "As users, listeners and their tenant_header name it.";
@@ -410,157 +444,9 @@ pub(super) const TENANT_SETTINGS: &[Setting<Tenant>] = settings! {
         "Its part of what a path takes, in bytes, against the 1 of tenants without a weight.";
 };
 
-/// The defaults as a commented TOML file that reads back to them.
-pub fn default_file() -> String {
-    file_of(&Config::default())
-}
-
-/// `config` as a commented TOML file.
-pub(super) fn file_of(config: &Config) -> String {
-    let mut file = String::from(
-        "# Configuration of Ringpost. Every setting is here with its default; leave out what you do not change.\n\
-         # Check a file with: ringpost check --config FILE\n\
-         # Sizes are \"64MiB\" (B, KiB, MiB, GiB), durations \"5m\" (ms, s, m, h, d).\n",
-    );
-    for section in SECTIONS {
-        // Writing to a String cannot fail.
-        let _ = write!(file, "\n# {}\n", section.about);
-        if section.name == LISTENER {
-            file.push_str(&tables_of(LISTENER, LISTENER_SETTINGS, &config.listeners));
-            continue;
-        }
-        if section.name == CERTIFICATE {
-            file.push_str(&tables_of(CERTIFICATE, CERTIFICATE_SETTINGS, &config.certificates));
-            continue;
-        }
-        if section.name == SCHEDULE {
-            file.push_str(&tables_of(SCHEDULE, SCHEDULE_SETTINGS, &config.schedules));
-            continue;
-        }
-        if section.name == SITE {
-            file.push_str(&tables_of(SITE, SITE_SETTINGS, &config.sites));
-            continue;
-        }
-        if section.name == TENANT {
-            file.push_str(&tables_of(TENANT, TENANT_SETTINGS, &config.tenants));
-            continue;
-        }
-        let _ = writeln!(file, "[{}]", section.name);
-        if section.name == ROUTES {
-            for (pattern, target) in config.routing.table.entries() {
-                let _ = writeln!(file, "{} = {}", quoted(&pattern), quoted(&target.to_string()));
-            }
-        }
-        for setting in SETTINGS.iter().filter(|setting| setting.section == section.name) {
-            file.push_str(&lines_of(setting, config));
-        }
-    }
-    file
-}
-
-/// The comment and the line of one setting.
-fn lines_of<T>(setting: &Setting<T>, table: &T) -> String {
-    let mut lines = String::new();
-    if !setting.about.is_empty() {
-        let _ = writeln!(lines, "# {}", setting.about);
-    }
-    // What is left to another setting has nothing to show.
-    let shown = (setting.show)(table);
-    let _ = if shown.is_empty() {
-        writeln!(lines, "# {} = <{}>", setting.key, (setting.allowed)())
-    } else {
-        writeln!(lines, "{} = {shown}", setting.key)
-    };
-    lines
-}
-
-/// The tables of a section that may stand several times; without any an example in comments.
-fn tables_of<T: Default>(name: &str, settings: &[Setting<T>], tables: &[T]) -> String {
-    let table = |table: &T| {
-        let lines = settings.iter().map(|setting| lines_of(setting, table));
-        format!("[[{name}]]\n{}", lines.collect::<String>())
-    };
-    if tables.is_empty() {
-        let commented =
-            |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("# {line}\n") };
-        return table(&T::default()).lines().map(commented).collect();
-    }
-    tables.iter().map(table).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::listener::ListenerKind;
     use super::*;
-    use crate::routing::TlsPolicy;
-    use crate::routing::site::SiteRules;
-
-    #[test]
-    fn the_default_file_reads_back_to_exactly_the_defaults() {
-        assert_eq!(Config::parse(&default_file()).expect("the default file is valid"), Config::default());
-    }
-
-    #[test]
-    fn each_setting_survives_being_written_and_read() {
-        let mut config = Config::default();
-        config.smtp.relay_domains = vec!["example.com".into(), "*.bücher.example".into()];
-        config.listeners = vec![
-            Listener::default(),
-            Listener {
-                address: "unix:/run/ringpost/in".parse().expect("address"),
-                socket_mode: 0o666,
-                trusted: Some(true),
-                kind: ListenerKind::Mx,
-                relay_networks: Some(vec!["10.0.0.0/8".parse().expect("network")]),
-                proxy_networks: Some(Vec::new()),
-                xclient_networks: Some(vec!["::1".parse().expect("network")]),
-                limits: false,
-                relay_certificates: vec![[7; 32]],
-                tenant: "acme".into(),
-                tenant_header: "X-Tenant".into(),
-            },
-        ];
-        config.sites = vec![Site {
-            name: "big".into(),
-            mx: vec!["*.big.example".into()],
-            hosts: vec!["smtp://[::1]:26".parse().expect("target")],
-            domains: vec!["a.example".into()],
-            sources: vec!["out-1".into()],
-            rules: SiteRules {
-                window: Some(3),
-                message_rate: "5/min".parse().ok(),
-                tls: Some(TlsPolicy::Verified),
-                client_certificate: "a.pem".into(),
-                client_key: "a.key".into(),
-                auth_user: "me \"é\" @a.example".into(),
-                auth_password_file: "password".into(),
-                ..SiteRules::default()
-            },
-        }];
-        config.schedules = vec![Schedule {
-            domains: vec!["*.slow.example".into()],
-            tenants: vec!["news".into()],
-            retry_factor: Some(1.5),
-            delay_after: Some(std::time::Duration::ZERO),
-            ..Schedule::default()
-        }];
-        config.bounce.verp_senders = vec!["*@lists.example".into()];
-        config.bounce.verp_delimiters = "-=".into();
-        config.tenants = vec![Tenant { name: "acme".into(), weight: 7 }];
-        config.certificates = vec![Certificate { chain: "a.pem".into(), key: "a.key".into() }];
-        config.smtp.hostname = "mail.example.com".into();
-        config.spool.directory = "/var/spool/a \"b\" \\c".into();
-        config.delivery.retry_factor = 1.25;
-        config.delivery.timeouts.connect = std::time::Duration::from_millis(1500);
-        config.resolver.addresses = vec!["[::1]:5353".parse().expect("address")];
-        config.threads.shards = 7;
-        config
-            .routing
-            .table
-            .insert("*.example.org", "smtp://[::1]:26".parse().expect("target"))
-            .expect("pattern");
-        assert_eq!(Config::parse(&file_of(&config)).expect("valid"), config);
-    }
 
     #[test]
     fn every_setting_has_a_section_and_no_key_stands_twice() {
@@ -568,14 +454,6 @@ mod tests {
         for setting in SETTINGS {
             assert!(SECTIONS.iter().any(|section| section.name == setting.section), "{}", setting.section);
             assert!(seen.insert((setting.section, setting.key)), "{}.{}", setting.section, setting.key);
-        }
-    }
-
-    #[test]
-    fn comments_of_the_default_file_stay_comments() {
-        for line in default_file().lines() {
-            assert!(line.len() <= 140, "{line}");
-            assert!(line.is_empty() || line.starts_with(['#', '[', '"']) || line.contains(" = "), "{line}");
         }
     }
 }

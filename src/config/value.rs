@@ -9,11 +9,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::from_text::FromText;
 use super::listener::ListenerKind;
-use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Network, Wiring};
-use crate::endpoint::Endpoint;
-use crate::routing::{Rate, Target, TlsPolicy, is_domain, is_host_name};
-use crate::users::{Fingerprint, fingerprint};
+use super::options::{GIB, KIB, LogFormat, LogLevel, MIB, Wiring};
+use crate::routing::{TlsPolicy, is_host_name};
 
 /// A kind of value. Reading never panics; what it says on failure completes "found …".
 pub(super) trait Kind {
@@ -197,88 +196,6 @@ pub(super) fn show_duration(duration: Duration) -> String {
 /// `64MiB` and the like.
 pub(super) fn show_size(bytes: u64) -> String {
     show_quantity(bytes, &SIZE_UNITS)
-}
-
-/// Types that read themselves from a text.
-pub(super) trait FromText: Sized {
-    fn from_text(text: &str) -> Result<Self, Wrong>;
-    fn to_text(&self) -> String;
-}
-
-impl FromText for std::net::SocketAddr {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        text.parse().map_err(|_| Wrong::Form)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for Endpoint {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        text.parse().map_err(|_| Wrong::Form)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for Network {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        text.parse().map_err(Wrong::Reason)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for PathBuf {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        if text.is_empty() || text.contains('\0') { Err(Wrong::Form) } else { Ok(text.into()) }
-    }
-    fn to_text(&self) -> String {
-        self.to_string_lossy().into_owned()
-    }
-}
-
-/// A target with a host, written as in `[routes]`; for SMTP the scheme can be left out.
-impl FromText for Target {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        let full = if text.contains("://") { text.to_owned() } else { format!("smtp://{text}") };
-        full.parse().map_err(|_| Wrong::Form)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for Rate {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        text.parse().map_err(|_| Wrong::Form)
-    }
-    fn to_text(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl FromText for Fingerprint {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        fingerprint(text).map_err(Wrong::Reason)
-    }
-    fn to_text(&self) -> String {
-        self.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// A domain, or `*.domain`.
-impl FromText for String {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        let name = text.strip_prefix("*.").unwrap_or(text);
-        if is_domain(name) { Ok(text.to_lowercase()) } else { Err(Wrong::Form) }
-    }
-    fn to_text(&self) -> String {
-        self.clone()
-    }
 }
 
 /// A text that a type reads itself.

@@ -18,7 +18,7 @@ use crate::config::{Config, Wiring};
 use crate::metrics::{
     AttemptStage, BounceClass, ConnectionResult, DamageKind, DeliveryResult, EnhancedClass, Label,
     LegStateLabel, LimitKind, LoginResult, Measure, RejectReason, ReplyClass, RoleSnapshot, ShardMetrics,
-    ShardSnapshot, WorkerMetrics, WorkerSnapshot,
+    ShardSnapshot, SourceFigures, WorkerMetrics, WorkerSnapshot,
 };
 
 /// The last snapshot of each role, and what else is shown.
@@ -310,6 +310,17 @@ impl Exposition {
             MetricType::COUNTER,
             opened,
         );
+        let tls = vec![
+            (vec![("result", "encrypted".to_owned())], sum(all, |w| w.tls_encrypted)),
+            (vec![("result", "failed".to_owned())], sum(all, |w| w.tls_failed)),
+            (vec![("result", "lacking".to_owned())], sum(all, |w| w.tls_lacking)),
+        ];
+        page.family(
+            "ringpost_outbound_tls_total",
+            "Outbound connections that were encrypted, that failed to be, and that were left because the policy requires it.",
+            MetricType::COUNTER,
+            tls,
+        );
         page.by_worker("ringpost_outbound_connections_open", "Outbound connections open now.", all, |w| {
             w.connections_open
         });
@@ -346,12 +357,58 @@ impl Exposition {
             &[],
             sums(all, |worker| &worker.deliveries),
         );
+        self.sources(page);
         page.by_worker("ringpost_jobs_waiting", "Jobs that wait for a connection.", all, |w| w.jobs_waiting);
         page.by_worker("ringpost_jobs_active", "Jobs on a connection.", all, |w| w.jobs_active);
         page.by_worker("ringpost_paths", "Paths known to the worker.", all, |w| w.paths);
         page.by_worker("ringpost_paths_backing_off", "Paths that wait because of failures.", all, |w| {
             w.paths_backing_off
         });
+    }
+
+    fn sources(&self, page: &mut Page) {
+        let mut sources = BTreeMap::<&str, SourceFigures>::new();
+        for (name, figures) in self.workers.values().flat_map(|worker| &worker.sources) {
+            *sources.entry(name).or_default() += *figures;
+        }
+        let each = |figure: fn(&SourceFigures) -> u64| {
+            let sample = |(name, figures): (&&str, &SourceFigures)| {
+                (vec![("source", (*name).to_owned())], figure(figures) as f64)
+            };
+            sources.iter().map(sample).collect::<Vec<_>>()
+        };
+        let because = |reason: &str, figure| {
+            let with = |(mut labels, value): (Labels, f64)| {
+                labels.push(("reason", reason.to_owned()));
+                (labels, value)
+            };
+            each(figure).into_iter().map(with).collect::<Vec<_>>()
+        };
+        page.family(
+            "ringpost_source_connections_total",
+            "Outbound connections opened, by source.",
+            MetricType::COUNTER,
+            each(|source| source.opened),
+        );
+        page.family(
+            "ringpost_source_connections_open",
+            "Outbound connections open now, by source.",
+            MetricType::GAUGE,
+            each(|source| source.open),
+        );
+        page.family(
+            "ringpost_source_removals_total",
+            "How often a source was taken out: it could not bind, or a remote blocks it.",
+            MetricType::COUNTER,
+            [because("unbound", |source| source.unbound), because("blocked", |source| source.blocked)]
+                .concat(),
+        );
+        page.family(
+            "ringpost_source_out",
+            "Paths that a source is out for now; out for all counts as one.",
+            MetricType::GAUGE,
+            each(|source| source.out),
+        );
     }
 
     /// What both roles have: a label says which.

@@ -1,7 +1,8 @@
 //! PURE. Turns what the DNS said about a domain into a path, canonical and versioned.
 //!
 //! A path is known by its hosts: all domains whose MX records name the same hosts in the same order of preference share
-//! one [`PathId`], whatever the numbers of the preferences. When addresses change, the id stays and the version rises.
+//! one [`PathId`], whatever the numbers of the preferences; and all that the same sites match, whatever their hosts, which
+//! then go with each domain. When addresses change, the id stays and the version rises.
 //! Ids are for the life of the process. DNS answers are input from strangers: they are capped, and addresses inside the
 //! operator's network are refused.
 
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use crate::id::PathId;
 use crate::outcome::{Enhanced, Reply};
 use crate::routing::site::{Destination, Ruling, Sites};
-use crate::routing::{PathHost, PathKind, PathLimits, PathSpec, Target, Way, is_host_name};
+use crate::routing::source::SourcePool;
+use crate::routing::{DomainHosts, PathHost, PathKind, PathLimits, PathSpec, Target, Way, is_host_name};
 
 /// MX hosts used of one domain; the least preferred beyond it are dropped. RFC 5321 §5.1 asks for two at least.
 pub const HOSTS_MAX: usize = 16;
@@ -93,6 +95,8 @@ pub enum Decision {
     Path {
         /// Canonical.
         spec: Arc<PathSpec>,
+        /// The domain's own hosts, canonical, if it shares the path of a site.
+        hosts: Option<DomainHosts>,
         /// Whether all its hosts were found; else ask again soon.
         complete: bool,
     },
@@ -144,30 +148,47 @@ fn embeds_ipv4(ip: Ipv6Addr) -> bool {
     segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] || segments[0] == 0x2002 || segments[..6] == [0; 6]
 }
 
-/// The identity of a path: its sites, how its hosts are known, and names and ports in order of preference, the preferences
-/// reduced to their order.
+/// Names and ports of hosts in order of preference, the preferences reduced to their order.
+type HostsKey = Vec<(u16, String, u16)>;
+
+/// The identity of a path: how its hosts are known, and which they are or what sites they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum PathKey {
-    Hosts(String, Way, Vec<(u16, String, u16)>),
-    /// Likewise, for hosts that speak LMTP.
-    Lmtp(String, Way, Vec<(u16, String, u16)>),
-    /// A target on this host.
+    Hosts(Way, HostsKey),
+    /// Likewise, for hosts of a route that speak LMTP, by the sites that rule them.
+    Lmtp(String, Way, HostsKey),
+    /// A target on this host, likewise.
     Local(String, Target),
+    Sites(Way, String),
     Discard,
     Hold,
+}
+
+/// What a path is wanted for.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    /// The recipient domain, lower case.
+    pub domain: &'a str,
+    /// Its route.
+    pub target: &'a Target,
+    /// The pool that its mail leaves by.
+    pub pool: Arc<SourcePool>,
 }
 
 /// All paths there are.
 #[derive(Debug)]
 pub struct PathMap {
-    paths: HashMap<PathKey, Arc<PathSpec>, crate::hash::HashState>,
+    /// By pool and destination.
+    paths: HashMap<(Box<str>, PathKey), Arc<PathSpec>, crate::hash::HashState>,
+    /// Of domains that share the paths of sites.
+    hosts: HashMap<HostsKey, DomainHosts, crate::hash::HashState>,
     sites: Sites,
 }
 
 impl PathMap {
     /// No paths yet.
     pub fn new(sites: Sites) -> Self {
-        Self { paths: HashMap::default(), sites }
+        Self { paths: HashMap::default(), hosts: HashMap::default(), sites }
     }
 
     /// How many paths there are.
@@ -182,28 +203,35 @@ impl PathMap {
 
     /// The path that takes everything as delivered.
     pub fn discard(&mut self) -> Arc<PathSpec> {
-        self.fixed(PathKey::Discard, "discard", PathKind::Discard)
+        self.fixed(&Arc::default(), PathKey::Discard, "discard", PathKind::Discard, self.sites.delivery())
     }
 
     /// The path of `domain`, whose route `target` ends on this host.
     pub fn local(&mut self, domain: &str, target: &Target, kind: PathKind) -> Arc<PathSpec> {
         let Ruling { sites, limits } =
             self.sites.ruling(Destination { domain, target, mx: &[], sources: &[] });
-        let id = self.next_id();
         let name = if sites.is_empty() { target.to_string() } else { sites.clone() };
-        let spec = || Arc::new(PathSpec { id, version: 1, name, kind, limits });
-        self.paths.entry(PathKey::Local(sites, target.clone())).or_insert_with(spec).clone()
+        self.fixed(&Arc::default(), PathKey::Local(sites, target.clone()), &name, kind, limits)
     }
 
     /// The path that keeps everything.
     pub fn hold(&mut self) -> Arc<PathSpec> {
-        self.fixed(PathKey::Hold, "hold", PathKind::Hold)
+        self.fixed(&Arc::default(), PathKey::Hold, "hold", PathKind::Hold, self.sites.delivery())
     }
 
-    fn fixed(&mut self, key: PathKey, name: &str, kind: PathKind) -> Arc<PathSpec> {
+    /// The path with `key`, which never changes.
+    fn fixed(
+        &mut self,
+        pool: &Arc<SourcePool>,
+        key: PathKey,
+        name: &str,
+        kind: PathKind,
+        limits: PathLimits,
+    ) -> Arc<PathSpec> {
         let id = self.next_id();
-        let limits = self.sites.delivery();
-        let spec = || Arc::new(PathSpec { id, version: 1, name: name.to_owned(), kind, limits });
+        let (name, pool) = (named(name.to_owned(), pool), pool.clone());
+        let key = (pool.name.as_str().into(), key);
+        let spec = || Arc::new(PathSpec { id, version: 1, name, kind, limits, pool });
         self.paths.entry(key).or_insert_with(spec).clone()
     }
 
@@ -211,20 +239,15 @@ impl PathMap {
         PathId(u32::try_from(self.paths.len()).expect("memory ends before 2^32 paths"))
     }
 
-    /// What follows for `domain`, whose route is `target`, from `hosts`, which are in order of preference and at most
-    /// [`HOSTS_MAX`].
-    pub fn decide(
-        &mut self,
-        domain: &str,
-        target: &Target,
-        hosts: Vec<Resolved>,
-        rule: AddressRule,
-    ) -> Decision {
+    /// What follows from `hosts`, which are in order of preference and at most [`HOSTS_MAX`].
+    pub fn decide(&mut self, asked: &Asked<'_>, hosts: Vec<Resolved>, rule: AddressRule) -> Decision {
         let names = hosts.iter().map(|host| host.name.as_str());
-        let mx: Vec<&str> = if *target == Target::Mx { names.collect() } else { Vec::new() };
+        let mx: Vec<&str> = if *asked.target == Target::Mx { names.collect() } else { Vec::new() };
+        let sources: Vec<&str> = asked.pool.members.iter().map(|(source, _)| source.name.as_str()).collect();
+        let Asked { domain, target, .. } = *asked;
         let Ruling { sites, limits } =
-            self.sites.ruling(Destination { domain, target, mx: &mx, sources: &[] });
-        let key = key_of(target, sites, limits.security.way, &hosts);
+            self.sites.ruling(Destination { domain, target, mx: &mx, sources: &sources });
+        let key = key_of(&hosts);
         let mut usable = Vec::new();
         let (mut unknown, mut refused) = (None, None);
         for host in hosts {
@@ -252,7 +275,24 @@ impl PathMap {
             }
         }
         if !usable.is_empty() {
-            return Decision::Path { complete: unknown.is_none(), spec: self.path_to(key, usable, limits) };
+            let complete = unknown.is_none();
+            // A route by LMTP has hosts of its own in any case.
+            if sites.is_empty() || matches!(target, Target::Lmtp { .. }) {
+                return Decision::Path {
+                    spec: self.path_to(asked, sites, key, usable, limits),
+                    hosts: None,
+                    complete,
+                };
+            }
+            let shared = PathKind::Smtp { hosts: Vec::new() };
+            let spec = self.fixed(
+                &asked.pool,
+                PathKey::Sites(limits.security.way, sites.clone()),
+                &sites,
+                shared,
+                limits,
+            );
+            return Decision::Path { spec, hosts: Some(self.canonical(key, usable)), complete };
         }
         match (unknown, refused) {
             (Some((name, why)), _) => Decision::Delayed(dns_trouble(&name, &why)),
@@ -267,10 +307,10 @@ impl PathMap {
     }
 
     /// What follows from an address literal, which is a client's word and no name: only the address is judged.
-    pub fn literal(&mut self, domain: &str, host: Resolved, rule: AddressRule) -> Decision {
+    pub fn literal(&mut self, asked: &Asked<'_>, host: Resolved, rule: AddressRule) -> Decision {
         let allowed = matches!(&host.addresses, Ok(all) if all.iter().all(|address| rule.allows(*address)));
         if allowed {
-            return self.decide(domain, &Target::Mx, vec![host], AddressRule::Any);
+            return self.decide(asked, vec![host], AddressRule::Any);
         }
         Decision::Refused(ours(
             Enhanced(5, 4, 4),
@@ -278,31 +318,57 @@ impl PathMap {
         ))
     }
 
-    /// The path with `key`; a new version of it if its addresses are others now.
-    fn path_to(&mut self, key: PathKey, hosts: Vec<PathHost>, limits: PathLimits) -> Arc<PathSpec> {
+    /// The hosts with `key`, in the one allocation that there is of them unless their addresses are others now.
+    fn canonical(&mut self, key: HostsKey, hosts: Vec<PathHost>) -> DomainHosts {
+        if let Some(known) = self.hosts.get(&key)
+            && same_addresses(known, &hosts)
+        {
+            return known.clone();
+        }
+        let hosts = DomainHosts::from(hosts);
+        self.hosts.insert(key, hosts.clone());
+        hosts
+    }
+
+    /// The path with these hosts; a new version of it if their addresses are others now.
+    fn path_to(
+        &mut self,
+        asked: &Asked<'_>,
+        sites: String,
+        key: HostsKey,
+        hosts: Vec<PathHost>,
+        limits: PathLimits,
+    ) -> Arc<PathSpec> {
+        let is_lmtp = matches!(asked.target, Target::Lmtp { .. });
+        let name = match key.as_slice() {
+            [one] if is_lmtp => format!("lmtp://{}", label(one)),
+            [one] => label(one),
+            all => format!("{}+{}", label(&all[0]), all.len() - 1),
+        };
+        let (pool, way) = (asked.pool.clone(), limits.security.way);
+        let (key, kind) = match is_lmtp {
+            true => (PathKey::Lmtp(sites, way, key), PathKind::Lmtp { hosts }),
+            false => (PathKey::Hosts(way, key), PathKind::Smtp { hosts }),
+        };
+        let key = (pool.name.as_str().into(), key);
         let known = self.paths.get(&key);
         if let Some(spec) = known
-            && same_addresses(spec, &hosts)
+            && have_same_hosts(&spec.kind, &kind)
         {
             return spec.clone();
         }
         let (id, version) =
             known.map_or((self.next_id(), 1), |spec| (spec.id, spec.version.saturating_add(1)));
-        let name = match &key {
-            PathKey::Hosts(sites, ..) | PathKey::Lmtp(sites, ..) if !sites.is_empty() => sites.clone(),
-            PathKey::Hosts(.., all) if all.len() > 1 => format!("{}+{}", label(&all[0]), all.len() - 1),
-            PathKey::Hosts(.., all) => label(&all[0]),
-            PathKey::Lmtp(.., all) => format!("lmtp://{}", label(&all[0])),
-            _ => unreachable!("only hosts come here"),
-        };
-        let kind = match &key {
-            PathKey::Lmtp(..) => PathKind::Lmtp { hosts },
-            _ => PathKind::Smtp { hosts },
-        };
-        let spec = Arc::new(PathSpec { id, version, name, kind, limits });
+        let (name, pool) = (named(name, &pool), pool);
+        let spec = Arc::new(PathSpec { id, version, name, kind, limits, pool });
         self.paths.insert(key, spec.clone());
         spec
     }
+}
+
+/// Name of a path: that of where it leads, and of its pool.
+fn named(whither: String, pool: &SourcePool) -> String {
+    if pool.name.is_empty() { whither } else { format!("{whither}@{}", pool.name) }
 }
 
 /// Name of a host in logs and metrics; the port only if it is not the usual one. A host whose name is none can be part of a
@@ -316,15 +382,14 @@ fn label((_, name, port): &(u16, String, u16)) -> String {
     }
 }
 
-fn key_of(target: &Target, sites: String, way: Way, hosts: &[Resolved]) -> PathKey {
+fn key_of(hosts: &[Resolved]) -> HostsKey {
     let (mut order, mut last) = (0, None);
     let ranked = hosts.iter().map(|host| {
         order += u16::from(last.is_some_and(|last| last != host.preference));
         last = Some(host.preference);
         (order, host.name.clone(), host.port)
     });
-    let key = if matches!(target, Target::Lmtp { .. }) { PathKey::Lmtp } else { PathKey::Hosts };
-    key(sites, way, ranked.collect())
+    ranked.collect()
 }
 
 /// Whether a name that strangers give can be on the public internet.
@@ -335,11 +400,14 @@ fn is_public_name(name: &str) -> bool {
         && !name.ends_with(".localhost")
 }
 
-/// Whether `spec` has just these hosts and addresses, in whatever order.
-fn same_addresses(spec: &PathSpec, hosts: &[PathHost]) -> bool {
-    let (PathKind::Smtp { hosts: known } | PathKind::Lmtp { hosts: known }) = &spec.kind else {
-        return false;
-    };
+fn have_same_hosts(known: &PathKind, kind: &PathKind) -> bool {
+    let (PathKind::Smtp { hosts: known } | PathKind::Lmtp { hosts: known }) = known else { return false };
+    let (PathKind::Smtp { hosts } | PathKind::Lmtp { hosts }) = kind else { return false };
+    same_addresses(known, hosts)
+}
+
+/// Whether `known` are just these hosts and addresses, in whatever order.
+fn same_addresses(known: &[PathHost], hosts: &[PathHost]) -> bool {
     known.len() == hosts.len()
         && hosts.iter().all(|host| {
             known.iter().any(|other| {

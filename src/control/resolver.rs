@@ -20,12 +20,13 @@ use tokio::task::{JoinSet, LocalSet};
 use super::dns::Dns;
 use super::ourselves::Ourselves;
 use super::path_map::{
-    AddressRule, Decision, Exchanges, Missing, PathMap, Resolved, cut_at_ourselves, dns_trouble, exchanges,
-    loops_back, no_such_domain, null_mx,
+    AddressRule, Asked, Decision, Exchanges, Missing, PathMap, Resolved, cut_at_ourselves, dns_trouble,
+    exchanges, loops_back, no_such_domain, null_mx,
 };
 use crate::config::{Config, Resolver as Options};
 use crate::id::ShardIndex;
 use crate::routing::site::Sites;
+use crate::routing::source::Pools;
 use crate::routing::{PathKind, PathLimits, RouteAnswer, RouteTable, Security, Target, literal_address};
 
 /// Questions that may wait in the channel.
@@ -77,7 +78,7 @@ pub struct ResolverHandle {
 }
 
 impl ResolverHandle {
-    /// Asks where mail for `domain` (lower case) goes. Never waits; the answer comes through the callback given to
+    /// Asks where mail for `domain` (lower case; a course, if it leaves by a pool) goes. Never waits; the answer comes through the callback given to
     /// [`start`]. False when too many questions wait: ask again later.
     #[must_use]
     pub fn ask(&self, shard: ShardIndex, domain: &str) -> bool {
@@ -130,6 +131,7 @@ pub fn start(
         let paths = PathMap::new(sites(&config));
         let control = Rc::new(Control {
             ourselves: Ourselves::new(&config),
+            pools: pools(&config),
             dns,
             routes: config.routing.table,
             rule: if config.delivery.allow_loopback_mx { AddressRule::Any } else { AddressRule::Public },
@@ -163,6 +165,11 @@ pub fn sites(config: &Config) -> Sites {
     Sites::new(limits, &config.sites)
 }
 
+/// The configured pools.
+pub fn pools(config: &Config) -> Pools {
+    Pools::new(&config.sources, &config.pools, &config.delivery.pool)
+}
+
 /// An answer that is kept.
 struct Kept {
     answer: RouteAnswer,
@@ -186,6 +193,7 @@ struct State {
 struct Control {
     dns: Dns,
     ourselves: Ourselves,
+    pools: Pools,
     routes: RouteTable,
     rule: AddressRule,
     mx_port: u16,
@@ -255,8 +263,9 @@ impl Control {
         let kept = state.kept.get(domain)?;
         let left = kept.fresh_until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         Some(match &kept.answer {
-            RouteAnswer::Path { spec, .. } => {
-                RouteAnswer::Path { spec: spec.clone(), valid_for: left.max(VALID_MIN) }
+            RouteAnswer::Path { spec, hosts, .. } => {
+                let valid_for = left.max(VALID_MIN);
+                RouteAnswer::Path { spec: spec.clone(), hosts: hosts.clone(), valid_for }
             }
             RouteAnswer::Refused { reply } => RouteAnswer::Refused { reply: reply.clone() },
             RouteAnswer::Delayed { reply, .. } => {
@@ -269,10 +278,10 @@ impl Control {
     fn finish(&self, domain: Box<str>, decision: Decision, ttl: Duration) {
         let now = Instant::now();
         let (answer, fresh, found_at) = match decision {
-            Decision::Path { spec, complete } => {
+            Decision::Path { spec, hosts, complete } => {
                 count(&self.counters.found, 1);
                 let valid_for = if complete { ttl } else { ttl.min(self.options.retry) };
-                (RouteAnswer::Path { spec, valid_for: valid_for.max(VALID_MIN) }, valid_for, now)
+                (RouteAnswer::Path { spec, hosts, valid_for: valid_for.max(VALID_MIN) }, valid_for, now)
             }
             Decision::Refused(reply) => {
                 count(&self.counters.refused, 1);
@@ -304,47 +313,50 @@ impl Control {
     fn stale(&self, domain: &str, now: Instant) -> Option<(RouteAnswer, Instant)> {
         let state = self.state.borrow();
         let kept = state.kept.get(domain).filter(|kept| kept.serves_stale(now))?;
-        let RouteAnswer::Path { spec, .. } = &kept.answer else { return None };
-        Some((RouteAnswer::Path { spec: spec.clone(), valid_for: self.options.retry }, kept.found_at))
+        let RouteAnswer::Path { spec, hosts, .. } = &kept.answer else { return None };
+        let (spec, hosts, valid_for) = (spec.clone(), hosts.clone(), self.options.retry);
+        Some((RouteAnswer::Path { spec, hosts, valid_for }, kept.found_at))
     }
 
-    /// Where mail for `domain` goes, and how long that holds.
-    async fn look_up(self: Rc<Self>, domain: Box<str>) -> (Decision, Duration) {
-        let fixed = |spec| (Decision::Path { spec, complete: true }, self.options.ttl_max);
-        match self.routes.target(&domain) {
+    /// Where mail of this course goes, and how long that holds.
+    async fn look_up(self: Rc<Self>, course: Box<str>) -> (Decision, Duration) {
+        let (domain, pool) = self.pools.split(&course);
+        let target = self.routes.target(domain);
+        let asked = Asked { domain, target, pool };
+        let fixed = |spec| (Decision::Path { spec, hosts: None, complete: true }, self.options.ttl_max);
+        match target {
             Target::Discard => fixed(self.paths.borrow_mut().discard()),
             Target::Hold => fixed(self.paths.borrow_mut().hold()),
-            target @ Target::Maildir => {
-                fixed(self.paths.borrow_mut().local(&domain, target, PathKind::Maildir))
-            }
-            target @ Target::LmtpSocket(path) => {
+            Target::Maildir => fixed(self.paths.borrow_mut().local(domain, target, PathKind::Maildir)),
+            Target::LmtpSocket(path) => {
                 let kind = PathKind::LmtpSocket(path.clone());
-                fixed(self.paths.borrow_mut().local(&domain, target, kind))
+                fixed(self.paths.borrow_mut().local(domain, target, kind))
             }
-            target @ (Target::Smtp { host, port, .. } | Target::Lmtp { host, port }) => {
-                self.named_host(&domain, target, host, *port).await
+            Target::Smtp { host, port, .. } | Target::Lmtp { host, port } => {
+                self.named_host(&asked, host, *port).await
             }
-            Target::Mx => self.mail_exchanges(&domain).await,
+            Target::Mx => self.mail_exchanges(&asked).await,
         }
     }
 
     /// A host that the operator named: any address goes, and its absence is a mistake to be mended, never a bounce.
-    async fn named_host(&self, domain: &str, target: &Target, host: &str, port: u16) -> (Decision, Duration) {
+    async fn named_host(&self, asked: &Asked<'_>, host: &str, port: u16) -> (Decision, Duration) {
         let (hosts, ttl) = self.resolved(vec![(0, host.to_owned())], port).await;
-        match self.paths.borrow_mut().decide(domain, target, hosts, AddressRule::Any) {
+        match self.paths.borrow_mut().decide(asked, hosts, AddressRule::Any) {
             Decision::Refused(reply) => (Decision::Delayed(dns_trouble(host, &reply.text)), ttl),
             decision => (decision, ttl),
         }
     }
 
-    async fn mail_exchanges(&self, domain: &str) -> (Decision, Duration) {
+    async fn mail_exchanges(&self, asked: &Asked<'_>) -> (Decision, Duration) {
+        let domain = asked.domain;
         if let Some(address) = literal_address(domain) {
             let (name, addresses) = (address.to_string(), Ok(vec![address]));
             let host = Resolved { preference: 0, name, port: self.mx_port, addresses };
             if self.ourselves.is(&host) {
                 return (Decision::Refused(loops_back(domain)), self.options.ttl_max);
             }
-            return (self.paths.borrow_mut().literal(domain, host, self.rule), self.options.ttl_max);
+            return (self.paths.borrow_mut().literal(asked, host, self.rule), self.options.ttl_max);
         }
         let (records, ttl) = match self.dns.exchanges(domain).await {
             Ok(found) => found,
@@ -366,7 +378,7 @@ impl Control {
         if cut_at_ourselves(&mut hosts, |host| self.ourselves.is(host)) && hosts.is_empty() {
             return (Decision::Refused(loops_back(domain)), ttl.min(hosts_ttl));
         }
-        let decision = self.paths.borrow_mut().decide(domain, &Target::Mx, hosts, self.rule);
+        let decision = self.paths.borrow_mut().decide(asked, hosts, self.rule);
         (decision, ttl.min(hosts_ttl))
     }
 

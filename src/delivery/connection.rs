@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::Content;
-use super::dial::{Dialled, dial};
+use super::dial::{Call, Dialled, dial};
 use super::job::{ActiveJob, count_results};
 use super::keys::Keys;
 use super::maildir;
@@ -97,14 +97,17 @@ pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     if spec.kind == PathKind::Maildir {
         return maildir::run(pool, path).await;
     }
+    let Some(mut call) = pool.dialler().call(path) else { return };
+    if let (Some(hosts), Some(reply)) = (&call.hosts, pool.dialler().known_dead(&call)) {
+        return path.defer_all(hosts, &reply);
+    }
     // A unix socket is inside of this host.
     let is_socket = matches!(spec.kind, PathKind::LmtpSocket(_));
     let tls = if is_socket { TlsPolicy::Off } else { spec.limits.security.tls };
     let security = Security { tls, ..spec.limits.security };
-    let seed = pool.dialler().seed();
-    if open(pool, path, seed, security).await == Ended::FallsBack {
+    if open(pool, path, &mut call, security).await == Ended::FallsBack {
         // To the same host.
-        open(pool, path, seed, Security { tls: TlsPolicy::Off, ..security }).await;
+        open(pool, path, &mut call, Security { tls: TlsPolicy::Off, ..security }).await;
     }
 }
 
@@ -120,17 +123,20 @@ enum Ended {
 async fn open<S: Storage>(
     pool: &Rc<Pool<S>>,
     path: &Rc<PathState<S>>,
-    seed: u64,
+    call: &mut Call,
     security: Security,
 ) -> Ended {
     let spec = path.lane.borrow().spec().clone();
     let began = net::now().mono;
-    let Dialled { stream, host, address } = match pool.while_connecting(dial(pool, &spec, seed)).await {
+    let Dialled { stream, host, address } = match pool.while_connecting(dial(pool, &spec, call)).await {
         // Nothing has begun, and the worker may not be there any more.
         _ if pool.is_stopping() => return Ended::Served,
         Ok(connected) => connected,
         Err(reply) => {
             pool.metrics().connections_failed.inc();
+            if let Some(hosts) = &call.hosts {
+                path.defer_all(hosts, &reply);
+            }
             pool.path_failed(path, &reply);
             return Ended::Served;
         }
@@ -140,13 +146,21 @@ async fn open<S: Storage>(
     pool.metrics().attempt[AttemptStage::Connect].observe(net::now().mono.since(began));
     let open = Rc::new(Cell::new(false));
     let handle = pool.keep_handle(stream.handle(), open.clone());
-    let options = Options { ehlo_name: pool.options().ehlo_name.clone(), body_with_envelope: true };
+    let ehlo_name = call.ehlo_name(&pool.options().ehlo_name).to_owned();
+    let options = Options { ehlo_name, body_with_envelope: true };
+    if let Some(source) = call.source() {
+        pool.metrics().sources.update(&source.name, |figures| {
+            figures.opened += 1;
+            figures.open += 1;
+        });
+    }
     let client = Client::new(options);
     let client = if spec.kind.is_lmtp() { client.with_lmtp() } else { client };
     let mut connection = Connection {
         pool,
         path,
         spec,
+        call,
         stream,
         remote: host,
         address,
@@ -180,6 +194,9 @@ impl<S: Storage> Drop for Connection<'_, S> {
         (0..self.taken).for_each(|_| self.path.lane.borrow_mut().finished());
         self.pool.forget_handle(self.handle);
         self.pool.metrics().connections_open.sub(1);
+        if let Some(source) = self.call.source() {
+            self.pool.metrics().sources.update(&source.name, |figures| figures.open -= 1);
+        }
     }
 }
 
@@ -196,6 +213,7 @@ struct Connection<'a, S: Storage> {
     pool: &'a Rc<Pool<S>>,
     path: &'a Rc<PathState<S>>,
     spec: Arc<PathSpec>,
+    call: &'a Call,
     stream: Stream,
     remote: Arc<str>,
     address: Option<SocketAddr>,
@@ -246,7 +264,7 @@ impl<S: Storage> Connection<'_, S> {
     /// Begins as many transactions as the session takes; `false` when the connection is lost.
     async fn begin_jobs(&mut self) -> bool {
         while self.client.can_begin() && !self.is_leaving() {
-            let Some(mut job) = self.path.take() else { return true };
+            let Some(mut job) = self.path.take(self.call.hosts.as_ref()) else { return true };
             self.taken += 1;
             let content = match Content::load(self.pool, &job).await {
                 Ok(content) => content,
@@ -289,6 +307,11 @@ impl<S: Storage> Connection<'_, S> {
         let recipients = job.job().recipients;
         job.finish(vec![LegResult { recipients, verdict: Verdict::Deferred, reply }], Arc::from(""));
         self.give_back();
+    }
+
+    /// Jobs of the path wait, and none for the hosts of this connection, which has none either.
+    fn is_in_the_way(&self) -> bool {
+        self.call.hosts.as_ref().is_some_and(|hosts| self.path.waits_for_others(hosts))
     }
 
     fn is_leaving(&self) -> bool {
@@ -340,7 +363,7 @@ impl<S: Storage> Connection<'_, S> {
     /// The remote sent us away before MAIL: the path's matter, not a message's.
     fn refused(&mut self, reply: &Reply) {
         self.pool.metrics().connections_failed.inc();
-        self.pool.dialler().failed(self.address);
+        self.pool.sent_away(&self.spec, self.call, self.address, reply);
         self.pool.path_failed(self.path, reply);
         self.ended = Some(Ended::Served);
     }
@@ -498,7 +521,10 @@ impl<S: Storage> Connection<'_, S> {
 
     /// Waits until there is a job, or ends the session; what the remote says meanwhile is its end.
     async fn wait_for_work(&mut self) {
-        if !self.is_leaving() {
+        if self.is_in_the_way() {
+            // Its place may be free already for one that goes where the jobs go.
+            self.pool.upkeep(self.spec.id);
+        } else if !self.is_leaving() {
             self.stream.set_no_read_timeout();
             let heard = self.stream.read(&mut self.input);
             match self.path.wait_for_job(self.spec.limits.idle, heard).await {

@@ -104,7 +104,7 @@ struct LaneView {
     news: LaneNews,
     lease: Lease,
     permits: PerRate<Account>,
-    /// What is due to it, against the others.
+    /// What is due to it, against the others; 0 is not known.
     due: u64,
     /// Most slots of leases that were said and that the lane may still act on.
     believed: u32,
@@ -328,9 +328,9 @@ impl Home {
         Some((lane.worker, lane.lease))
     }
 
-    /// How many lanes there are.
-    pub fn lanes(&self) -> usize {
-        self.lanes.len()
+    /// Whether there are several lanes, and what is due to one is not known.
+    pub fn must_weigh(&self) -> bool {
+        self.lanes.len() > 1 && self.lanes.iter().any(|lane| lane.due == 0)
     }
 
     /// Workers whose lanes may have connections now.
@@ -394,7 +394,7 @@ impl Home {
     pub fn set_due(&mut self, due: impl Fn(WorkerIndex) -> u64, now: Moment) {
         let mut changed = false;
         for lane in &mut self.lanes {
-            let due = due(lane.worker);
+            let due = due(lane.worker).max(1);
             changed |= std::mem::replace(&mut lane.due, due) != due;
         }
         if changed {
@@ -433,7 +433,7 @@ impl Home {
                 news: LaneNews::default(),
                 lease: Lease::default(),
                 permits: PerRate::default(),
-                due: 1,
+                due: 0,
                 believed: 0,
                 dirty: false,
             });

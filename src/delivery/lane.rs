@@ -86,20 +86,32 @@ impl<J> Lane<J> {
         Ok(())
     }
 
-    /// A job for a connection, if the path's rate allows one more; the connection reports its end with [`Self::finished`].
-    pub fn take(&mut self) -> Option<J> {
+    /// The next job that `fits` a connection, if the path's rate allows one more; the connection reports its end with
+    /// [`Self::finished`].
+    pub fn take(&mut self, fits: impl Fn(&J) -> bool) -> Option<J> {
         if self.startable() == 0 {
             return None;
         }
-        let job = self.jobs.pop()?;
+        let job = self.jobs.pop(fits)?;
         self.permits.messages.spend();
         self.busy += 1;
         Some(job)
     }
 
-    /// A job that no connection will get.
-    pub fn take_parked(&mut self) -> Option<J> {
-        self.jobs.pop()
+    /// A job that the connection which was opened last will find if each that is being opened takes one.
+    pub fn expected(&self) -> Option<&J> {
+        let others = self.connections.saturating_sub(self.ready).saturating_sub(1) as usize;
+        self.jobs.nth(others).or_else(|| self.jobs.nth(0))
+    }
+
+    /// A job that `fits` and that no connection will get.
+    pub fn take_parked(&mut self, fits: impl Fn(&J) -> bool) -> Option<J> {
+        self.jobs.pop(fits)
+    }
+
+    /// Whether a parked job fits.
+    pub fn any_parked(&self, fits: impl Fn(&J) -> bool) -> bool {
+        self.jobs.iter().any(fits)
     }
 
     /// Parked jobs that could begin now.
@@ -274,8 +286,14 @@ mod tests {
             message_rate: None,
             security: Security::default(),
         };
-        let spec =
-            PathSpec { id: PathId(1), version: 1, name: String::new(), kind: PathKind::Discard, limits };
+        let spec = PathSpec {
+            id: PathId(1),
+            version: 1,
+            name: String::new(),
+            kind: PathKind::Discard,
+            limits,
+            pool: Arc::default(),
+        };
         let mut lane = Lane::new(Arc::new(spec), true);
         lane.set_lease(Lease { slots, number: 1, ..Lease::default() });
         lane
@@ -311,14 +329,32 @@ mod tests {
         assert!(lane.arrive(ShardIndex(0), TenantKey(0), 1).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
-        assert_eq!(lane.take(), Some(1));
+        assert_eq!(lane.take(|_| true), Some(1));
         assert!(lane.arrive(ShardIndex(0), TenantKey(0), 2).is_ok());
         assert_eq!(opened(&mut lane), 1);
         lane.set_ready(true);
-        assert_eq!(lane.take(), Some(2));
+        assert_eq!(lane.take(|_| true), Some(2));
         lane.finished();
         lane.set_idle(true);
         assert!(lane.arrive(ShardIndex(0), TenantKey(0), 3).is_ok());
         assert_eq!(opened(&mut lane), 0);
+    }
+
+    #[test]
+    fn a_connection_takes_the_oldest_job_that_fits_and_new_ones_go_where_jobs_wait() {
+        let mut lane = lane(4);
+        [10, 20, 11, 30]
+            .into_iter()
+            .for_each(|job| assert!(lane.arrive(ShardIndex(0), TenantKey(0), job).is_ok()));
+        assert!(lane.open_connection());
+        assert_eq!(lane.expected(), Some(&10));
+        assert!(lane.open_connection());
+        assert_eq!(lane.expected(), Some(&20));
+        let tens = |job: &u32| job / 10 == 1;
+        assert_eq!((lane.take(tens), lane.take(tens), lane.take(tens)), (Some(10), Some(11), None));
+        assert_eq!(lane.parked(), 2);
+        // More connections are being opened than jobs wait: any job is better than none.
+        lane.take_parked(|job| *job == 30);
+        assert_eq!(lane.expected(), Some(&20));
     }
 }

@@ -118,7 +118,7 @@ pub async fn run<S: Storage>(pool: &Rc<Pool<S>>, path: &Rc<PathState<S>>) {
     let spec = path.lane.borrow().spec().clone();
     pool.path_succeeded(spec.id);
     while !pool.is_stopping() && !path.lane.borrow().is_over_lease() {
-        let Some(job) = path.take() else {
+        let Some(job) = path.take(None) else {
             match path.wait_for_job(spec.limits.idle, std::future::pending::<()>()).await {
                 Waited::Job => continue,
                 Waited::InVain | Waited::Other(()) => return,

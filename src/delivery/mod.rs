@@ -6,7 +6,8 @@
 //!   says how it is.
 //! * `times` is what a pool does because time has passed, by the alarms of [`wakes`] (PURE).
 //! * [`peer`] is what workers say to each other. PURE.
-//! * `dial` connects to a path's hosts, in the order that `order` gives (PURE).
+//! * `dial` connects to a path's hosts, in the order that `order` gives, from the source that `sources`
+//!   gives (both PURE).
 //! * [`encryption`] says what a path's policy makes of a remote's TLS. PURE. [`keys`] has what is shown and trusted.
 //! * [`connection`] is one outbound connection, `content` what it sends; [`job`] makes sure that each job is reported
 //!   once.
@@ -38,6 +39,7 @@ pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
 pub mod rate;
+mod sources;
 #[cfg(feature = "runtime")]
 mod report;
 #[cfg(feature = "runtime")]

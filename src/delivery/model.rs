@@ -147,6 +147,7 @@ impl World {
 
     fn spec(&self, path: PathId) -> Arc<PathSpec> {
         Arc::new(PathSpec {
+            pool: Arc::default(),
             id: path,
             version: 1,
             name: "path".into(),
@@ -296,7 +297,7 @@ impl World {
             shards.iter().for_each(|shard| path.lane.grants().invite(*shard));
         }
         let mut returned = returned;
-        while let Some(job) = returned.pop() {
+        while let Some(job) = returned.pop(|_| true) {
             self.report(at, job, false);
         }
     }
@@ -376,7 +377,7 @@ impl World {
         let path = self.path(at, id);
         while path.lane.open_connection() {}
         while path.busy.len() < path.lane.connections() as usize && !path.lane.is_over_lease() {
-            let Some(job) = path.lane.take() else { break };
+            let Some(job) = path.lane.take(|_| true) else { break };
             path.busy.push(job);
             began += 1;
         }

@@ -35,6 +35,12 @@ impl DeadHosts {
         self.until.insert(address, now + DEAD_FOR);
     }
 
+    /// Whether none of the addresses of `hosts` could be reached of late.
+    pub fn are_all_dead(&self, hosts: &[PathHost], now: Moment) -> bool {
+        let is_dead = |address: SocketAddr| self.until.get(&address).is_some_and(|until| *until > now);
+        hosts.iter().all(|host| host.addresses.iter().all(|ip| is_dead(SocketAddr::new(*ip, host.port))))
+    }
+
     /// It took a session.
     pub fn answered(&mut self, address: SocketAddr) {
         self.until.remove(&address);
@@ -104,6 +110,8 @@ mod tests {
         let first = SocketAddr::new(hosts[0].addresses[0], 25);
         let mut dead = DeadHosts::default();
         dead.failed(first, Moment(0));
+        assert!(dead.are_all_dead(&hosts[..1], Moment(0)) && !dead.are_all_dead(&hosts, Moment(0)));
+        assert!(!dead.are_all_dead(&hosts[..1], Moment(0) + DEAD_FOR));
         assert_eq!(order(&dead, &hosts, 1, Moment(0)), ["192.0.2.2", "192.0.2.1"]);
         assert_eq!(order(&dead, &hosts, 1, Moment(0) + DEAD_FOR), ["192.0.2.1", "192.0.2.2"]);
         dead.answered(first);

@@ -35,10 +35,12 @@ impl<J> Parked<J> {
         }
     }
 
-    /// The next job.
-    pub fn pop(&mut self) -> Option<J> {
-        let (tenant, mut jobs) = self.turns.pop_front()?;
-        let job = jobs.pop_front();
+    /// The next job that `fits`: the first of the tenant whose turn it is, or of the next one that has any.
+    pub fn pop(&mut self, fits: impl Fn(&J) -> bool) -> Option<J> {
+        let mut places = self.turns.iter().map(|(_, jobs)| jobs.iter().position(&fits));
+        let (turn, place) = places.by_ref().enumerate().find_map(|(turn, place)| Some((turn, place?)))?;
+        let (tenant, mut jobs) = self.turns.remove(turn)?;
+        let job = jobs.remove(place);
         if jobs.is_empty() {
             self.spare = jobs;
         } else {
@@ -46,6 +48,19 @@ impl<J> Parked<J> {
         }
         self.len -= u32::from(job.is_some());
         job
+    }
+
+    /// The job before which `nth` others go, if all fit.
+    pub fn nth(&self, nth: usize) -> Option<&J> {
+        let rounds = self.turns.iter().map(|(_, jobs)| jobs.len()).max().unwrap_or(0);
+        let mut order =
+            (0..rounds).flat_map(|round| self.turns.iter().filter_map(move |(_, jobs)| jobs.get(round)));
+        order.nth(nth)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &J> {
+        self.turns.iter().flat_map(|(_, jobs)| jobs)
     }
 
     /// How many there are.
@@ -69,8 +84,24 @@ mod tests {
         for (tenant, job) in [(1, "a1"), (1, "a2"), (1, "a3"), (2, "b1"), (3, "c1"), (2, "b2")] {
             parked.push(TenantKey(tenant), job);
         }
-        let jobs: Vec<_> = std::iter::from_fn(|| parked.pop()).collect();
-        assert_eq!(jobs, ["a1", "b1", "c1", "a2", "b2", "a3"]);
+        let order: Vec<_> = (0..7).map_while(|nth| parked.nth(nth).copied()).collect();
+        assert_eq!(order, ["a1", "b1", "c1", "a2", "b2", "a3"]);
+        let jobs: Vec<_> = std::iter::from_fn(|| parked.pop(|_| true)).collect();
+        assert_eq!(jobs, order);
         assert!(parked.is_empty());
+    }
+
+    #[test]
+    fn a_job_that_fits_goes_before_its_turn_and_the_others_keep_theirs() {
+        let mut parked = Parked::default();
+        for (tenant, job) in [(1, "a1"), (1, "x1"), (2, "b1"), (2, "x2")] {
+            parked.push(TenantKey(tenant), job);
+        }
+        let fitting = |job: &&str| job.starts_with('x');
+        assert_eq!(
+            (parked.pop(fitting), parked.pop(fitting), parked.pop(fitting)),
+            (Some("x1"), Some("x2"), None)
+        );
+        assert_eq!((parked.pop(|_| true), parked.pop(|_| true), parked.len()), (Some("a1"), Some("b1"), 0));
     }
 }

@@ -11,10 +11,11 @@ use super::job::ActiveJob;
 use super::lane::Lane;
 use crate::clock::Moment;
 use crate::id::WorkerIndex;
+use crate::net;
 use crate::net::event::Event;
 use crate::net::task::within;
-use crate::outcome::Reply;
-use crate::routing::PathSpec;
+use crate::outcome::{LegResult, Reply, Verdict};
+use crate::routing::{DomainHosts, PathSpec};
 use crate::spool::storage::Storage;
 
 /// How a wait for a job ended.
@@ -26,6 +27,14 @@ pub enum Waited<T> {
     InVain,
     /// The other came first.
     Other(T),
+}
+
+fn goes_to<S: Storage>(job: &ActiveJob<S>, hosts: Option<&DomainHosts>) -> bool {
+    match (&job.job().hosts, hosts) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// Shared by the pool and the path's connections. Cells are borrowed for a step at a time, never across an await.
@@ -61,14 +70,35 @@ impl<S: Storage> PathState<S> {
         *self.last_error.borrow_mut() = Some((now, reply.clone()));
     }
 
-    /// A job for a connection, which says [`Lane::finished`] at its end.
-    pub fn take(&self) -> Option<ActiveJob<S>> {
-        self.lane.borrow_mut().take()
+    /// A job for a connection to `hosts`, or to those of the path; it says [`Lane::finished`] at its end.
+    pub fn take(&self, hosts: Option<&DomainHosts>) -> Option<ActiveJob<S>> {
+        self.lane.borrow_mut().take(|job| goes_to(job, hosts))
+    }
+
+    /// Hosts that a connection which is being opened should go to, if the path leaves that to its jobs.
+    pub(super) fn hosts_to_open(&self) -> Option<DomainHosts> {
+        self.lane.borrow().expected()?.job().hosts.clone()
+    }
+
+    /// Whether jobs wait, and none of them for a connection to `hosts`.
+    pub(super) fn waits_for_others(&self, hosts: &DomainHosts) -> bool {
+        let lane = self.lane.borrow();
+        lane.parked() > 0 && !lane.any_parked(|job| goes_to(job, Some(hosts)))
     }
 
     /// A job that no connection will get.
     pub(super) fn take_parked(&self) -> Option<ActiveJob<S>> {
-        self.lane.borrow_mut().take_parked()
+        self.lane.borrow_mut().take_parked(|_| true)
+    }
+
+    /// Reports all parked jobs for `hosts` deferred: they cannot be reached, which says nothing of the path's others.
+    pub(super) fn defer_all(&self, hosts: &DomainHosts, reply: &Reply) {
+        while let Some(mut job) = { self.lane.borrow_mut().take_parked(|job| goes_to(job, Some(hosts))) } {
+            job.begin(net::now().mono);
+            let recipients = job.job().recipients;
+            let result = LegResult { recipients, verdict: Verdict::Deferred, reply: reply.clone() };
+            job.finish(vec![result], Arc::from(&*hosts[0].name));
+        }
     }
 
     /// Reports all parked jobs delivered, unsent.

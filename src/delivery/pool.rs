@@ -21,6 +21,7 @@ use super::path::PathState;
 use super::peer::Peer;
 use super::times::{COOLING, Times};
 use crate::clock::Moment;
+use crate::event::{Event, EventSender};
 use crate::exchange::{self, Demand, End, Job, Report, ToShard, ToWorker};
 use crate::id::{PathId, ShardIndex, WorkerIndex};
 use crate::metrics::WorkerMetrics;
@@ -64,6 +65,8 @@ pub struct Wiring<S: Storage> {
     pub stores: Stores,
     /// Its counters.
     pub metrics: Rc<WorkerMetrics>,
+    /// To the log.
+    pub events: EventSender,
 }
 
 /// A worker's state, shared by its tasks.
@@ -117,6 +120,11 @@ impl<S: Storage> Pool<S> {
     /// What it knows of the addresses that it connects to.
     pub(super) fn dialler(&self) -> &Dialler {
         &self.dialler
+    }
+
+    /// Says something to the operator.
+    pub(super) fn notice(&self, what: String) {
+        self.wiring.events.send(Event::Notice { at: net::now().wall, part: "delivery", what: what.into() });
     }
 
     /// Whether no new transaction may begin.

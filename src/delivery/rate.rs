@@ -26,8 +26,8 @@ pub struct Bucket {
 impl Bucket {
     /// A full bucket.
     pub fn new(rate: Rate) -> Self {
-        // Half of what a bunch costs in pace is lost: a 32nd is little, and enough to make one lease serve several messages where they
-        // are many. Never more than a second's worth, so that low rates are spread evenly.
+        // What may come in a bunch is lost from the pace: a 32nd is little, and lets one lease serve several messages where they are
+        // many. Never more than a second's worth, so that low rates are spread evenly.
         let bunch = (rate.count / 32).min(rate.per_second() as u32).max(1);
         let filled = u64::from(rate.count - bunch + 1);
         let period = u64::try_from(rate.period.as_nanos()).unwrap_or(u64::MAX);

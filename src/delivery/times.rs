@@ -45,13 +45,15 @@ impl<S: Storage> Pool<S> {
     pub(super) fn next_wake(&self, now: Moment, cooled: Moment) -> Option<Duration> {
         let home = self.times.wakes.borrow().next();
         let retry = (!self.unsaid.borrow().is_empty()).then(|| now + Duration::from_millis(10));
-        let cooling = (!self.times.warm.borrow().is_empty()).then(|| cooled + COOLING);
+        let cooling =
+            (!self.times.warm.borrow().is_empty() || self.has_sources_out()).then(|| cooled + COOLING);
         let stop = self.is_stopping().then(|| now + Duration::from_millis(5));
         [home, retry, cooling, stop].into_iter().flatten().min().map(|at| at.since(now))
     }
 
     /// Ends a period of activity.
     pub(super) fn cool(self: &Rc<Self>) {
+        self.take_sources_back();
         for id in self.times.warm.take() {
             let Some(path) = self.paths.borrow().get(&id).cloned() else { continue };
             path.is_warm.set(false);

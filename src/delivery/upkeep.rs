@@ -125,9 +125,9 @@ impl<S: Storage> Pool<S> {
 
     /// Where a lane serves the shard beside it, it is due what that shard is due.
     fn weigh_lanes(&self, path: &PathState<S>, home: &mut Home) {
-        if self.wiring.near.is_some() && home.lanes() > 1 {
-            let mut lane = path.lane.borrow_mut();
-            let grants = lane.grants();
+        let mut lane = path.lane.borrow_mut();
+        let grants = lane.grants();
+        if self.wiring.near.is_some() && (grants.take_due_news() | home.must_weigh()) {
             home.set_due(|worker| grants.due(ShardIndex(worker.0)), net::now().mono);
         }
     }

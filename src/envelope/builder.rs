@@ -16,6 +16,7 @@ pub struct EnvelopeBuilder {
     parameters: Parameters,
     envid: String,
     tenant: String,
+    pool: String,
     recipients: Vec<BuilderRecipient>,
     /// RCPTs that were accepted: each stands for one recipient, or as an alias for any number.
     accepted: usize,
@@ -42,6 +43,7 @@ impl EnvelopeBuilder {
         self.parameters = Parameters::default();
         self.envid.clear();
         self.tenant.clear();
+        self.pool.clear();
         self.recipients.clear();
         self.accepted = 0;
         self.encoded_bytes = 0;
@@ -67,7 +69,13 @@ impl EnvelopeBuilder {
         self.tenant.push_str(tenant);
     }
 
-    /// Adds an accepted recipient, itself alone; `mailbox` has an `@`. `Err` (452 to the client) when a record can hold no more.
+    /// Says which pool of sources it leaves by.
+    pub fn set_pool(&mut self, pool: &str) {
+        self.pool.clear();
+        self.pool.push_str(pool);
+    }
+
+    /// Adds an accepted recipient; `mailbox` has an `@`. `Err` (452 to the client) when a record can hold no more.
     pub fn push_recipient(
         &mut self,
         mailbox: &str,
@@ -171,7 +179,8 @@ impl EnvelopeBuilder {
     pub fn encode(&mut self, accepted_at: WallTime, expires_at: WallTime) -> Envelope {
         assert!(!self.recipients.is_empty(), "an envelope needs a recipient");
         self.group_by_domain();
-        let fixed = 8 * FIELD_HEADER_BYTES + 18 + self.sender_bytes + self.envid.len() + self.tenant.len();
+        let words = self.envid.len() + self.tenant.len() + self.pool.len();
+        let fixed = 9 * FIELD_HEADER_BYTES + 18 + self.sender_bytes + words;
         let mut bytes = Vec::with_capacity(fixed + self.encoded_bytes);
         push_field(&mut bytes, tag::SENDER, self.sender().as_bytes());
         push_field(&mut bytes, tag::ACCEPTED_AT, &accepted_at.0.to_le_bytes());
@@ -185,6 +194,9 @@ impl EnvelopeBuilder {
         }
         if !self.tenant.is_empty() {
             push_field(&mut bytes, tag::TENANT, self.tenant.as_bytes());
+        }
+        if !self.pool.is_empty() {
+            push_field(&mut bytes, tag::POOL, self.pool.as_bytes());
         }
         self.encode_legs(&mut bytes);
         Envelope { bytes }

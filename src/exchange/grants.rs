@@ -1,6 +1,6 @@
 //! PURE. The worker's end of the exchange, for one path: which shard has been granted how many jobs.
 
-use super::shares::{self, Spread, Waiting};
+use super::shares::{ONE, Shards, Spread, Waiting};
 use super::{CREDITS_AT_START, Demand};
 use crate::id::ShardIndex;
 
@@ -8,6 +8,8 @@ use crate::id::ShardIndex;
 #[derive(Debug, Default)]
 pub struct Grants {
     accounts: Vec<Account>,
+    /// What is due to somebody has changed.
+    due_is_news: bool,
 }
 
 #[derive(Debug)]
@@ -21,6 +23,8 @@ struct Account {
     /// What the shard was told of its tenants.
     spread: Spread,
     spread_is_news: bool,
+    /// What is due to it, against the others; 0 is not known.
+    due: u64,
     /// What it is behind, or ahead of, what it is due, in credits times all that is due.
     owed: i64,
     /// A tenant has joined those of the shard, and no credit was given since.
@@ -43,6 +47,12 @@ impl Account {
         self.epoch = self.epoch.wrapping_add(1);
         (self.granted, self.arrived) = (0, 0);
         (self.unacknowledged, self.dirty, self.active) = (true, true, false);
+    }
+
+    /// What is due to it if it wants any.
+    fn due_now(&self) -> i64 {
+        let due = if self.due == 0 { ONE } else { self.due };
+        if self.wants() { i64::try_from(due).unwrap_or(i64::MAX) } else { 0 }
     }
 
     /// Gives credits, which cost `all` that is due each.
@@ -73,36 +83,40 @@ impl Grants {
     /// with a credit.
     pub fn demand(&mut self, shard: ShardIndex, demand: &Demand, at_home: bool) {
         let account = self.account(shard, at_home);
+        let is_news = (account.ready == 0) != (demand.ready == 0)
+            || account.due == 0
+            || account.waiting.tenants != demand.waiting.tenants
+            || account.waiting.others != demand.waiting.others;
         account.ready = demand.ready;
         account.waiting = demand.waiting.clone();
         account.joined |= demand.joined;
         if demand.epoch == account.epoch {
             account.unacknowledged = false;
         }
-        self.update_spreads();
-    }
-
-    /// Works out anew how the tenants are spread over the shards.
-    fn update_spreads(&mut self) {
-        for at in 0..self.accounts.len() {
-            let spread = shares::spread(&self.accounts[at].waiting, self.waiting());
-            let account = &mut self.accounts[at];
-            if spread != account.spread {
-                account.spread = spread;
-                account.spread_is_news = true;
-            }
+        if is_news {
+            self.share_anew();
         }
     }
 
-    /// Whom the shards with ready legs have.
-    fn waiting(&self) -> impl Iterator<Item = &Waiting> + Clone {
-        self.accounts.iter().filter(|account| account.ready > 0).map(|account| &account.waiting)
+    /// Works out what is due to the shards, and how their tenants are spread over them.
+    fn share_anew(&mut self) {
+        let waiting = self.accounts.iter().filter(|account| account.ready > 0);
+        let shards = Shards::of(waiting.map(|account| &account.waiting));
+        for account in &mut self.accounts {
+            let (due, spread) = (shards.due(&account.waiting), shards.spread(&account.waiting));
+            self.due_is_news |= std::mem::replace(&mut account.due, due) != due;
+            account.spread_is_news |= std::mem::replace(&mut account.spread, spread.clone()) != spread;
+        }
     }
 
     /// What is due to a shard, against the others.
     pub fn due(&self, shard: ShardIndex) -> u64 {
-        let account = self.accounts.iter().find(|account| account.shard == shard);
-        account.map_or(0, |account| shares::due(&account.waiting, self.waiting()))
+        self.accounts.iter().find(|account| account.shard == shard).map_or(0, |account| account.due)
+    }
+
+    /// Whether what is due to somebody has changed since this was asked last.
+    pub fn take_due_news(&mut self) -> bool {
+        std::mem::take(&mut self.due_is_news)
     }
 
     /// What to tell a shard of its tenants: for the path's home to say.
@@ -179,7 +193,7 @@ impl Grants {
     /// Gives `free` credits to those who want any, by what is due to them. A shard that may have more legs than it has said gets
     /// no more for those than an `equal` share.
     fn share_out(&mut self, mut free: u64, equal: u64) {
-        let due: Vec<i64> = self.accounts.iter().map(|account| self.due_now(account)).collect();
+        let due: Vec<i64> = self.accounts.iter().map(Account::due_now).collect();
         let all: i64 = due.iter().sum();
         let parts = i64::try_from(free).unwrap_or(i64::MAX);
         let mut room: Vec<u64> = self.accounts.iter().map(|account| account.room(equal)).collect();
@@ -198,14 +212,6 @@ impl Grants {
             account.give(1, all);
             (*room, free) = (*room - 1, free - 1);
         }
-    }
-
-    /// What is due to a shard that wants any.
-    fn due_now(&self, account: &Account) -> i64 {
-        if !account.wants() {
-            return 0;
-        }
-        i64::try_from(shares::due(&account.waiting, self.waiting())).unwrap_or(i64::MAX)
     }
 
     /// Takes all credits back: new epochs begin with none. What is on its way still arrives, and must be sent back.
@@ -295,6 +301,7 @@ impl Grants {
                 waiting: Waiting::default(),
                 spread: Spread::new(),
                 spread_is_news: false,
+                due: 0,
                 owed: 0,
                 joined: false,
                 active: false,

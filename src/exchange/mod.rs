@@ -28,7 +28,7 @@ use std::sync::Arc;
 use crate::clock::{Moment, WallTime};
 use crate::id::{LegRef, Location, MessageId, PathId, ShardIndex, TenantKey, WorkerIndex};
 use crate::outcome::{LegResult, Reply};
-use crate::routing::PathSpec;
+use crate::routing::{DomainHosts, PathSpec};
 use shares::{Spread, Waiting};
 
 /// Credits that a path has at its home worker from the first announcement on.
@@ -64,6 +64,8 @@ pub struct Job<B> {
     pub attempts: u16,
     /// Bytes that count against the window.
     pub bytes: u32,
+    /// Where it goes, if the path leaves that to the domain.
+    pub hosts: Option<DomainHosts>,
     /// Whose it is.
     pub tenant: TenantKey,
     /// Envelope and body.

@@ -60,6 +60,8 @@ pub struct ListenerPolicy {
     pub tenant: Box<str>,
     /// Header field in which clients that may relay say so; empty is none.
     pub tenant_header: Box<str>,
+    /// Header field in which they name the pool of sources; empty is none.
+    pub pool_header: Box<str>,
 }
 
 impl ListenerPolicy {

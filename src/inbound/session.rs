@@ -252,12 +252,15 @@ impl<S: Storage> Driver<'_, S> {
         written.is_ok()
     }
 
+    /// What a client that may relay says in a header field.
+    fn said(&self, field: &str) -> Option<&str> {
+        let may_say = self.policy.is_trusted() && !field.is_empty();
+        may_say.then(|| header_word(&self.body, field))?
+    }
+
     /// Whose mail the complete message is: the user's; what a client that may relay says; the listener's.
     fn tenant(&self) -> Option<&str> {
-        let said = || {
-            let may_say = self.policy.is_trusted() && !self.listener.tenant_header.is_empty();
-            may_say.then(|| header_word(&self.body, &self.listener.tenant_header))?
-        };
+        let said = || self.said(&self.listener.tenant_header);
         let user = self.policy.user().map(|user| &*user.tenant);
         user.or_else(said).or(Some(&*self.listener.tenant)).filter(|tenant| !tenant.is_empty())
     }
@@ -403,7 +406,7 @@ impl<S: Storage> Driver<'_, S> {
         if self.receiving.is_none() {
             return self.body.clear();
         }
-        self.note_tenant();
+        self.note_header();
         let Some(receiving) = &mut self.receiving else { return };
         let appended = self.inbound.log.append_chunk(receiving.id, &self.body).await;
         receiving.chunk_bytes += self.body.len() as u64;
@@ -415,11 +418,17 @@ impl<S: Storage> Driver<'_, S> {
         }
     }
 
-    /// The header is in `body`: it may say whose mail it is. Later pieces of a long body are not looked at.
-    fn note_tenant(&mut self) {
-        let begun = self.receiving.as_ref().is_some_and(|receiving| receiving.chunk_bytes > 0);
-        if !begun && let Some(tenant) = self.tenant().map(str::to_owned) {
+    /// The header is in `body`: it may say whose mail it is and where it leaves. Later pieces of a long body are not looked
+    /// at.
+    fn note_header(&mut self) {
+        if self.receiving.as_ref().is_some_and(|receiving| receiving.chunk_bytes > 0) {
+            return;
+        }
+        if let Some(tenant) = self.tenant().map(str::to_owned) {
             self.session.envelope().set_tenant(&tenant);
+        }
+        if let Some(pool) = self.said(&self.listener.pool_header).map(str::to_owned) {
+            self.session.envelope().set_pool(&pool);
         }
     }
 
@@ -431,7 +440,7 @@ impl<S: Storage> Driver<'_, S> {
         let end_of_data = net::now();
         let expires_at = end_of_data.wall + self.inbound.expire_after;
         if chunk_bytes == 0 {
-            self.note_tenant();
+            self.note_header();
         }
         let envelope = self.session.envelope().encode(end_of_data.wall, expires_at);
         let message = Arc::new(Message { id, envelope, body: std::mem::take(&mut self.body) });

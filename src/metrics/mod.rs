@@ -8,6 +8,7 @@
 
 mod labels;
 mod measure;
+mod named;
 pub mod paths;
 mod roles;
 
@@ -19,4 +20,5 @@ pub use measure::{
     Counter, GROUP_BOUNDS, Gauge, Histogram, HistogramSnapshot, LATENCY_BOUNDS_MICROS, Latency, Measure,
     Sizes,
 };
+pub use named::{ByName, SourceFigures};
 pub use roles::{RoleSnapshot, ShardMetrics, ShardSnapshot, WorkerMetrics, WorkerSnapshot};

@@ -5,6 +5,7 @@ use super::labels::{
     LegStateLabel, LimitKind, LoginResult, RejectReason, ReplyClass,
 };
 use super::measure::{Counter, Gauge, Latency, Measure, Sizes};
+use super::named::{ByName, SourceFigures};
 use crate::id::{ShardIndex, WorkerIndex};
 
 /// Makes the struct that counts and the one that travels of one list of fields.
@@ -143,6 +144,12 @@ role_metrics! {
         connections_open: Gauge,
         /// Transactions on a connection that had one before.
         connections_reused: Counter,
+        /// Handshakes with remotes that came to their end.
+        tls_encrypted: Counter,
+        /// Those that failed.
+        tls_failed: Counter,
+        /// Remotes without TLS that were left because the policy requires it.
+        tls_lacking: Counter,
         /// Transactions begun.
         transactions: Counter,
         /// Bytes of message bodies sent.
@@ -159,6 +166,8 @@ role_metrics! {
         jobs_active: Gauge,
         /// Credits given to shards and not yet used.
         credits: Gauge,
+        /// Sources that were used or taken out.
+        sources: ByName<SourceFigures>,
         /// Paths known.
         paths: Gauge,
         /// Paths that wait because of failures.

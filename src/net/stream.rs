@@ -18,6 +18,7 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite};
 use futures_rustls::TlsStream;
 use glommio::net::TcpStream;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::Errno;
 
 use super::buffer::ReceiveBuffer;
@@ -150,6 +151,9 @@ impl Stream {
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         if let Some(source) = source {
+            // The port is chosen by the connect, which may share it among remotes; without this a source has 28,000
+            // connections in all. A kernel that cannot leaves us with that.
+            let _ = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
         match socket.connect(&remote.into()) {

@@ -59,7 +59,8 @@ impl Queue {
             }
             let slot = self.legs.take();
             let generation = self.legs[slot].generation;
-            let flow = self.routes.join_flow(part.domain, tenant, &self.options);
+            let course = self.options.pools.course(envelope.pool(), tenant, part.domain);
+            let flow = self.routes.join_flow(&course, tenant, &self.options);
             let due = Wall48::from(envelope.accepted_at());
             self.legs[slot] = Leg { message, flow, generation, first: part.first, due, ..Leg::default() };
             match last {

@@ -45,12 +45,14 @@ use crate::envelope::Envelope;
 use crate::envelope::verp::Verp;
 use crate::id::{LegRef, Location, MessageId, PathId, TenantKey, TenantShare};
 use crate::outcome::{Bounced, LegResult, LegState, Outcome, Reply, Verdict};
+use crate::routing::source::Pools;
 use index::{Index, TABLES_MANY};
 use leg::{Leg, Message, Mixed, Replies, Wishes};
 use retry::Retry;
 use schedule::{Schedule, Schedules};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 use wheel::Wheel;
 
@@ -85,6 +87,8 @@ pub struct QueueOptions {
     pub reply_bytes_max: usize,
     /// Domains without legs whose path is remembered.
     pub idle_domains_max: usize,
+    /// Which pool mail leaves by.
+    pub pools: Arc<Pools>,
 }
 
 impl Default for QueueOptions {
@@ -99,6 +103,7 @@ impl Default for QueueOptions {
             weights: HashMap::new(),
             reply_bytes_max: 8 * 1024 * 1024,
             idle_domains_max: 4096,
+            pools: Arc::default(),
         }
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! | entry | key | holds |
 //! | --- | --- | --- |
-//! | domain | name | its path, and how it is being asked for |
+//! | domain | name, and pool of sources if any: its *course* | its path, and how it is being asked for |
 //! | flow | domain × tenant | ready legs, first in first out |
 //! | turn | path × tenant | flows with ready legs, in rotation; the tenant's deficit |
 //! | path | [`PathId`] | turns with ready legs, in rotation; what was last said about its demand |
 //!
-//! All are counted by their users and freed with the last, but for some domains without legs, so that a domain that
-//! gets a message now and then is not asked for each time.
+//! All are counted by their users and freed with the last; some domains stay without legs, not to be asked for each time.
 
 mod dispatch;
 
@@ -18,6 +17,7 @@ use super::{Job, Queue, QueueOptions};
 use crate::clock::{Moment, Now};
 use crate::id::{PathId, TenantKey};
 use crate::outcome::Reply;
+use crate::routing::{DomainHosts, source};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
@@ -51,6 +51,8 @@ pub(super) struct Domain {
     generation: u32,
     /// Slot of its path.
     pub path: u32,
+    /// Its own hosts, if the path is one of domains with other hosts.
+    hosts: Option<DomainHosts>,
     valid_until: Moment,
     ask: Ask,
     pub reason: Option<Box<Reply>>,
@@ -172,8 +174,12 @@ impl Routes {
         }
     }
 
+    pub fn hosts(&self, flow: u32) -> Option<&DomainHosts> {
+        self.domains[self.flows[flow].domain].hosts.as_ref()
+    }
+
     pub fn domain_name(&self, flow: u32) -> &str {
-        &self.domains[self.flows[flow].domain].name
+        source::domain_of(&self.domains[self.flows[flow].domain].name)
     }
 
     /// The path of a flow's domain.
@@ -280,7 +286,7 @@ impl Routes {
     fn free_domain(&mut self, slot: u32) {
         let domain = &mut self.domains[slot];
         domain.generation = domain.generation.wrapping_add(1);
-        domain.reason = None;
+        (domain.reason, domain.hosts) = (None, None);
         let (name, path) = (std::mem::take(&mut domain.name), domain.path);
         self.domain_index.remove(self.domain_index.hash(&*name), slot);
         self.domains.release(slot);
@@ -558,6 +564,13 @@ impl Queue {
             routes.domains[slot].flows = flows;
         }
         routes.leave_path(old);
+    }
+
+    /// The domain's own hosts, for a path whose domains have hosts of their own.
+    pub fn set_hosts(&mut self, domain: &str, hosts: Option<DomainHosts>) {
+        if let Some(slot) = self.routes.find_domain(domain) {
+            self.routes.domains[slot].hosts = hosts;
+        }
     }
 
     /// There is no answer for the domain (DNS failed, for `reason`): it is asked for again at `until`. Nothing is

@@ -6,6 +6,7 @@ use super::slab::NONE;
 use crate::clock::WallTime;
 use crate::id::{LegRef, Location, MessageId, PathId};
 use crate::outcome::{LegResult, LegState, Verdict};
+use crate::routing::DomainHosts;
 
 /// How much is queued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,6 +175,11 @@ impl Queue {
     pub fn domain_of(&self, leg: LegRef) -> Option<&str> {
         let slot = self.slot(leg)?;
         Some(self.routes.domain_name(self.legs[slot].flow))
+    }
+
+    /// Hosts that were set for a leg's domain by [`Queue::set_hosts`].
+    pub fn hosts(&self, leg: LegRef) -> Option<&DomainHosts> {
+        self.routes.hosts(self.legs[self.slot(leg)?].flow)
     }
 
     /// When a message was accepted, rounded down to a second; `None` if it is unknown.

@@ -252,6 +252,7 @@ fn make_worker<S: Storage>(
         disk,
         stores: Stores::new(seat.index, common.store.clone()),
         metrics: metrics.clone(),
+        events: events.clone(),
     };
     Worker::new(seat.index, Pool::new(wiring), metrics, events, seat.orders, seat.stored)
 }
@@ -407,5 +408,6 @@ pub(super) fn policy_of(
         cleartext: within(&config.auth.cleartext_networks),
         tenant: listener.tenant.into(),
         tenant_header: listener.tenant_header.into(),
+        pool_header: config.delivery.pool_header.as_str().into(),
     }
 }

@@ -1,8 +1,10 @@
 //! PURE. The configuration's rules for queued mail, in the words of the queue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{self, Config};
+use crate::control::resolver;
 use crate::envelope::verp::Verp;
 use crate::queue::QueueOptions;
 use crate::queue::retry::RetryOptions;
@@ -14,6 +16,7 @@ pub(super) fn queue_options(config: &Config) -> QueueOptions {
         schedules: schedules(config),
         verp: verp(config),
         hold_max: config.delivery.hold_max,
+        pools: Arc::new(resolver::pools(config)),
         weights: config.tenants.iter().map(|tenant| (tenant.name.as_str().into(), tenant.weight)).collect(),
         ..QueueOptions::default()
     }

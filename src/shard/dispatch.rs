@@ -132,6 +132,7 @@ impl<S: Storage> Shard<S> {
             recipients: ready.recipients,
             attempts: ready.attempts,
             bytes: ready.body_bytes,
+            hosts: self.queue.borrow().hosts(ready.leg).cloned(),
             tenant: ready.tenant,
             body,
         }

@@ -227,13 +227,15 @@ impl<S: Storage> Shard<S> {
             worked = true;
             let now = net::now();
             match answer {
-                RouteAnswer::Path { spec, valid_for } => {
+                RouteAnswer::Path { spec, hosts, valid_for } => {
                     let hold = spec.kind == PathKind::Hold;
                     let path = spec.id;
                     if !hold {
                         self.ledger.borrow_mut().learn(spec);
                     }
-                    self.queue.borrow_mut().route(&domain, path, hold, now.mono + valid_for, now);
+                    let mut queue = self.queue.borrow_mut();
+                    queue.route(&domain, path, hold, now.mono + valid_for, now);
+                    queue.set_hosts(&domain, hosts);
                 }
                 RouteAnswer::Delayed { reply, retry_in } => {
                     self.queue.borrow_mut().delay_domain(&domain, now.mono + retry_in, reply);

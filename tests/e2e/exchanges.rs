@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::harness::client::content;
 use crate::harness::dns::{A, MX, NXDOMAIN, Record, SERVFAIL, Say, Stub};
 use crate::harness::relay::{Config, Lab, Relay};
 use crate::harness::report::Report;
-use crate::harness::sink::{Act, Sink, Stage, USUAL};
+use crate::harness::sink::{Act, Moment, Sink, Stage, USUAL};
 use crate::harness::{eventually, host_is_able, quiet_port, skip};
 
 /// Loopback addresses for MX hosts; all use one port. Nothing listens on the first.
@@ -24,11 +26,20 @@ struct Scene {
 
 /// A relay that routes by MX, bounces of client.test to the first sink.
 fn play(change: impl FnOnce(Config) -> Config) -> Scene {
+    play_with(USUAL, |_| Act::Accept, change)
+}
+
+/// Likewise with sinks that offer this and follow a script.
+fn play_with(
+    offers: &'static [&'static str],
+    script: impl Fn(&Moment) -> Act + Send + Sync + 'static,
+    change: impl FnOnce(Config) -> Config,
+) -> Scene {
     let (lab, dns) = (Lab::new(), Stub::start());
     let port = quiet_port();
     let addresses =
         [HOSTS[1], HOSTS[2]].map(|host| format!("{host}:{port}").parse::<SocketAddr>().expect("address"));
-    let sink = Sink::on(&addresses, USUAL, |_| Act::Accept);
+    let sink = Sink::on(&addresses, offers, script);
     for (name, address) in [("closed.test", HOSTS[0]), ("one.test", HOSTS[1]), ("two.test", HOSTS[2])] {
         dns.address(name, address);
     }
@@ -303,6 +314,62 @@ fn equal_hosts_share_the_load_and_one_that_sends_us_away_is_tried_last() {
     }
     assert_eq!(gruff.asked(Stage::Banner), 1, "it is not asked for each message");
     scene.end();
+}
+
+#[test]
+fn a_provider_has_one_limit_for_all_its_hosts_and_each_domain_its_own_hosts() {
+    if !host_is_able() {
+        return;
+    }
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, peak) = (open.clone(), most.clone());
+    let script = move |moment: &Moment| {
+        match moment.stage {
+            Stage::Mail if moment.mailbox == "me@client.test" => {
+                peak.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            }
+            Stage::Dot => {
+                // Long enough for a second connection, if there were one, to be in the middle of its transaction.
+                std::thread::sleep(Duration::from_millis(50));
+                counted.fetch_sub(1, Ordering::SeqCst);
+            }
+            _ => {}
+        }
+        Act::Accept
+    };
+    let site = "[[site]]\nname = 'big'\nmx = ['*.big.test']\nconnections_max = 1\n";
+    let plain: &[&str] = &["8BITMIME"];
+    let scene = play_with(plain, script, |config| config.table(site).threads(2, "shared"));
+    for (name, address) in
+        [("mx0.big.test", HOSTS[0]), ("mx1.big.test", HOSTS[1]), ("mx2.big.test", HOSTS[2])]
+    {
+        scene.dns.address(name, address);
+    }
+    scene.dns.mx("shut.test", &[(1, "mx0.big.test")]);
+    scene.dns.mx("a.test", &[(1, "mx1.big.test")]);
+    scene.dns.mx("b.test", &[(1, "mx2.big.test")]);
+    let mut client = scene.relay.client();
+    let shut = client.mail("me@client.test", &["x@shut.test"], &content("mx", "x"));
+    let recipients: Vec<_> =
+        (0..20).map(|nth| format!("r{nth}@{}.test", if nth % 2 == 0 { 'a' } else { 'b' })).collect();
+    for to in &recipients {
+        client.mail("me@client.test", &[to], &content("mx", "x"));
+    }
+    for to in &recipients {
+        let host = if to.ends_with("@a.test") { HOSTS[1] } else { HOSTS[2] };
+        assert_eq!(scene.sink.await_to(to).at.ip().to_string(), host, "{to}");
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1, "connections at once to the provider");
+    // The domain whose host is away waits by its schedule, and holds up nobody.
+    let line = scene.relay.await_log(&["deferred", &shut]);
+    assert!(line.contains("attempts=1") && line.contains("mx0.big.test"), "{line}");
+    // Its host is not connected to for each of its messages: that would take the one connection from the others.
+    let again = client.mail("me@client.test", &["y@shut.test"], &content("mx", "x"));
+    let line = scene.relay.await_log(&["deferred", &again]);
+    assert!(line.contains("could not be reached a moment ago"), "{line}");
+    let failed = scene.relay.metrics().sum("ringpost_outbound_connections_total", &[("result", "failed")]);
+    assert_eq!(failed, 1.0);
+    scene.relay.stop();
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! | `shaping` | rates, neighbours, why a path is slow |
 //! | `stops` | SIGTERM and SIGINT under load; other numbers of shards |
 //! | `exchanges` | routing by MX |
+//! | `sources` | where mail is sent from |
 //! | `tls` | STARTTLS, both ways |
 //! | `door` | listeners of several kinds |
 //! | `local` | domains of our own: LMTP agents, Maildirs, aliases |
@@ -51,6 +52,7 @@ mod retries;
 mod seeing;
 mod shaping;
 mod sockets;
+mod sources;
 mod stopped;
 mod stops;
 mod tls;

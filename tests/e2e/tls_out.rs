@@ -206,6 +206,10 @@ fn a_required_path_takes_any_certificate_and_never_goes_on_in_the_clear() {
         assert_eq!(got, status, "{domain}: {diagnostic}");
         assert!(diagnostic.contains(words), "{domain}: {diagnostic}");
     }
+    let page = sender.metrics();
+    for result in ["encrypted", "failed", "lacking"] {
+        assert!(page.sum("ringpost_outbound_tls_total", &[("result", result)]) > 0.0, "{result}");
+    }
     for untouched in [&plain, &broken, &unwilling] {
         assert!(untouched.taken().is_empty() && untouched.asked(Stage::Mail) == 0);
     }

@@ -1,7 +1,8 @@
 //! A remote that follows a script and keeps what it takes: a thread for each connection, for few connections.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::eventually;
@@ -25,6 +26,8 @@ pub struct Moment<'a> {
     pub mailbox: &'a str,
     /// How often the script was asked at this stage for this mailbox before.
     pub before: usize,
+    /// The other end of the connection.
+    pub peer: IpAddr,
     /// Sessions that were accepted and are open, this one left out at its banner.
     pub open: usize,
 }
@@ -53,6 +56,10 @@ pub struct Taken {
     pub content: Vec<u8>,
     /// The address on which it came in.
     pub at: SocketAddr,
+    /// Where it came from.
+    pub peer: IpAddr,
+    /// What the client called itself.
+    pub helo: String,
 }
 
 impl Taken {
@@ -151,9 +158,7 @@ impl Sink {
                 for stream in listener.incoming().flatten() {
                     let shared = shared.clone();
                     locked(&shared.connections).extend(stream.try_clone());
-                    std::thread::spawn(move || {
-                        Session { shared: &shared, stream: &stream, at: bound }.serve()
-                    });
+                    std::thread::spawn(move || Session::new(&shared, &stream, bound).serve());
                 }
             });
         }
@@ -207,6 +212,8 @@ struct Session<'a> {
     shared: &'a Shared,
     stream: &'a TcpStream,
     at: SocketAddr,
+    peer: IpAddr,
+    helo: RefCell<String>,
 }
 
 /// The session is over: dropped, refused with 421, or gone.
@@ -218,7 +225,13 @@ impl From<std::io::Error> for Over {
     }
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(shared: &'a Shared, stream: &'a TcpStream, at: SocketAddr) -> Self {
+        // Who is gone already says nothing more.
+        let peer = stream.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
+        Self { shared, stream, at, peer, helo: RefCell::default() }
+    }
+
     fn serve(&self) {
         let _ = self.greet().and_then(|accepted| {
             let over = self.dialogue();
@@ -247,8 +260,8 @@ impl Session<'_> {
             asked.push((stage, mailbox.to_owned()));
             before
         };
-        let open = locked(&self.shared.sessions).open;
-        match (self.shared.script)(&Moment { stage, mailbox, before, open }) {
+        let (open, peer) = (locked(&self.shared.sessions).open, self.peer);
+        match (self.shared.script)(&Moment { stage, mailbox, before, peer, open }) {
             Act::Accept => {
                 self.say(otherwise)?;
                 Ok(true)
@@ -278,7 +291,10 @@ impl Session<'_> {
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match verb.to_ascii_uppercase().as_str() {
-                "EHLO" | "HELO" => self.hello()?,
+                "EHLO" | "HELO" => {
+                    self.helo.replace(rest.to_owned());
+                    self.hello()?;
+                }
                 "MAIL" => {
                     let (mailbox, parameters) = path(rest);
                     if self.ask(Stage::Mail, &mailbox, "250 2.1.0 ok")? {
@@ -335,6 +351,8 @@ impl Session<'_> {
             recipients: Vec::new(),
             content: Vec::new(),
             at: self.at,
+            peer: self.peer,
+            helo: self.helo.borrow().clone(),
         }
     }
 
@@ -357,8 +375,8 @@ impl Session<'_> {
             asked.push((Stage::Dot, mailbox.clone()));
             before
         };
-        let open = locked(&self.shared.sessions).open;
-        match (self.shared.script)(&Moment { stage: Stage::Dot, mailbox: &mailbox, before, open }) {
+        let (open, peer) = (locked(&self.shared.sessions).open, self.peer);
+        match (self.shared.script)(&Moment { stage: Stage::Dot, mailbox: &mailbox, before, peer, open }) {
             Act::Accept => {
                 locked(&self.shared.taken).push(message);
                 self.say("250 2.0.0 taken")?;

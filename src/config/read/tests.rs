@@ -3,7 +3,7 @@
 use super::*;
 
 /// `want`: line, column, key, and words that must stand in the text.
-pub(super) fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
+pub(in crate::config) fn check(file: &str, want: &[(usize, usize, &str, &str)]) {
     let problems = Config::parse(file).expect_err(file);
     assert_eq!(problems.len(), want.len(), "{file}\n{problems:#?}");
     for (problem, (line, column, key, words)) in problems.iter().zip(want) {

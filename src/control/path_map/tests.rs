@@ -3,6 +3,7 @@
 use super::*;
 use crate::routing::Security;
 use crate::routing::site::{Site, SiteRules};
+use crate::routing::source::Source;
 use std::time::Duration;
 
 fn map() -> PathMap {
@@ -34,8 +35,12 @@ fn hosts(texts: &[&str]) -> Vec<Resolved> {
     texts.iter().map(host).collect()
 }
 
+fn asked(domain: &str) -> Asked<'_> {
+    Asked { domain, target: &Target::Mx, pool: Arc::default() }
+}
+
 fn path(map: &mut PathMap, texts: &[&str]) -> Arc<PathSpec> {
-    match map.decide("d.example", &Target::Mx, hosts(texts), AddressRule::Public) {
+    match map.decide(&asked("d.example"), hosts(texts), AddressRule::Public) {
         Decision::Path { spec, .. } => spec,
         other => panic!("{other:?}"),
     }
@@ -94,8 +99,8 @@ fn new_addresses_raise_the_version_and_another_order_does_not() {
 fn a_host_that_is_not_known_now_leaves_the_path_its_identity() {
     let mut map = map();
     let whole = path(&mut map, &["1 a 192.0.2.1", "2 b 192.0.2.2"]);
-    match map.decide("d.example", &Target::Mx, hosts(&["1 a fail", "2 b 192.0.2.2"]), AddressRule::Public) {
-        Decision::Path { spec, complete: false } => assert_eq!((spec.id, spec.version), (whole.id, 2)),
+    match map.decide(&asked("d.example"), hosts(&["1 a fail", "2 b 192.0.2.2"]), AddressRule::Public) {
+        Decision::Path { spec, complete: false, .. } => assert_eq!((spec.id, spec.version), (whole.id, 2)),
         other => panic!("{other:?}"),
     }
 }
@@ -103,7 +108,7 @@ fn a_host_that_is_not_known_now_leaves_the_path_its_identity() {
 #[test]
 fn without_a_usable_host_doubt_delays_and_certainty_refuses() {
     let check = |texts: &[&str], want: Option<Enhanced>| {
-        let refused = match map().decide("d.example", &Target::Mx, hosts(texts), AddressRule::Public) {
+        let refused = match map().decide(&asked("d.example"), hosts(texts), AddressRule::Public) {
             Decision::Refused(reply) => Some(reply.enhanced),
             Decision::Delayed(reply) => {
                 assert_eq!(reply.enhanced, Enhanced(4, 4, 3));
@@ -163,22 +168,48 @@ fn fixed_paths_are_made_once() {
 }
 
 #[test]
-fn domains_of_a_site_have_its_limits_and_a_path_apart() {
+fn what_a_site_matches_shares_its_path_and_keeps_its_hosts() {
     let rules = SiteRules { connections_max: Some(7), ..SiteRules::default() };
-    let site = Site { name: "mine".into(), domains: vec!["a.example".into()], rules, ..Site::default() };
+    let site = Site { name: "big".into(), mx: vec!["*.big.example".into()], rules, ..Site::default() };
     let mut map = map();
     map.sites = Sites::new(map.sites.delivery(), &[site]);
-    let mut path = |domain: &str| match map.decide(
-        domain,
-        &Target::Mx,
-        hosts(&["1 a 192.0.2.1"]),
-        AddressRule::Public,
-    ) {
-        Decision::Path { spec, .. } => spec,
+    let mut path = |texts: &[&str]| match map.decide(&asked("d.example"), hosts(texts), AddressRule::Public) {
+        Decision::Path { spec, hosts, .. } => (spec, hosts),
         other => panic!("{other:?}"),
     };
-    let (mine, other) = (path("a.example"), path("b.example"));
-    assert_eq!((mine.name.as_str(), mine.limits.connections), ("mine", 7));
-    assert_eq!((other.name.as_str(), other.limits.connections), ("a", 1));
-    assert_ne!(mine.id, other.id);
+    let (one, one_hosts) = path(&["1 mx1.big.example 192.0.2.1"]);
+    let (two, two_hosts) = path(&["1 mx2.big.example 192.0.2.2"]);
+    let (own, no_hosts) = path(&["1 mx1.big.example 192.0.2.1", "2 backup.example 192.0.2.9"]);
+    assert!(Arc::ptr_eq(&one, &two), "one path, whatever the MX set");
+    assert_eq!((one.name.as_str(), one.limits.connections), ("big", 7));
+    let (one_hosts, two_hosts) = (one_hosts.expect("its own"), two_hosts.expect("its own"));
+    assert_eq!((&*one_hosts[0].name, &*two_hosts[0].name), ("mx1.big.example", "mx2.big.example"));
+    assert_ne!(own.id, one.id);
+    assert_eq!((own.limits.connections, no_hosts), (1, None));
+    let (_, again) = path(&["5 mx1.big.example 192.0.2.1"]);
+    assert!(Arc::ptr_eq(&one_hosts, &again.expect("its own")), "the same hosts are one allocation");
+    let (_, moved) = path(&["5 mx1.big.example 192.0.2.5"]);
+    assert!(!Arc::ptr_eq(&one_hosts, &moved.expect("its own")));
+}
+
+#[test]
+fn each_pool_has_a_path_of_its_own_and_the_limits_of_its_sources() {
+    let rules = SiteRules { connections_max: Some(7), ..SiteRules::default() };
+    let site = Site { name: "warm".into(), sources: vec!["new".into()], rules, ..Site::default() };
+    let mut map = map();
+    map.sites = Sites::new(map.sites.delivery(), &[site]);
+    let mut path = |pool: &str| {
+        let member = (Arc::new(Source { name: pool.into(), ..Source::default() }), 1);
+        let pool = Arc::new(SourcePool { name: pool.into(), members: vec![member] });
+        let asked = Asked { pool, ..asked("d.example") };
+        match map.decide(&asked, hosts(&["1 a 192.0.2.1"]), AddressRule::Public) {
+            Decision::Path { spec, .. } => spec,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (old, new) = (path("old"), path("new"));
+    assert_ne!(old.id, new.id);
+    assert_eq!((old.name.as_str(), old.limits.connections), ("a@old", 1));
+    assert_eq!((new.name.as_str(), new.limits.connections), ("a@new", 7));
+    assert_eq!(path("old").id, old.id);
 }

@@ -28,14 +28,14 @@ impl<S: Storage> Connection<'_, S> {
         match encryption::after_offer(self.security.tls, self.client.capabilities().starttls) {
             Step::Encrypt => self.client.start_tls(),
             Step::InTheClear => self.log_in(),
-            Step::GiveUp(reply) => self.refused(&reply),
+            Step::GiveUp(reply) => self.leave_unencrypted(&reply),
         }
     }
 
     pub(super) fn tls_refused(&mut self, reply: &Reply) {
         match encryption::after_refusal(self.security.tls, reply) {
             Step::Encrypt | Step::InTheClear => self.log_in(),
-            Step::GiveUp(reply) => self.refused(&reply),
+            Step::GiveUp(reply) => self.leave_unencrypted(&reply),
         }
     }
 
@@ -53,16 +53,22 @@ impl<S: Storage> Connection<'_, S> {
         }
     }
 
+    fn leave_unencrypted(&mut self, reply: &Reply) {
+        self.pool.metrics().tls_lacking.inc();
+        self.refused(reply);
+    }
+
     async fn handshake(&mut self) -> Result<(), Step> {
         let options = self.pool.options();
         let Some(tls) = options.keys.tls(self.security) else { return Ok(()) };
         self.stream.set_read_timeout(options.timeouts.command);
         self.stream.set_write_timeout(options.timeouts.command);
-        let shaken = self.stream.connect_tls(tls, &self.remote).await;
-        let failed = |error| {
-            encryption::after_failed_handshake(self.security.tls, &format!("{}: {error}", self.remote))
-        };
-        shaken.map_err(failed)?;
+        if let Err(error) = self.stream.connect_tls(tls, &self.remote).await {
+            self.pool.metrics().tls_failed.inc();
+            let why = format!("{}: {error}", self.remote);
+            return Err(encryption::after_failed_handshake(self.security.tls, &why));
+        }
+        self.pool.metrics().tls_encrypted.inc();
         self.is_encrypted = true;
         Ok(())
     }

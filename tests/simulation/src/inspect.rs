@@ -22,6 +22,19 @@ pub struct Found {
     pub kept: BTreeSet<Recipient>,
     /// Messages in the queue, in words.
     pub messages: Vec<String>,
+    /// Records by what they are about, as far as the run wants to see each at some time.
+    pub records: Records,
+}
+
+/// Records that were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Copies that were moved to free a segment.
+    pub moved: u32,
+    /// Settlements of recipients that failed.
+    pub bounced: u32,
+    /// Acceptances that were given up.
+    pub aborted: u32,
 }
 
 /// Recovers every part of `disk`, which is changed by it and given room: how a restart copes with a full disk the run itself
@@ -33,11 +46,17 @@ pub fn look(disk: &MemoryDisk, parts: &[PartId]) -> Result<Found, String> {
     disk.set_free(DISK_BYTES);
     let mut queue = Queue::new(QueueOptions::default(), 1);
     let mut envelopes: BTreeMap<MessageId, Envelope> = BTreeMap::new();
-    let mut logs = BTreeMap::new();
+    let (mut logs, mut records) = (BTreeMap::new(), Records::default());
     for part in parts {
         let mut fold = |recovered: Recovered<'_>| {
-            if let Recovered::Accepted { id, envelope, .. } = &recovered {
-                envelopes.insert(*id, envelope.clone());
+            match &recovered {
+                Recovered::Accepted { id, envelope, legs, .. } => {
+                    envelopes.insert(*id, envelope.clone());
+                    records.moved += u32::from(!legs.is_empty());
+                }
+                Recovered::Bounced(_) => records.bounced += 1,
+                Recovered::Aborted(_) => records.aborted += 1,
+                _ => {}
             }
             apply(&mut queue, recovered, net::now())
         };
@@ -51,7 +70,7 @@ pub fn look(disk: &MemoryDisk, parts: &[PartId]) -> Result<Found, String> {
         }
         logs.insert(*part, log);
     }
-    let mut found = Found::default();
+    let mut found = Found { records, ..Found::default() };
     for (id, envelope) in &envelopes {
         let Some((location, legs)) = queue.state(*id) else { continue };
         let (sender, until) = (envelope.sender(), envelope.expires_at());

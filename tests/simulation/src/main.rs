@@ -71,6 +71,7 @@ fn attempt(seed: u64) -> Result<Report, Violation> {
 
 fn report(said: &mpsc::Receiver<(u64, Result<Report, Violation>)>, verbose: bool) -> u64 {
     let (mut done, mut failed, mut recipients, mut crashes, mut repeated) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut bounced, mut fences, mut drained, mut moved, mut aborted) = (0u64, 0u64, 0u64, 0u64, 0u64);
     let (mut succeeded, mut delayed) = (0u64, 0u64);
     for (seed, result) in said {
         done += 1;
@@ -82,6 +83,11 @@ fn report(said: &mpsc::Receiver<(u64, Result<Report, Violation>)>, verbose: bool
                 recipients += u64::from(report.totals.accepted);
                 crashes += u64::from(report.crashes);
                 repeated += u64::from(report.totals.repeated);
+                bounced += u64::from(report.totals.bounced);
+                fences += u64::from(report.seen.fences);
+                drained += u64::from(report.seen.drained);
+                moved += u64::from(report.seen.records.moved > 0);
+                aborted += u64::from(report.seen.records.aborted > 0);
                 succeeded += u64::from(report.totals.succeeded);
                 delayed += u64::from(report.totals.delayed);
             }
@@ -95,8 +101,9 @@ fn report(said: &mpsc::Receiver<(u64, Result<Report, Violation>)>, verbose: bool
         }
     }
     println!(
-        "{done} seeds, {failed} failed: {recipients} recipients accepted, {crashes} crashes, {repeated} deliveries repeated, \
-         success told of {succeeded}, delay of {delayed}"
+        "{done} seeds, {failed} failed: {recipients} recipients accepted, {bounced} bounced, {crashes} crashes, {fences} fences, \
+         {repeated} deliveries repeated, success told of {succeeded}, delay of {delayed}; {drained} parts drained, \
+         {moved} seeds with moved records, {aborted} with aborted ones"
     );
     failed
 }

@@ -78,7 +78,8 @@ impl Plan {
 }
 
 fn shape(random: &mut fastrand::Rng) -> Shape {
-    Shape { shards: random.u16(1..4), workers: random.u16(1..4), split: random.bool() }
+    let rate = random.bool().then(|| random.u32(20..2000));
+    Shape { shards: random.u16(1..4), workers: random.u16(1..4), split: random.bool(), rate }
 }
 
 fn incident(random: &mut fastrand::Rng) -> Incident {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel as channel;
 use ringpost::config::{Config, Host as HostFacts, Network, Wiring};
-use ringpost::control::path_map::{AddressRule, Decision, PathMap, Resolved, no_such_domain};
+use ringpost::control::path_map::{AddressRule, Asked, Decision, PathMap, Resolved, no_such_domain};
 use ringpost::control::resolver::{self, Questions};
 use ringpost::delivery::keys::Keys;
 use ringpost::event::{Event, event_channel};
@@ -23,7 +23,7 @@ use ringpost::outcome::{Enhanced, Reply};
 use ringpost::relay::door::Door;
 use ringpost::relay::roles::{self, Common};
 use ringpost::relay::{Orders, seats};
-use ringpost::routing::{PathKind, RouteAnswer, Target};
+use ringpost::routing::{PathKind, Rate, RouteAnswer, Target};
 use ringpost::spool::Fence;
 use ringpost::spool::layout::part_dir;
 use ringpost::spool::storage::memory::MemoryDisk;
@@ -63,6 +63,8 @@ pub struct Shape {
     pub workers: u16,
     /// Whether each has an executor of its own.
     pub split: bool,
+    /// Messages, and half as many connections, to one path in a minute.
+    pub rate: Option<u32>,
 }
 
 /// What outlives a relay: its spool.
@@ -236,6 +238,9 @@ fn config(shape: Shape, expiry: Option<Duration>, lmtp: bool) -> Config {
     config.delivery.delay_after = DELAY_AFTER;
     config.delivery.connections_max = 3;
     config.delivery.messages_per_connection_max = 20;
+    let rate = |count: u32| Rate { count, period: Duration::from_secs(60) };
+    config.delivery.message_rate = shape.rate.map(rate);
+    config.delivery.connection_rate = shape.rate.map(|count| rate(count / 2));
     // Little stays in memory, so that messages are read back all the time.
     config.limits.resident_bytes_max = 64 * 1024;
     config.completed(&HostFacts { name: "relay.test".into(), cpus: 1 }).expect("a usable host name")
@@ -263,19 +268,20 @@ async fn answer(
                 let target = config.routing.table.target(domain);
                 let kind = PathKind::LmtpSocket(Path::new(AGENT).into());
                 let spec = paths.local(domain, target, kind);
-                RouteAnswer::Path { spec, valid_for: Duration::from_secs(60) }
+                RouteAnswer::Path { spec, hosts: None, valid_for: Duration::from_secs(60) }
             }
             domain => {
                 let remote = remote_of(domain);
+                let asked = Asked { domain, target: &Target::Mx, pool: Arc::default() };
                 let host = Resolved {
                     preference: 10,
                     name: format!("mx{}.test", remote.ip()),
                     port: remote.port(),
                     addresses: Ok(vec![remote.ip()]),
                 };
-                match paths.decide(domain, &Target::Mx, vec![host], AddressRule::Any) {
-                    Decision::Path { spec, .. } => {
-                        RouteAnswer::Path { spec, valid_for: Duration::from_secs(60) }
+                match paths.decide(&asked, vec![host], AddressRule::Any) {
+                    Decision::Path { spec, hosts, .. } => {
+                        RouteAnswer::Path { spec, hosts, valid_for: Duration::from_secs(60) }
                     }
                     other => panic!("the DNS of the world is not like this: {other:?}"),
                 }

@@ -14,7 +14,7 @@ use ringpost::relay::{HURRY_LIMIT, STOP_LIMIT};
 use ringpost::spool::storage::memory::{Call, Fault, FaultPlan, Rule};
 
 use crate::client::{self, Habits};
-use crate::inspect;
+use crate::inspect::{self, Records};
 use crate::ledger::{Ledger, Totals, Violation};
 use crate::mail::{DOMAINS, Mail, Recipient, SENDERS};
 use crate::plan::{Incident, Plan};
@@ -47,8 +47,21 @@ pub struct Report {
     pub crashes: u32,
     /// Clean stops.
     pub stops: u32,
+    /// What there was to see on the way.
+    pub seen: Seen,
     /// The same for two runs only if they went the same way.
     pub trace: u64,
+}
+
+/// Things that many runs together must have been through, or they prove little.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Fences that stood after a failed write.
+    pub fences: u32,
+    /// Parts that were drained and removed.
+    pub drained: u32,
+    /// Records found by the looks at what a crash would leave; one may be seen in each.
+    pub records: Records,
 }
 
 /// Runs `seed` to its end.
@@ -90,6 +103,7 @@ struct Run {
     incidents: VecDeque<(Duration, Incident)>,
     crashes: u32,
     stops: u32,
+    seen: Seen,
 }
 
 fn wrong<T>(what: impl Into<String>) -> Result<T, Violation> {
@@ -115,6 +129,7 @@ impl Run {
             incidents: plan.incidents.clone().into(),
             crashes: 0,
             stops: 0,
+            seen: Seen::default(),
             plan,
         };
         // A tick, so that time goes on while the relay is down and nobody sends.
@@ -296,6 +311,7 @@ impl Run {
             State::Up(relay) => {
                 self.note_events(&relay);
                 if relay.fence.reason().is_some() {
+                    self.seen.fences += 1;
                     // The operator has seen the alarm, and restarts when the disk is well again.
                     self.state = State::Up(relay);
                     self.die(Death::Killed, Duration::from_secs(30), self.shape);
@@ -338,7 +354,9 @@ impl Run {
             } else {
                 self.ledger.borrow_mut().crashed();
             }
+            let parts = self.spool.parts.len();
             relay.bury(&self.world, &mut self.spool);
+            self.seen.drained += (parts - self.spool.parts.len()) as u32;
             self.set_faults(FaultPlan::default());
             self.state = State::Down(now + pause, shape);
             return Ok(());
@@ -377,13 +395,17 @@ impl Run {
     }
 
     /// The law, for a power cut at this instant.
-    fn check_law(&self) -> Result<(), Violation> {
+    fn check_law(&mut self) -> Result<(), Violation> {
         let world = &self.world;
         let disk = self.spool.disk.cut_now(&mut || world.random(fastrand::Rng::bool));
         let found = match inspect::look(&disk, &self.spool.parts) {
             Ok(found) => found,
             Err(error) => return wrong(format!("a crash here could not be recovered from: {error}")),
         };
+        let Records { moved, bounced, aborted } = found.records;
+        let seen = &mut self.seen.records;
+        (seen.moved, seen.bounced, seen.aborted) =
+            (seen.moved + moved, seen.bounced + bounced, seen.aborted + aborted);
         let ledger = self.ledger.borrow();
         let lost: Vec<Recipient> =
             ledger.owed().filter(|recipient| !found.kept.contains(recipient)).collect();
@@ -446,6 +468,6 @@ impl Run {
             }
         }
         let trace = self.world.trace();
-        Ok(Report { totals, crashes: self.crashes, stops: self.stops, trace })
+        Ok(Report { totals, crashes: self.crashes, stops: self.stops, seen: self.seen, trace })
     }
 }
