@@ -146,15 +146,21 @@ fn used(command: &DoorCommand) -> Option<process::Usage> {
     process::usage(command.pid?)
 }
 
-/// Resident bytes of the relay for each of `idle` connections that have been greeted and say nothing.
-fn idle_bytes(command: &DoorCommand, tls: Option<&Arc<ClientConfig>>) -> io::Result<Option<u64>> {
+/// Resident bytes of the relay for each of `idle` connections that have been greeted and say nothing, in the clear and over
+/// TLS. All are kept open meanwhile: what the first ones give back would serve the others.
+fn idle_bytes(command: &DoorCommand, tls: &Arc<ClientConfig>) -> io::Result<Option<[u64; 2]>> {
     let Some(before) = used(command) else { return Ok(None) };
-    let open: io::Result<Vec<_>> = (0..command.idle).map(|_| Session::open(command.target, tls)).collect();
-    let open = open?;
-    let after = used(command).map_or(0, |usage| usage.resident);
-    let bytes = after.saturating_sub(before.resident) / command.idle.max(1);
-    drop(open);
-    Ok(Some(bytes))
+    let (mut open, mut resident) = (Vec::new(), before.resident);
+    let mut each = [0; 2];
+    for (tls, bytes) in [None, Some(tls)].into_iter().zip(&mut each) {
+        for _ in 0..command.idle {
+            open.push(Session::open(command.target, tls)?);
+        }
+        let after = used(command).map_or(0, |usage| usage.resident);
+        *bytes = after.saturating_sub(resident) / command.idle.max(1);
+        resident = after;
+    }
+    Ok(Some(each))
 }
 
 /// What NOOP on a kept connection takes while full handshakes begin at `rate` a second, and how many were made a second.
@@ -217,8 +223,8 @@ pub fn door(command: &DoorCommand) -> Result<String, Failure> {
             "{name}: {rate:.0} sessions/s, CPU of the relay a session {cpu}, resumed {share:.0} %"
         )?;
     }
-    for (name, tls) in [("in the clear", None), ("over TLS", Some(&full))] {
-        if let Some(bytes) = idle_bytes(command, tls)? {
+    if let Some(each) = idle_bytes(command, &full)? {
+        for (name, bytes) in ["in the clear", "over TLS"].into_iter().zip(each) {
             writeln!(report, "{} idle connections {name}: {bytes} bytes resident each", command.idle)?;
         }
     }

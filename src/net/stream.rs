@@ -200,14 +200,15 @@ impl Stream {
         // set here would hold for whatever is read next.
         tcp.set_read_timeout(None).map_err(io::Error::from)?;
         tcp.set_write_timeout(None).map_err(io::Error::from)?;
-        let shaken = super::task::within(limit, tls.accept(tcp)).await;
+        // In a box: inline, each connection would carry the 8 KiB of a handshake to its end.
+        let shaken = super::task::within(limit, Box::pin(tls.accept(tcp))).await;
         self.put_back(shaken.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())).map(TlsStream::from))
     }
 
     /// Shakes hands as the client of `name`. Time-outs are those of reads and writes. On an error the connection is closed.
     pub async fn connect_tls(&mut self, tls: &ClientTls, name: &str) -> io::Result<()> {
         let tcp = self.take_plain()?;
-        let shaken = tls.connect(tcp, name).await;
+        let shaken = Box::pin(tls.connect(tcp, name)).await;
         self.put_back(shaken.map(TlsStream::from))
     }
 
