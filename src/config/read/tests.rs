@@ -100,28 +100,6 @@ fn a_listener_that_is_wrong_is_told_where_and_what_it_needs() {
 }
 
 #[test]
-fn a_site_that_is_wrong_is_told_where_and_what_it_needs() {
-    check("[[site]]\nmx = ['*.a.test']\n", &[(1, 1, "site.name", "needs its name")]);
-    check(
-        "[[site]]\nname = 'a'\nmx = ['a b']\nhosts = ['discard://x']\nwindow = 0\nmxs = []\n",
-        &[
-            (3, 6, "site.mx", "\"a b\"|*.example.com"),
-            (4, 9, "site.hosts", "\"discard://x\"|smtp://"),
-            (5, 10, "site.window", "found 0|from 1 to 65536"),
-            (6, 1, "site.mxs", "did you mean `mx`?|connections_max"),
-        ],
-    );
-    check(
-        "[[site]]\nname = 'a'\n[[site]]\nname = 'a'\ndomains = ['a.test']\n",
-        &[(2, 8, "site.name", "matches nothing"), (4, 8, "site.name", "two sites `a`")],
-    );
-    let config =
-        Config::parse("[[site]]\nname = 'a'\nhosts = ['[::1]:26', 'smtp://b.test']\n").expect("valid");
-    assert_eq!(config.sites[0].hosts[0].to_string(), "smtp://[::1]:26");
-    assert_eq!(config.sites[0].hosts[1].to_string(), "smtp://b.test:25");
-}
-
-#[test]
 fn a_listener_on_a_unix_socket_says_whether_it_trusts_who_may_open_it() {
     let socket = "[[listener]]\naddress = 'unix:/run/ringpost/lmtp'\nkind = ";
     check(&format!("{socket}'lmtp'\n"), &[(2, 11, "listener.address", "in no network|trusted = true")]);
