@@ -355,7 +355,7 @@ impl<S: Storage> Connection<'_, S> {
             Event::Closed => self.ended = Some(Ended::Served),
             Event::TlsRefused(reply) => self.tls_refused(&reply),
             Event::LoggedIn => self.opened(),
-            Event::LoginRefused(reply) => self.refused(&reply),
+            Event::LoginRefused(reply) => self.forbidden(&reply),
             Event::BodyWanted { .. } | Event::BodyUnwanted { .. } | Event::TlsWanted => {}
         }
     }

@@ -77,9 +77,7 @@ impl Dialler {
     /// for each of its jobs would take connections from the others on the path.
     pub fn known_dead(&self, call: &Call) -> Option<Reply> {
         let hosts = call.hosts.as_ref()?;
-        let dead = self.dead.borrow().are_all_dead(hosts, net::now().mono);
-        let text = format!("{} could not be reached a moment ago", hosts[0].name);
-        dead.then(|| Reply::new(0, Enhanced(4, 4, 1), &text))
+        self.dead.borrow().why_all_dead(hosts, net::now().mono).cloned()
     }
 
     /// A session was opened with it; a unix socket has no address.
@@ -93,8 +91,8 @@ impl Dialler {
         self.sources.borrow_mut().choose(&spec.pool, spec.id, net::now().mono)
     }
 
-    fn is_dead(&self, address: SocketAddr) {
-        self.dead.borrow_mut().failed(address, net::now().mono);
+    fn is_dead(&self, address: SocketAddr, why: &Reply) {
+        self.dead.borrow_mut().failed(address, why, net::now().mono);
     }
 }
 
@@ -103,7 +101,7 @@ impl<S: Storage> Pool<S> {
     /// mean that.
     pub(super) fn sent_away(&self, spec: &PathSpec, call: &Call, address: Option<SocketAddr>, reply: &Reply) {
         if let Some(address) = address {
-            self.dialler().is_dead(address);
+            self.dialler().is_dead(address, reply);
         }
         let Some(source) = call.source().filter(|_| reply.code >= 400 && is_block(&reply.text)) else {
             return;
@@ -173,7 +171,8 @@ pub async fn dial<S: Storage>(pool: &Pool<S>, spec: &PathSpec, call: &mut Call) 
         (None, PathKind::Smtp { hosts } | PathKind::Lmtp { hosts }) => hosts,
         (None, _) => &[],
     };
-    let mut last = String::from("path has no hosts to connect to");
+    let unreachable = |what: &str| Reply::new(0, Enhanced(4, 4, 1), what);
+    let mut last = unreachable("path has no hosts to connect to");
     let began = net::now().mono;
     let timeouts = &pool.options().timeouts;
     let order = pool.dialler().dead.borrow().order(hosts, call.seed, began);
@@ -186,14 +185,14 @@ pub async fn dial<S: Storage>(pool: &Pool<S>, spec: &PathSpec, call: &mut Call) 
         match connect(pool, spec, call, address, timeouts.connect.min(left)).await {
             Ok(stream) => return Ok(Dialled { stream, host: Arc::from(&**name), address: Some(address) }),
             Err(error) => {
+                last = unreachable(&format!("connect to {name} at {address}: {error}"));
                 if error.kind() != io::ErrorKind::AddrNotAvailable {
-                    pool.dialler().is_dead(address);
+                    pool.dialler().is_dead(address, &last);
                 }
-                last = format!("connect to {name} at {address}: {error}");
             }
         }
     }
-    Err(Reply::new(0, Enhanced(4, 4, 1), &last))
+    Err(last)
 }
 
 /// Connects from the call's source, or another of its pool if that one cannot bind. `AddrNotAvailable` is our fault, and no

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::hash::HashState;
+use crate::outcome::Reply;
 use crate::routing::PathHost;
 
 /// How long an address that could not be reached is tried last.
@@ -20,25 +21,33 @@ const DEAD_MAX: usize = 4096;
 /// What a worker remembers of addresses that could not be reached.
 #[derive(Debug, Default)]
 pub struct DeadHosts {
-    until: HashMap<SocketAddr, Moment, HashState>,
+    /// Until when, and what happened.
+    until: HashMap<SocketAddr, (Moment, Reply), HashState>,
 }
 
 impl DeadHosts {
     /// It could not be reached, or sent us away before any command.
-    pub fn failed(&mut self, address: SocketAddr, now: Moment) {
+    pub fn failed(&mut self, address: SocketAddr, why: &Reply, now: Moment) {
         if self.until.len() >= DEAD_MAX && !self.until.contains_key(&address) {
-            self.until.retain(|_, until| *until > now);
+            self.until.retain(|_, (until, _)| *until > now);
             if self.until.len() >= DEAD_MAX {
                 return;
             }
         }
-        self.until.insert(address, now + DEAD_FOR);
+        self.until.insert(address, (now + DEAD_FOR, why.clone()));
     }
 
-    /// Whether none of the addresses of `hosts` could be reached of late.
-    pub fn are_all_dead(&self, hosts: &[PathHost], now: Moment) -> bool {
-        let is_dead = |address: SocketAddr| self.until.get(&address).is_some_and(|until| *until > now);
-        hosts.iter().all(|host| host.addresses.iter().all(|ip| is_dead(SocketAddr::new(*ip, host.port))))
+    /// What happened at the best of `hosts`, if of late none of their addresses could be reached.
+    pub fn why_all_dead(&self, hosts: &[PathHost], now: Moment) -> Option<&Reply> {
+        let addresses =
+            hosts.iter().flat_map(|host| host.addresses.iter().map(|ip| SocketAddr::new(*ip, host.port)));
+        let mut whys = addresses.map(|address| self.why_dead(address, now));
+        let best = whys.next()??;
+        whys.all(|why| why.is_some()).then_some(best)
+    }
+
+    fn why_dead(&self, address: SocketAddr, now: Moment) -> Option<&Reply> {
+        self.until.get(&address).filter(|(until, _)| *until > now).map(|(_, why)| why)
     }
 
     /// It took a session.
@@ -55,7 +64,7 @@ impl DeadHosts {
         let mut nth = 0;
         all.sort_by_cached_key(|(place, address)| {
             nth += 1;
-            let is_dead = self.until.get(address).is_some_and(|until| *until > now);
+            let is_dead = self.why_dead(*address, now).is_some();
             let host = (hosts[*place].preference, mixed(seed, *place as u64));
             (is_dead, host, address.is_ipv6(), mixed(seed, !nth))
         });
@@ -75,6 +84,7 @@ fn mixed(seed: u64, nth: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Enhanced;
     use std::collections::BTreeSet;
 
     fn host(preference: u16, addresses: &[&str]) -> PathHost {
@@ -109,9 +119,11 @@ mod tests {
         let hosts = [host(1, &["192.0.2.1"]), host(2, &["192.0.2.2"])];
         let first = SocketAddr::new(hosts[0].addresses[0], 25);
         let mut dead = DeadHosts::default();
-        dead.failed(first, Moment(0));
-        assert!(dead.are_all_dead(&hosts[..1], Moment(0)) && !dead.are_all_dead(&hosts, Moment(0)));
-        assert!(!dead.are_all_dead(&hosts[..1], Moment(0) + DEAD_FOR));
+        let why = Reply::new(0, Enhanced(4, 7, 4), "no TLS");
+        dead.failed(first, &why, Moment(0));
+        assert_eq!(dead.why_all_dead(&hosts[..1], Moment(0)), Some(&why));
+        assert_eq!(dead.why_all_dead(&hosts, Moment(0)), None);
+        assert_eq!(dead.why_all_dead(&hosts[..1], Moment(0) + DEAD_FOR), None);
         assert_eq!(order(&dead, &hosts, 1, Moment(0)), ["192.0.2.2", "192.0.2.1"]);
         assert_eq!(order(&dead, &hosts, 1, Moment(0) + DEAD_FOR), ["192.0.2.1", "192.0.2.2"]);
         dead.answered(first);
@@ -122,9 +134,10 @@ mod tests {
     fn no_number_of_dead_hosts_fills_the_memory() {
         let mut dead = DeadHosts::default();
         let address = |nth: usize| SocketAddr::from(([10, 0, (nth >> 8) as u8, nth as u8], 25));
-        (0..2 * DEAD_MAX).for_each(|nth| dead.failed(address(nth), Moment(0)));
+        let why = Reply::new(0, Enhanced(4, 4, 1), "gone");
+        (0..2 * DEAD_MAX).for_each(|nth| dead.failed(address(nth), &why, Moment(0)));
         assert_eq!(dead.until.len(), DEAD_MAX);
-        dead.failed(address(2 * DEAD_MAX), Moment(0) + DEAD_FOR);
+        dead.failed(address(2 * DEAD_MAX), &why, Moment(0) + DEAD_FOR);
         assert_eq!(dead.until.len(), 1, "those that have ended make room");
     }
 }

@@ -55,7 +55,7 @@ impl<S: Storage> Connection<'_, S> {
 
     fn leave_unencrypted(&mut self, reply: &Reply) {
         self.pool.metrics().tls_lacking.inc();
-        self.refused(reply);
+        self.forbidden(reply);
     }
 
     async fn handshake(&mut self) -> Result<(), Step> {
@@ -77,8 +77,18 @@ impl<S: Storage> Connection<'_, S> {
         self.client.lost(Loss::GivenUp, "the TLS handshake failed");
         match step {
             Step::Encrypt | Step::InTheClear => self.ended = Some(Ended::FallsBack),
-            Step::GiveUp(reply) => self.refused(&reply),
+            Step::GiveUp(reply) => self.forbidden(&reply),
         }
+    }
+
+    /// The path's policy does not let us go on here. The host is no dead one: paths with other policies may use it.
+    pub(super) fn forbidden(&mut self, reply: &Reply) {
+        self.pool.metrics().connections_failed.inc();
+        if let Some(hosts) = &self.call.hosts {
+            self.path.defer_all(hosts, reply);
+        }
+        self.pool.path_failed(self.path, reply);
+        self.ended = Some(Ended::Served);
     }
 
     /// The session is as safe as it gets: says who we are, if the path's site has a user.
@@ -87,7 +97,7 @@ impl<S: Storage> Connection<'_, S> {
         let is_here = self.address.is_none_or(|address| address.ip().to_canonical().is_loopback());
         if !self.is_encrypted && !is_here {
             let text = "a login is only sent over TLS, which is not to be had here";
-            return self.refused(&Reply::new(0, Enhanced(4, 7, 11), text));
+            return self.forbidden(&Reply::new(0, Enhanced(4, 7, 11), text));
         }
         let random = [net::random(), net::random(), net::random()].map(u64::to_ne_bytes);
         let mut nonce = [0; 18];
