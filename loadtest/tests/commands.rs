@@ -34,7 +34,11 @@ fn a_run_writes_every_file_it_is_asked_for() -> Result<(), Failure> {
     let output = load(&[&arguments[..], &files].concat())?;
     let text = String::from_utf8(output.stdout)?;
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("PASS") && text.contains("from intended time") && text.contains("holds, measured"));
+    for words in ["PASS", "holds, measured"] {
+        assert!(text.contains(words), "`{words}` is missing:\n{text}");
+    }
+    // On a machine that is too busy the generator must say so instead of showing latencies.
+    assert!(text.contains("from intended time") || text.contains("THE GENERATOR WAS THE LIMIT"), "{text}");
     let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json)?)?;
     assert_eq!(report["source"]["accepted"], 1000);
     assert_eq!(report["environment"]["notes"][0][0], "durability");

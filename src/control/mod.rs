@@ -35,6 +35,7 @@ pub mod maildir;
 mod ourselves;
 #[cfg(feature = "runtime")]
 mod page;
+#[cfg(feature = "runtime")]
 mod paths;
 #[cfg(feature = "runtime")]
 pub mod process;

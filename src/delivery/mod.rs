@@ -33,13 +33,13 @@ pub mod peer;
 #[cfg(test)]
 mod model;
 pub mod parked;
-mod order;
+pub mod order;
 #[cfg(feature = "runtime")]
 pub mod path;
 #[cfg(feature = "runtime")]
 pub mod pool;
 pub mod rate;
-mod sources;
+pub mod sources;
 #[cfg(feature = "runtime")]
 mod report;
 #[cfg(feature = "runtime")]
