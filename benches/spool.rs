@@ -2,9 +2,10 @@
 //! CPU, and onto the real one (feature `runtime`) for throughput; recovery. Beside the times stands what does not depend
 //! on the machine: bytes written for each byte of mail, and syncs for each message.
 
+mod work;
+
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::hint::black_box;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,16 +17,15 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime as Wall,
 };
 use ringpost::clock::{Moment, Now, WallTime};
-use ringpost::envelope::{Envelope, EnvelopeBuilder, Notify, Parameters};
 use ringpost::id::{Location, MessageId, PartId};
 use ringpost::limits::BODY_INLINE_BYTES_MAX;
 use ringpost::message::Message;
 use ringpost::outcome::LegState;
 use ringpost::queue::{Change, Queue, QueueOptions};
-use ringpost::spool::record::{Draft, Kind, Record, Salt, padded};
 use ringpost::spool::storage::Storage;
 use ringpost::spool::storage::memory::{MemoryDisk, Writes};
 use ringpost::spool::{Fence, Liveness, Log, LogOptions, LogStats, Recovered};
+use work::{Acceptance, envelope};
 
 const DIR: &str = "part-00001";
 /// Bytes of bodies, and how many sessions append one at the same time.
@@ -33,30 +33,14 @@ const SIZES: [usize; 4] = [512, 4 << 10, 64 << 10, 1 << 20];
 const AT_ONCE: [usize; 3] = [1, 16, 256];
 /// Messages in the log that is recovered.
 const RECOVERED: u64 = 20_000;
-const BODY: &[u8] = &[b'x'; 4096];
 static LARGE: [u8; BODY_INLINE_BYTES_MAX] = [b'x'; BODY_INLINE_BYTES_MAX];
-
-fn envelope() -> Envelope {
-    let mut builder = EnvelopeBuilder::default();
-    builder.begin("sender@source.example", Parameters::default(), "");
-    builder.push_recipient("recipient@destination.example", Notify::DEFAULT, "").expect("a recipient");
-    builder.encode(WallTime(1), WallTime(2))
-}
 
 fn records(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("record");
-    let (salt, envelope) = (Salt::new(5), envelope());
-    let id = MessageId::new(PartId(1), 1);
-    let draft = Draft { kind: Kind::Accepted, id, meta: [envelope.as_bytes(), &[]], body: BODY };
-    let mut bytes = vec![0; padded(draft.bytes())];
-    draft.encode(salt, 64, &mut bytes);
-    group.throughput(Throughput::Bytes(bytes.len() as u64));
-    group.bench_function("decode 4 KiB", |bencher| {
-        bencher.iter(|| black_box(Record::decode(black_box(&bytes), salt, 64)).is_ok());
-    });
-    group.bench_function("encode 4 KiB", |bencher| {
-        bencher.iter(|| black_box(&draft).encode(salt, 64, black_box(&mut bytes)));
-    });
+    let mut acceptance = Acceptance::new();
+    group.throughput(Throughput::Bytes(acceptance.bytes.len() as u64));
+    group.bench_function("decode 4 KiB", |bencher| bencher.iter(|| acceptance.decode()));
+    group.bench_function("encode 4 KiB", |bencher| bencher.iter(|| acceptance.encode()));
     group.finish();
 }
 
@@ -152,7 +136,8 @@ async fn accept<S: Storage>(log: &Log<S>, count: usize, size: usize, keep: bool)
             log.append_chunk(id, &LARGE[..BODY_INLINE_BYTES_MAX]).await.expect("room");
             left -= BODY_INLINE_BYTES_MAX;
         }
-        let message = Message { id, envelope: envelope(), body: LARGE[..left].to_vec() };
+        let message =
+            Message { id, envelope: envelope("recipient@destination.example"), body: LARGE[..left].to_vec() };
         let (_, location) = log.accept(&message).await.expect("room");
         if !keep {
             log.settled(id, location);
