@@ -19,7 +19,7 @@ const BLOCKS: usize = 4;
 type Found = Vec<(u64, Vec<u8>, Vec<u8>)>;
 
 fn scan(bytes: &[u8], first_batch: Option<u64>, end: Option<Tail>) -> (Result<Scan, RecordError>, Found) {
-    let frame = Frame { segment: 7, salt: Salt::new(SALT), first_batch, end };
+    let frame = Frame { segment: 7, salt: Salt::new(SALT), size: bytes.len() as u32, first_batch, end };
     let mut found = Vec::new();
     let mut sink = |record: &Record<'_>, location: ringpost::id::Location| {
         assert!(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::{Admission, Reservation};
-use super::limits::{Act, Clients};
+use super::limits::{Act, Clients, Excess};
 use super::listener::{ListenerPolicy, Listeners};
 use super::login::Logins;
 use super::pace::{Patience, SCARCE_WAIT};
@@ -212,7 +212,7 @@ impl<S: Storage> Driver<'_, S> {
                     }
                 }
                 Want::Authenticate => {
-                    if !self.flush().await {
+                    if !self.bears_errors().await || !self.flush().await {
                         return;
                     }
                     if !self.authenticate().await {
@@ -220,6 +220,8 @@ impl<S: Storage> Driver<'_, S> {
                     }
                 }
                 Want::Close => {
+                    // Over the limit, the next connection hears of it: this one has its last word already.
+                    let _ = self.count_errors();
                     self.flush().await;
                     return;
                 }
@@ -330,17 +332,20 @@ impl<S: Storage> Driver<'_, S> {
     }
 
     /// Counts the errors that `out` tells the client of; `false` when they are too many for its address.
-    async fn bears_errors(&mut self) -> bool {
-        let Some(pass) = &self.policy.pass else { return true };
-        let errors = final_lines(&self.out).filter(|line| line.starts_with(b"5"));
-        let over = errors.map(|_| pass.count(Act::Error, self.policy.now)).find_map(Result::err);
-        match over {
-            None => true,
-            Some(excess) => {
+    pub(super) async fn bears_errors(&mut self) -> bool {
+        match self.count_errors() {
+            Ok(()) => true,
+            Err(excess) => {
                 let refusal = self.refuse_excess(&excess);
                 self.close(&refusal).await
             }
         }
+    }
+
+    fn count_errors(&self) -> Result<(), Excess> {
+        let Some(pass) = &self.policy.pass else { return Ok(()) };
+        let mut errors = final_lines(&self.out).filter(|line| line.starts_with(b"5"));
+        errors.try_for_each(|_| pass.count(Act::Error, self.policy.now))
     }
 
     pub(super) async fn close(&mut self, refusal: &Refusal) -> bool {

@@ -34,12 +34,12 @@ pub(super) fn duplicate(stream: &TcpStream) -> std::io::Result<OwnedFd> {
     borrowed.try_clone_to_owned()
 }
 
-/// The other end of the stream's connection. glommio's own way to ask panics at a unix socket.
+/// The other end of the stream's connection; an IPv4 client of a socket for both families is one. glommio's own way to ask panics at a unix socket.
 pub(super) fn origin(stream: &TcpStream) -> std::io::Result<Origin> {
     // SAFETY: as in `duplicate`.
     let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     let address = socket2::SockRef::from(&borrowed).peer_addr()?;
-    Ok(address.as_socket().map_or(Origin::Socket, |address| Origin::Ip(address.ip())))
+    Ok(address.as_socket().map_or(Origin::Socket, |address| Origin::Ip(address.ip().to_canonical())))
 }
 
 /// Sets CLOEXEC, which glommio's accept leaves out.

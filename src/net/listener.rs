@@ -43,7 +43,7 @@ pub fn bind(address: SocketAddr, cpu: Option<usize>) -> io::Result<Bound> {
         socket.set_cpu_affinity(cpu)?;
     }
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -72,7 +72,7 @@ fn try_bind(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())
 }

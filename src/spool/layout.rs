@@ -99,6 +99,9 @@ impl Layout {
 
     /// Makes a part with a number that was never used before.
     pub fn create_part(&mut self) -> io::Result<PartId> {
+        // A damaged `format` must not make two shards share a part.
+        let after_all = self.parts()?.last().map_or(0, |part| u32::from(part.0) + 1);
+        self.next_part = self.next_part.max(after_all);
         let number = u16::try_from(self.next_part)
             .map_err(|_| io::Error::other("all 65,536 part numbers of this spool have been used"))?;
         self.next_part += 1;
@@ -257,6 +260,17 @@ mod tests {
         let mut layout = Layout::open(root.path()).unwrap();
         assert_eq!(layout.parts().unwrap(), [PartId(0)]);
         assert_eq!(layout.create_part().unwrap(), PartId(2));
+    }
+
+    #[test]
+    fn no_part_is_made_twice_however_damaged_the_next_number_is() {
+        let root = root();
+        let mut layout = Layout::open(root.path()).unwrap();
+        layout.create_part().unwrap();
+        layout.next_part = 0;
+        layout.write_format().unwrap();
+        drop(layout);
+        assert_eq!(Layout::open(root.path()).unwrap().create_part().unwrap(), PartId(1));
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl<S: Storage> Log<S> {
                 return Ok(entries);
             }
         }
-        let frame = Frame { segment: number, salt, first_batch: None, end: None };
+        let frame = Frame { segment: number, salt, size, first_batch: None, end: None };
         let mut window = Window::new(file, size);
         let mut sink = |record: &Record<'_>, location| {
             take(record.header.id, location, record.header.kind);

@@ -84,6 +84,8 @@ pub struct Frame {
     pub segment: u32,
     /// Its salt.
     pub salt: Salt,
+    /// Bytes that its file was made with: the trailer's place is at their end.
+    pub size: u32,
     /// Sequence of its first batch, if known.
     pub first_batch: Option<u64>,
     /// Where its batches end, if the next segment or its trailer says so.
@@ -196,7 +198,7 @@ struct Scanner<'a, S> {
 impl<'a, S: Source> Scanner<'a, S> {
     fn new(source: &'a mut S, frame: &'a Frame) -> Self {
         let whole = source.size() / BLOCK * BLOCK;
-        let limit = frame.end.map_or(whole.saturating_sub(TRAILER_BYTES), |end| end.offset.min(whole));
+        let limit = frame.end.map_or(frame.size.saturating_sub(TRAILER_BYTES), |end| end.offset).min(whole);
         let batch = frame.first_batch.map_or(0, |first| first.saturating_sub(1));
         let tail = Tail { segment: frame.segment, offset: BATCHES_OFFSET, batch };
         let scan = Scan { tail, next_message: 0, oldest: 0, damage: Vec::new() };
@@ -246,6 +248,10 @@ impl<'a, S: Source> Scanner<'a, S> {
             self.scan.tail.offset = at;
         }
         if let Some(end) = self.frame.end {
+            if self.limit < end.offset {
+                // The file is shorter than its batches were.
+                self.scan.damage.push(Damage { range: self.limit..end.offset, torn: false, salvaged: 0 });
+            }
             self.scan.tail = Tail { batch: end.batch.max(self.scan.tail.batch), ..self.scan.tail };
         }
         Ok(self.scan)

@@ -226,7 +226,11 @@ impl<S: Storage> Replay<S> {
         }
         let trailer = match Header::decode_trailer(&block) {
             Ok((header, footer)) if ours(&header) => Some((header, footer)),
-            Err(HeaderError::Damaged) if block.iter().any(|byte| *byte != 0) => {
+            // In a file that was cut off it is no trailer's place.
+            Err(HeaderError::Damaged)
+                if block.iter().any(|byte| *byte != 0)
+                    && copies.first().is_none_or(|header| header.size <= size) =>
+            {
                 // Nothing but trailers is ever written there.
                 self.report.footers_damaged.push((number, end as u32..size));
                 None
@@ -298,7 +302,8 @@ impl<S: Storage> Replay<S> {
     pub fn frame(&self, found: &Found<S>, end: Option<Tail>) -> Option<Frame> {
         let first_batch = found.header.map(|header| header.tail.map_or(1, |tail| tail.batch + 1));
         let end = end.or(found.trailer.and_then(|(trailer, _)| trailer.tail));
-        Some(Frame { segment: found.number, salt: found.salt()?, first_batch, end })
+        let size = found.header.map_or(found.size, |header| header.size);
+        Some(Frame { segment: found.number, salt: found.salt()?, size, first_batch, end })
     }
 
     async fn read_segment(
@@ -338,10 +343,26 @@ impl<S: Storage> Replay<S> {
                 recovery::scan_source(&mut window, &frame, &mut sink).await
             }
         };
-        let scan = scan.map_err(|halt| halted(&found.path, halt))?;
+        let mut scan = scan.map_err(|halt| halted(&found.path, halt))?;
+        self.tell_cut_off(found, &frame, &mut scan);
         self.next_message = self.next_message.max(scan.next_message);
         self.report.damage.extend(scan.damage.into_iter().map(|damage| (found.number, damage)));
         Ok(Some(scan.tail))
+    }
+
+    /// Segments have their full size before their first batch: a shorter file was cut off, and what it had behind its end is lost.
+    fn tell_cut_off(&mut self, found: &Found<S>, frame: &Frame, scan: &mut recovery::Scan) {
+        let Some(made) = found.header.map(|header| header.size).filter(|made| *made > found.size) else {
+            return;
+        };
+        match frame.end {
+            // The scan has told of batches that are not there.
+            Some(end) if end.offset > found.size => {}
+            // Its batches are there, its footer is not.
+            Some(_) => self.report.footers_damaged.push((found.number, found.size..made)),
+            // Nobody knows how many there were.
+            None => scan.damage.push(Damage { range: found.size..made, torn: false, salvaged: 0 }),
+        }
     }
 
     /// The footer, if it is intact.

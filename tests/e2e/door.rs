@@ -1,6 +1,7 @@
 //! Listeners of several kinds: each with its own policy, whichever shard serves the connection.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 
 use crate::harness::client::Client;
@@ -49,11 +50,16 @@ fn a_listener_on_ipv6_takes_mail_and_knows_its_networks() {
     }
     let lab = Lab::new();
     let config = Config::new()
-        .set("smtp.listen", "['127.0.0.1:0', '[::1]:0']")
+        .set("smtp.listen", "['127.0.0.1:0', '[::1]:0', '[::]:0']")
         .set("smtp.relay_networks", "['::1']")
         .route("*", "hold");
     let relay = lab.start(&config);
-    for (address, code) in relay.listeners("SMTP").into_iter().zip([550, 250]) {
+    let [v4, v6, both] = relay.listeners("SMTP")[..] else { panic!("three listeners") };
+    // On [::] clients of both families come in, and IPv4 ones are in their IPv4 networks.
+    let through_both = |ip: &str| SocketAddr::new(ip.parse().expect("an address"), both.port());
+    for (address, code) in
+        [(v4, 550), (v6, 250), (through_both("::1"), 250), (through_both("127.0.0.1"), 550)]
+    {
         let mut client = Client::connect(address);
         client.expect("MAIL FROM:<a@client.test>", 250);
         client.expect("RCPT TO:<x@other.test>", code);

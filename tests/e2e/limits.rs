@@ -102,7 +102,12 @@ fn messages_connections_and_errors_over_the_rate_are_told_when_to_come_again() {
     assert!(said.starts_with("421 4.7.0 Too many errors from 192.0.2.3, at most 2 a minute"), "{said:?}");
     assert_eq!(client.reply(), None);
     from(&relay, "192.0.2.3").expect_reply(421);
-    for (name, count) in [("message_rate", 1.0), ("connection_rate", 1.0), ("error_rate", 2.0)] {
+    // Errors count as well of who does not wait for them.
+    let mut client = greeted(&relay, "192.0.2.4");
+    client.send(b"NONSENSE\r\nNONSENSE\r\nQUIT\r\n");
+    client.expect_replies(&[500, 500, 221]);
+    from(&relay, "192.0.2.4").expect_reply(421);
+    for (name, count) in [("message_rate", 1.0), ("connection_rate", 1.0), ("error_rate", 3.0)] {
         assert_eq!(limit(&relay, name), count, "{name}");
     }
     // Neither holds for who may relay.

@@ -134,7 +134,7 @@ def scarce(lab, count):
     return f"{count} connections all used up by slow strangers: the next gets in after {took:.0f} s, a trusted client at once"
 
 
-DOOR = {"door": 'relay_networks = ["127.0.0.1/32"]\nrelay_domains = ["ours.invalid"]\n'}
+DOOR = {"smtp": 'relay_networks = ["127.0.0.1/32"]\nrelay_domains = ["ours.invalid"]\n'}
 
 
 def row(lab):

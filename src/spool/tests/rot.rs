@@ -131,6 +131,21 @@ fn every_flipped_byte_of_the_head_is_seen_or_changes_nothing() {
 }
 
 #[test]
+fn a_file_that_was_cut_off_is_seen_wherever_it_ends() {
+    let mut cases = Cases::of(|| ());
+    for (nth, clean) in [Clean::head(), Clean::sealed()].into_iter().enumerate() {
+        let whole = clean.bytes.len();
+        for end in (0..whole).step_by(BLOCK_BYTES / 2) {
+            // Batches are whole blocks: of a block in pieces nothing can be known.
+            let cut_off = end / BLOCK_BYTES * BLOCK_BYTES..whole;
+            let judge = || clean.judge(clean.bytes[..end].to_vec(), std::slice::from_ref(&cut_off));
+            cases.case((nth * whole + end) as u64, judge);
+        }
+    }
+    cases.at_least(2 * u64::from(SMALL) / BLOCK_BYTES as u64);
+}
+
+#[test]
 fn every_flipped_byte_of_a_sealed_segment_is_seen_or_changes_nothing() {
     let mut cases = Cases::of(|| ());
     Clean::sealed().flip_each(&mut cases, 0..SMALL as usize);
