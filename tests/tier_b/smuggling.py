@@ -45,7 +45,8 @@ class Client:
         while True:
             line = self.replies.readline()
             if line[3:4] != b"-":
-                return int(line[:3] or 0)
+                # Bytes of TLS, such as an alert to what was smuggled behind STARTTLS, are no reply.
+                return int(line[:3]) if line[:3].isdigit() else 0
 
     def say(self, line):
         """The code that a line is answered."""
