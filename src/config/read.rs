@@ -151,34 +151,25 @@ impl Reader<'_> {
             };
             return self.problem(name.span().start, section.to_owned(), what);
         }
-        if section == LISTENER {
-            config.listeners = self.tables(LISTENER_SETTINGS, LISTENER, table, &["address", "kind"]);
-            return;
+        match section {
+            LISTENER => {
+                config.listeners = self.tables(LISTENER_SETTINGS, LISTENER, table, &["address", "kind"]);
+            }
+            CERTIFICATE => {
+                config.certificates =
+                    self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, &["chain", "key"]);
+            }
+            SCHEDULE => config.schedules = self.tables(SCHEDULE_SETTINGS, SCHEDULE, table, &[]),
+            SITE => config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]),
+            SOURCE => config.sources = self.tables(SOURCE_SETTINGS, SOURCE, table, &["name", "addresses"]),
+            POOL => config.pools = self.tables(POOL_SETTINGS, POOL, table, &["name", "sources"]),
+            TENANT => config.tenants = self.tables(TENANT_SETTINGS, TENANT, table, &["name", "weight"]),
+            _ => self.section_of_keys(section, table, config),
         }
-        if section == CERTIFICATE {
-            config.certificates = self.tables(CERTIFICATE_SETTINGS, CERTIFICATE, table, &["chain", "key"]);
-            return;
-        }
-        if section == SCHEDULE {
-            config.schedules = self.tables(SCHEDULE_SETTINGS, SCHEDULE, table, &[]);
-            return;
-        }
-        if section == SITE {
-            config.sites = self.tables(SITE_SETTINGS, SITE, table, &["name"]);
-            return;
-        }
-        if section == SOURCE {
-            config.sources = self.tables(SOURCE_SETTINGS, SOURCE, table, &["name", "addresses"]);
-            return;
-        }
-        if section == POOL {
-            config.pools = self.tables(POOL_SETTINGS, POOL, table, &["name", "sources"]);
-            return;
-        }
-        if section == TENANT {
-            config.tenants = self.tables(TENANT_SETTINGS, TENANT, table, &["name", "weight"]);
-            return;
-        }
+    }
+
+    /// Reads a section that stands once.
+    fn section_of_keys(&mut self, section: &str, table: &Spanned<DeValue<'_>>, config: &mut Config) {
         let Some(entries) = table.get_ref().as_table() else {
             let what = format!(
                 "found {}; it is a section: write `[{section}]`, its keys below",

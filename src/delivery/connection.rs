@@ -133,11 +133,7 @@ async fn open<S: Storage>(
         _ if pool.is_stopping() => return Ended::Served,
         Ok(connected) => connected,
         Err(reply) => {
-            pool.metrics().connections_failed.inc();
-            if let Some(hosts) = &call.hosts {
-                path.defer_all(hosts, &reply);
-            }
-            pool.path_failed(path, &reply);
+            pool.call_failed(path, call, &reply);
             return Ended::Served;
         }
     };

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +98,15 @@ impl Dialler {
 }
 
 impl<S: Storage> Pool<S> {
+    /// No session came of a call, for the reason in `reply`: jobs for just these hosts need not wait for them.
+    pub(super) fn call_failed(self: &Rc<Self>, path: &PathState<S>, call: &Call, reply: &Reply) {
+        self.metrics().connections_failed.inc();
+        if let Some(hosts) = &call.hosts {
+            path.defer_all(hosts, reply);
+        }
+        self.path_failed(path, reply);
+    }
+
     /// A host sent a connection away before any command: it comes last for a while, and so does the source if its words
     /// mean that.
     pub(super) fn sent_away(&self, spec: &PathSpec, call: &Call, address: Option<SocketAddr>, reply: &Reply) {

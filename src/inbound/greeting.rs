@@ -166,7 +166,7 @@ impl<S: Storage> Driver<'_, S> {
     pub(super) async fn start_tls(&mut self) -> bool {
         let Some(tls) = self.listener.starttls() else { return false };
         // Whatever came behind the command was sent in the clear, by whomever (RFC 3207 §6).
-        if !self.input.filled().is_empty() || !self.bears_errors().await || !self.flush().await {
+        if !self.input.filled().is_empty() || !self.answer().await {
             return false;
         }
         self.start_over();

@@ -185,7 +185,7 @@ impl<S: Storage> Driver<'_, S> {
             self.note_refusal();
             match want {
                 Want::Read => {
-                    if !self.bears_errors().await || !self.flush().await || !self.read().await {
+                    if !self.answer().await || !self.read().await {
                         return;
                     }
                 }
@@ -212,10 +212,7 @@ impl<S: Storage> Driver<'_, S> {
                     }
                 }
                 Want::Authenticate => {
-                    if !self.bears_errors().await || !self.flush().await {
-                        return;
-                    }
-                    if !self.authenticate().await {
+                    if !self.answer().await || !self.authenticate().await {
                         return;
                     }
                 }
@@ -229,8 +226,19 @@ impl<S: Storage> Driver<'_, S> {
         }
     }
 
+    /// Answers a client that stays; `false` when the connection is lost, or has cost its address too many errors.
+    pub(super) async fn answer(&mut self) -> bool {
+        match self.count_errors() {
+            Ok(()) => self.flush().await,
+            Err(excess) => {
+                let refusal = self.refuse_excess(&excess);
+                self.close(&refusal).await
+            }
+        }
+    }
+
     /// Writes the replies; `false` when the connection is lost.
-    pub(super) async fn flush(&mut self) -> bool {
+    async fn flush(&mut self) -> bool {
         if self.out.is_empty() {
             return true;
         }
@@ -331,17 +339,7 @@ impl<S: Storage> Driver<'_, S> {
         self.close(&refusal).await
     }
 
-    /// Counts the errors that `out` tells the client of; `false` when they are too many for its address.
-    pub(super) async fn bears_errors(&mut self) -> bool {
-        match self.count_errors() {
-            Ok(()) => true,
-            Err(excess) => {
-                let refusal = self.refuse_excess(&excess);
-                self.close(&refusal).await
-            }
-        }
-    }
-
+    /// Counts the errors that `out` tells the client of, until they are too many for its address.
     fn count_errors(&self) -> Result<(), Excess> {
         let Some(pass) = &self.policy.pass else { return Ok(()) };
         let mut errors = final_lines(&self.out).filter(|line| line.starts_with(b"5"));

@@ -186,6 +186,10 @@ struct Look {
     traces_end: u32,
 }
 
+fn whole_blocks<S: Source>(source: &S) -> u32 {
+    source.size() / BLOCK * BLOCK
+}
+
 struct Scanner<'a, S> {
     source: &'a mut S,
     frame: &'a Frame,
@@ -197,7 +201,7 @@ struct Scanner<'a, S> {
 
 impl<'a, S: Source> Scanner<'a, S> {
     fn new(source: &'a mut S, frame: &'a Frame) -> Self {
-        let whole = source.size() / BLOCK * BLOCK;
+        let whole = whole_blocks(source);
         let limit = frame.end.map_or(frame.size.saturating_sub(TRAILER_BYTES), |end| end.offset).min(whole);
         let batch = frame.first_batch.map_or(0, |first| first.saturating_sub(1));
         let tail = Tail { segment: frame.segment, offset: BATCHES_OFFSET, batch };
@@ -247,11 +251,13 @@ impl<'a, S: Source> Scanner<'a, S> {
             at = until;
             self.scan.tail.offset = at;
         }
+        // Segments have their full size before their first batch: a shorter file was cut off, and what was behind its end is lost.
+        let (whole, due) =
+            (whole_blocks(self.source), self.frame.end.map_or(self.frame.size, |end| end.offset));
+        if whole < due {
+            self.scan.damage.push(Damage { range: whole..due, torn: false, salvaged: 0 });
+        }
         if let Some(end) = self.frame.end {
-            if self.limit < end.offset {
-                // The file is shorter than its batches were.
-                self.scan.damage.push(Damage { range: self.limit..end.offset, torn: false, salvaged: 0 });
-            }
             self.scan.tail = Tail { batch: end.batch.max(self.scan.tail.batch), ..self.scan.tail };
         }
         Ok(self.scan)

@@ -343,26 +343,14 @@ impl<S: Storage> Replay<S> {
                 recovery::scan_source(&mut window, &frame, &mut sink).await
             }
         };
-        let mut scan = scan.map_err(|halt| halted(&found.path, halt))?;
-        self.tell_cut_off(found, &frame, &mut scan);
+        let scan = scan.map_err(|halt| halted(&found.path, halt))?;
+        if frame.size > found.size && frame.end.is_some_and(|end| end.offset <= found.size) {
+            // The file was cut off behind its batches, where its footer stood.
+            self.report.footers_damaged.push((found.number, found.size..frame.size));
+        }
         self.next_message = self.next_message.max(scan.next_message);
         self.report.damage.extend(scan.damage.into_iter().map(|damage| (found.number, damage)));
         Ok(Some(scan.tail))
-    }
-
-    /// Segments have their full size before their first batch: a shorter file was cut off, and what it had behind its end is lost.
-    fn tell_cut_off(&mut self, found: &Found<S>, frame: &Frame, scan: &mut recovery::Scan) {
-        let Some(made) = found.header.map(|header| header.size).filter(|made| *made > found.size) else {
-            return;
-        };
-        match frame.end {
-            // The scan has told of batches that are not there.
-            Some(end) if end.offset > found.size => {}
-            // Its batches are there, its footer is not.
-            Some(_) => self.report.footers_damaged.push((found.number, found.size..made)),
-            // Nobody knows how many there were.
-            None => scan.damage.push(Damage { range: found.size..made, torn: false, salvaged: 0 }),
-        }
     }
 
     /// The footer, if it is intact.

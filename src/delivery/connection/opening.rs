@@ -83,11 +83,7 @@ impl<S: Storage> Connection<'_, S> {
 
     /// The path's policy does not let us go on here. The host is no dead one: paths with other policies may use it.
     pub(super) fn forbidden(&mut self, reply: &Reply) {
-        self.pool.metrics().connections_failed.inc();
-        if let Some(hosts) = &self.call.hosts {
-            self.path.defer_all(hosts, reply);
-        }
-        self.pool.path_failed(self.path, reply);
+        self.pool.call_failed(self.path, self.call, reply);
         self.ended = Some(Ended::Served);
     }
 
