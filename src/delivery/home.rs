@@ -443,4 +443,4 @@ impl Home {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

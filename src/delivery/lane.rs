@@ -271,27 +271,17 @@ impl<J> Lane<J> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::home::tests::limits;
     use crate::id::PathId;
-    use crate::routing::{PathKind, PathLimits, Security};
-    use std::time::Duration;
+    use crate::routing::PathKind;
 
     fn lane(slots: u32) -> Lane<u32> {
-        let limits = PathLimits {
-            connections: 10,
-            messages_per_connection: 100,
-            recipients_per_transaction: 10,
-            window: 100,
-            idle: Duration::from_secs(60),
-            connection_rate: None,
-            message_rate: None,
-            security: Security::default(),
-        };
         let spec = PathSpec {
             id: PathId(1),
             version: 1,
             name: String::new(),
             kind: PathKind::Discard,
-            limits,
+            limits: limits(10),
             pool: Arc::default(),
         };
         let mut lane = Lane::new(Arc::new(spec), true);

@@ -41,13 +41,7 @@ fn copies(sink: &Sink, mailboxes: &[String]) -> BTreeMap<String, usize> {
 fn all_workers_serve(wiring: &str) {
     const LIMIT: u16 = 8;
     let (lab, gate) = (Lab::new(), Gate::default());
-    let held = gate.clone();
-    let sink = Sink::scripted(move |moment| {
-        if moment.stage == Stage::Dot {
-            held.pass();
-        }
-        Act::Accept
-    });
+    let sink = gate.sink();
     let relay = serve(&lab, &sink, wiring, LIMIT);
     let sent = inject(&relay, 100);
     // A slot moves only when a transaction ends: one after the other ends, until each worker has its share.

@@ -81,13 +81,7 @@ fn connections_that_may_not_be_opened_as_often_wait_for_each_other() {
         return;
     }
     let (lab, gate) = (Lab::new(), Gate::default());
-    let held = gate.clone();
-    let sink = Sink::scripted(move |moment| {
-        if moment.stage == Stage::Dot {
-            held.pass();
-        }
-        Act::Accept
-    });
+    let sink = gate.sink();
     let relay = lab.start(&Config::new().to(sink.address()).table(&site(&sink, "connection_rate = '2/h'")));
     let mut client = relay.client();
     (0..20).for_each(|nth| mail(&mut client, "", &format!("n{nth}@a.test")));
@@ -136,13 +130,7 @@ fn a_fresh_message_waits_for_what_is_in_flight_and_not_for_a_neighbours_backlog(
     const CONNECTIONS: usize = 1;
     for wiring in ["shared", "split"] {
         let (lab, gate) = (Lab::new(), Gate::default());
-        let held = gate.clone();
-        let sink = Sink::scripted(move |moment| {
-            if moment.stage == Stage::Dot {
-                held.pass();
-            }
-            Act::Accept
-        });
+        let sink = gate.sink();
         let config = Config::new()
             .threads(2, wiring)
             .to(sink.address())

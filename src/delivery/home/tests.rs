@@ -7,7 +7,7 @@ const REST: RestOptions = RestOptions { first: Duration::from_secs(1), longest: 
 
 const NOW: Moment = Moment(7);
 
-fn limits(connections: u16) -> PathLimits {
+pub(in crate::delivery) fn limits(connections: u16) -> PathLimits {
     PathLimits {
         connections,
         messages_per_connection: 100,

@@ -299,6 +299,13 @@ fn begin(client: &mut Client, sender: &str, size: u64, mailboxes: &[&str]) {
     begin_with(client, parameters, sender, size, mailboxes);
 }
 
+/// A transaction of `s@b`, whose body is not there yet, and its one recipient.
+fn plain(parameters: Parameters, size: u64) -> (Transaction<'static>, Recipient<'static>) {
+    let transaction =
+        Transaction { sender: "s@b", parameters, envid: None, secured: Ok(()), size, body_ready: false };
+    (transaction, Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" })
+}
+
 fn begin_with(client: &mut Client, parameters: Parameters, sender: &str, size: u64, mailboxes: &[&str]) {
     let transaction =
         Transaction { sender, parameters, envid: None, secured: Ok(()), size, body_ready: false };
@@ -434,15 +441,8 @@ fn lost_connection_tells_doubt_from_certainty() {
 fn a_used_connection_that_closes_without_a_word_hands_back_even_what_was_sent_whole() {
     let lost = |used: bool, heard: &[u8], loss| {
         let mut client = opened(ALL);
-        let transaction = Transaction {
-            sender: "s@b",
-            parameters: Parameters::default(),
-            envid: None,
-            secured: Ok(()),
-            size: 1,
-            body_ready: true,
-        };
-        let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+        let (transaction, recipient) = plain(Parameters::default(), 1);
+        let transaction = Transaction { body_ready: true, ..transaction };
         for nth in u64::from(!used)..2 {
             client.begin(nth, transaction, [(0, recipient)]);
             client.body_piece(nth, b"x", true);
@@ -464,15 +464,8 @@ fn a_used_connection_that_closes_without_a_word_hands_back_even_what_was_sent_wh
 #[test]
 fn failed_chunk_stops_the_body() {
     let mut client = opened(ALL);
-    let transaction = Transaction {
-        sender: "s@b",
-        parameters: Parameters::default(),
-        envid: None,
-        secured: Ok(()),
-        size: 9,
-        body_ready: true,
-    };
-    let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+    let (transaction, recipient) = plain(Parameters::default(), 9);
+    let transaction = Transaction { body_ready: true, ..transaction };
     client.begin(1, transaction, [(5, recipient)]);
     assert!(client.body_piece(1, b"abc", false));
     client.handle(b"250 m\r\n250 r\r\n552 full\r\n").unwrap();
@@ -504,9 +497,8 @@ fn a_message_that_requires_tls_goes_to_none_but_a_secured_remote_that_promises_t
     let begun = |sender, offer: &str, secured| {
         let mut client = opened(&format!("220 hi\r\n|250-mx\r\n250 {offer}\r\n"));
         let parameters = Parameters { require_tls: true, ..Parameters::default() };
-        let transaction =
-            Transaction { sender, parameters, envid: None, secured, size: 1, body_ready: false };
-        let recipient = Recipient { index: 0, mailbox: "a@b", notify: Notify::DEFAULT, original: "" };
+        let (transaction, recipient) = plain(parameters, 1);
+        let transaction = Transaction { sender, secured, ..transaction };
         client.begin(9, transaction, [(0, recipient)]);
         let said = String::from_utf8_lossy(client.output()).into_owned();
         let failed = client.poll_event().map(|event| match event {
