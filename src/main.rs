@@ -93,7 +93,7 @@ fn wait(relay: &Relay, stop: &AtomicBool, reload: &AtomicBool, readiness: &Readi
     while !stop.load(Ordering::Relaxed) {
         if reload.swap(false, Ordering::Relaxed) {
             match relay.reload() {
-                Ok(()) => cli::print("ringpost: certificates and users are read again\n"),
+                Ok(()) => cli::print("ringpost: certificates, users and mailboxes are read again\n"),
                 Err(error) => eprintln!("ringpost: not reloaded, what was read before stays: {error}"),
             }
         }

@@ -198,7 +198,7 @@ pub(super) const SETTINGS: &[Setting<Config>] = settings! {
 
     "smtp" "tls_certificate": smtp.tls_certificate = PathOrEmpty,
         "PEM file with the certificate chain, own certificate first. \"\" and no [[certificate]]: a self-signed one is\n\
-         # made at the first start and kept beside the spool. SIGHUP reads certificates and the users file again.";
+         # made at the first start and kept beside the spool. SIGHUP reads certificates, users and mailboxes again.";
     "smtp" "tls_key": smtp.tls_key = PathOrEmpty,
         "PEM file with the key of the certificate.";
 
